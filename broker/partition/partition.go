@@ -1,0 +1,153 @@
+// Package partition is one partition as its leader serves it: append with
+// validation and producer state, reads hot and cold, high watermark, last
+// stable offset, and those who wait for them to advance. Bytes on disk belong
+// to commitlog, objects to tiering (seen here only as a Cold), and the wire
+// and topic metadata to others.
+package partition
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/firnlog/firn/record"
+)
+
+// Config is what a partition takes from its topic's settings; it can be
+// changed while the partition is open (SetConfig). Sizes are bytes; -1 means
+// unlimited wherever Kafka's topic config of that name allows it.
+type Config struct {
+	MaxMessageBytes      int           // max.message.bytes: of a batch, as compressed
+	LogAppendTime        bool          // message.timestamp.type=LogAppendTime
+	TimestampBeforeMax   time.Duration // message.timestamp.before.max.ms; <0 or max: no limit
+	TimestampAfterMax    time.Duration // message.timestamp.after.max.ms
+	Codec                record.Codec  // compression.type, when Recompress
+	CodecLevel           int           // compression.<codec>.level, 0 = default
+	Recompress           bool          // false for compression.type=producer
+	SegmentBytes         int64         // segment.bytes
+	SegmentAge           time.Duration // segment.ms
+	IndexIntervalBytes   int           // index.interval.bytes
+	RetentionBytes       int64         // retention.bytes
+	Retention            time.Duration // retention.ms; <0 unlimited
+	Tiered               bool          // remote.storage.enable
+	LocalRetentionBytes  int64         // local.retention.bytes, resolved: -2 became RetentionBytes
+	LocalRetention       time.Duration // local.retention.ms, resolved likewise
+	FlushMessages        int64         // flush.messages; <=0 never
+	FileDeleteDelay      time.Duration // file.delete.delay.ms
+	ProducerIDExpiration time.Duration // producer.id.expiration.ms
+	DeleteOnRetention    bool          // cleanup.policy contains delete
+}
+
+// Cold reads what is only in object storage. package tiering has the one
+// implementation; nil where the broker has no store.
+type Cold interface {
+	// ReadCold gives whole batches of the tiered part, the first of which
+	// contains offset from, about maxBytes of them but at least one batch, and
+	// the aborted transactions among them. It may return early with no spans
+	// and no error when ctx ends: the bytes stay cached for the next try.
+	// Errors: kerr.OffsetOutOfRange when from is not in the tiered part,
+	// otherwise kerr.KafkaStorageError wrapped with the cause.
+	ReadCold(ctx context.Context, id record.TopicID, tp record.TopicPartition, from record.Offset, maxBytes int) ([]record.Span, []record.AbortedTxn, error)
+	// ColdTimestamp finds the first tiered record with a timestamp >= ts
+	// (milliseconds), record.NoTimestampOffset when there is none.
+	ColdTimestamp(ctx context.Context, id record.TopicID, tp record.TopicPartition, ts int64) (record.TimestampOffset, error)
+	// ColdMaxTimestamp finds the tiered record with the greatest timestamp.
+	ColdMaxTimestamp(ctx context.Context, id record.TopicID, tp record.TopicPartition) (record.TimestampOffset, error)
+	// ColdRange gives what is tiered: [start, end). Empty: start == end.
+	ColdRange(id record.TopicID, tp record.TopicPartition) (start, end record.Offset)
+}
+
+// Deps are what a partition uses and does not own.
+type Deps struct {
+	Log   *slog.Logger
+	Cold  Cold             // nil: no tiered part
+	Now   func() time.Time // nil: time.Now
+	Epoch record.Epoch     // this leader's epoch
+	// Failed is called once when the partition's disk failed (write, sync or
+	// rename); the partition refuses everything from then on.
+	Failed func(tp record.TopicPartition, err error)
+}
+
+// Origin says who wants to append.
+type Origin int8
+
+const (
+	// Client is a producer: control batches are refused, sequences checked.
+	Client Origin = iota
+	// Coordinator is the broker itself (group offsets, later markers).
+	Coordinator
+)
+
+// AppendResult says where batches went.
+type AppendResult struct {
+	BaseOffset     record.Offset // of the first record (of the original, for a duplicate)
+	LastOffset     record.Offset
+	LogAppendTime  int64 // milliseconds, -1 with CreateTime
+	LogStartOffset record.Offset
+	Duplicate      bool
+}
+
+// RecordError names the record of a batch that was refused (KIP-467).
+type RecordError struct {
+	Index   int32
+	Message string
+}
+
+// InvalidRecords is the error of a batch with records that are refused one by
+// one; it wraps the kerr error to answer with.
+type InvalidRecords struct {
+	Err     error // a *kerr.Error
+	Records []RecordError
+}
+
+func (e *InvalidRecords) Error() string { return e.Err.Error() + ": " + e.Records[0].Message }
+func (e *InvalidRecords) Unwrap() error { return e.Err }
+
+// ReadRequest asks for records from Offset on.
+type ReadRequest struct {
+	Offset      record.Offset
+	MaxBytes    int
+	MinOneBatch bool // return the first batch even when it is larger than MaxBytes
+	Isolation   record.Isolation
+	// CurrentEpoch is the leader epoch the reader believes in, -1 unknown
+	// (KIP-320); kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch otherwise.
+	CurrentEpoch record.Epoch
+	// LastFetchedEpoch of the record before Offset, -1 for none: on
+	// divergence the result has Diverging set and no spans.
+	LastFetchedEpoch record.Epoch
+}
+
+// ReadResult is what a fetch of one partition gives. The three offsets are
+// set even when an error is returned, where the partition can tell them.
+type ReadResult struct {
+	Spans            []record.Span // the reader releases them
+	HighWatermark    record.Offset
+	LastStableOffset record.Offset
+	LogStartOffset   record.Offset
+	Aborted          []record.AbortedTxn // only for ReadCommitted
+	Diverging        *record.EpochStart  // epoch and its END offset (KIP-595), nil for none
+	Cold             bool                // the answer came (or would come) from the tiered part
+}
+
+// State is a partition's offsets at one moment.
+type State struct {
+	Epoch            record.Epoch
+	LogStart         record.Offset // first readable, hot or cold
+	LocalStart       record.Offset // first readable on local disk
+	HighWatermark    record.Offset
+	LastStableOffset record.Offset
+	LogEnd           record.Offset
+	TieredEnd        record.Offset // exclusive, 0 or LogStart when nothing is tiered
+	LocalBytes       int64
+	Segments         int
+}
+
+// ProducerState is one producer as DescribeProducers lists it.
+type ProducerState struct {
+	ProducerID     int64
+	Epoch          int16
+	LastSequence   int32
+	LastTimestamp  int64
+	CoordEpoch     int32
+	TxnStartOffset record.Offset // -1 for none
+}
