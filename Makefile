@@ -1,0 +1,50 @@
+# Firn. `make` builds bin/firn; `make demo` and `make test` need nothing but
+# Go, a C compiler, make and the package registries.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+CACHE       ?= $(or $(FIRN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firn)
+STORE       ?= file
+FUZZTIME    ?= 30s
+export FIRN_CACHE := $(CACHE)
+
+.PHONY: build
+build: ## static bin/firn
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/firn ./cmd/firn
+
+.PHONY: demo
+demo: build ## 3 million real records: produce, tier, replay, compare (STORE=file|minio)
+	./test/demo/run --store $(STORE)
+
+.PHONY: test
+test: build ## every test, with whatever they need installed or built first
+	./test/run
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	$$(./tools/build staticcheck) ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target in turn, FUZZTIME each
+	@for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$f ($(FUZZTIME))"; \
+	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+.PHONY: generate
+generate: ## everything that is generated
+	go generate ./...
+
+.PHONY: help
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: clean
+clean:
+	rm -rf bin
