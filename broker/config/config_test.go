@@ -1,0 +1,282 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var update = flag.Bool("update", false, "write docs/configuration.md")
+
+func TestPageIsCurrent(t *testing.T) {
+	const page = "../../docs/configuration.md"
+	want := Markdown()
+	if *update {
+		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Error("docs/configuration.md is not current: go test ./broker/config -run Page -update")
+	}
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), "firn.yaml")
+	if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestDefaults(t *testing.T) {
+	l, err := Load(Inputs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.Settings
+	abs, _ := filepath.Abs("firn-data/objects")
+	if s.Data != "./firn-data" || s.Kafka != "127.0.0.1:9092" || s.HTTP != "127.0.0.1:9644" || s.Store != "file://"+abs || !s.AutoCreateTopics {
+		t.Errorf("defaults are %+v", s)
+	}
+	for _, v := range l.Values {
+		if v.Origin != FromDefault {
+			t.Errorf("%s comes from %s", v.Setting.Name, v.Where)
+		}
+	}
+}
+
+// TestPrecedence gives every setting in every combination of places and wants
+// the strongest one.
+func TestPrecedence(t *testing.T) {
+	valid := map[string][3]string{ // flag, env, file
+		"data": {"a", "b", "c"}, "kafka": {"h:1", "h:2", "h:3"}, "advertise": {"h:1", "h:2", "h:3"},
+		"http": {"i:1", "i:2", "i:3"}, "store": {"file:///a", "file:///b", "file:///c"}, "node-id": {"1", "2", "3"},
+		"rack": {"a", "b", "c"}, "auto-create-topics": {"false", "true", "false"},
+		"default-partitions": {"4", "5", "6"}, "offsets-partitions": {"4", "5", "6"},
+		"cache-bytes": {"1GiB", "3GiB", "4GiB"}, "max-connections": {"7", "8", "9"},
+		"max-request-bytes": {"1MiB", "2MiB", "3MiB"}, "max-inflight-bytes": {"600MiB", "700MiB", "800MiB"},
+		"retention-check": {"1s", "2s", "3s"}, "upload-check": {"1s", "2s", "3s"}, "rebalance-delay": {"1s", "2s", "4s"},
+		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"},
+	}
+	for i := range table {
+		s := &table[i]
+		v, ok := valid[s.Name]
+		if !ok {
+			t.Errorf("no test values for %s", s.Name)
+			continue
+		}
+		for mask := range 8 {
+			in := Inputs{Flags: map[string]string{}}
+			want, origin := s.Default, FromDefault
+			if mask&4 != 0 {
+				in.File = file(t, "# comment\n"+s.Name+": "+v[2]+"\n")
+				want, origin = v[2], FromFile
+			}
+			if mask&2 != 0 {
+				in.Environ = []string{"PATH=/bin", s.Env() + "=" + v[1]}
+				want, origin = v[1], FromEnv
+			}
+			if mask&1 != 0 {
+				in.Flags[s.Name] = v[0]
+				want, origin = v[0], FromFlag
+			}
+			l, err := Load(in)
+			if err != nil {
+				t.Fatalf("%s, places %03b: %v", s.Name, mask, err)
+			}
+			got := l.value(s.Name)
+			if s.Name == "store" && origin == FromDefault {
+				want = got.Text
+			}
+			if got.Text != want || got.Origin != origin {
+				t.Errorf("%s, places %03b: %q from %s (%s), want %q from %s", s.Name, mask, got.Text, got.Origin, got.Where, want, origin)
+			}
+		}
+	}
+}
+
+func TestValuesReachSettings(t *testing.T) {
+	l, err := Load(Inputs{
+		Flags:   map[string]string{"cache-bytes": "3 GB", "node-id": "0"},
+		Environ: []string{"FIRN_REBALANCE_DELAY=0s", "FIRN_MAX_CONNECTIONS=", "FIRN_ADVERTISE=[::1]:99"},
+		File:    file(t, "auto-create-topics: false\nmax-request-bytes: 1048576\nrack: \"eu-1a\"\n"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.Settings
+	if s.CacheBytes != 3e9 || s.NodeID != 0 || s.RebalanceDelay != 0 || s.MaxConnections != 10000 || s.AutoCreateTopics ||
+		s.MaxRequestBytes != 1<<20 || s.Rack != "eu-1a" || s.Advertise != "[::1]:99" || s.RetentionCheck != 5*time.Second {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, yaml string
+		env        []string
+		flags      map[string]string
+		want       []string // each must be in the error; FILE is the file's path
+	}{
+		{"unknown key", "data: x\n\ndefault-partitons: 3\n", nil, nil, []string{"FILE:3: default-partitons: unknown key; did you mean default-partitions?"}},
+		{"other separators", "default_partitions: 3\n", nil, nil, []string{"FILE:1: default_partitions: unknown key; did you mean default-partitions?"}},
+		{"Kafka's name", "num.partitions: 3\n", nil, nil, []string{"what Kafka calls num.partitions is default-partitions here"}},
+		{"nothing near", "zookeeper: 3\n", nil, nil, []string{"FILE:1: zookeeper: unknown key; the keys are data, kafka"}},
+		{"unknown variable", "", []string{"FIRN_KAFKAA=x"}, nil, []string{"FIRN_KAFKAA: there is no such variable; did you mean FIRN_KAFKA?"}},
+		{"bad value in file", "kafka: nonsense\n", nil, nil, []string{`FILE:1: kafka: "nonsense" is not HOST:PORT`}},
+		{"bad value in variable", "", []string{"FIRN_KAFKA=h:99999"}, nil, []string{`FIRN_KAFKA: "h:99999": the port "99999" is not a number from 0 to 65535`}},
+		{"bad value in flag", "", nil, map[string]string{"node-id": "-1"}, []string{"--node-id: -1 is not between 0 and 2147483647"}},
+		{"huge number", "node-id: 99999999999999999999\n", nil, nil, []string{"99999999999999999999 is not between 0"}},
+		{"fraction", "max-connections: 1.5\n", nil, nil, []string{`"1.5" is not a whole number`}},
+		{"yes is not true", "auto-create-topics: yes\n", nil, nil, []string{`FILE:1: auto-create-topics: "yes" is not true or false`}},
+		{"bare number as duration", "retention-check: 5\n", nil, nil, []string{`"5" is not a duration such as`}},
+		{"size", "cache-bytes: lots\n", nil, nil, []string{`"lots" is not a size such as`}},
+		{"size out of range", "cache-bytes: 1KiB\n", nil, nil, []string{"1KiB is not between 16MiB and"}},
+		{"size overflows", "cache-bytes: 9999999999TiB\n", nil, nil, []string{`"9999999999TiB" is not a size`}},
+		{"word", "log-level: inof\n", nil, nil, []string{`"inof" is not one of debug, info, warn, error; did you mean info?`}},
+		{"list", "kafka:\n  - a:1\n", nil, nil, []string{"FILE:1: kafka: its value must be plain text"}},
+		{"twice", "rack: a\nrack: b\n", nil, nil, []string{"FILE:2: rack: is set twice, first in line 1"}},
+		{"no value", "rack:\n", nil, nil, []string{"FILE:1: rack: has no value"}},
+		{"not a mapping", "- a\n- b\n", nil, nil, []string{"FILE:1: is not a list of settings"}},
+		{"not YAML", "data: x\nkafka: [\n", nil, nil, []string{"FILE:", "is not YAML"}},
+		{"two documents", "rack: a\n---\nrack: b\n", nil, nil, []string{"FILE:2: holds a second document"}},
+		{"file in file", "config: x\n", nil, nil, []string{"a file cannot name another file"}},
+		{"wildcard needs advertise", "kafka: 0.0.0.0:9092\n", nil, nil, []string{"FILE:1: kafka:", "set advertise"}},
+		{"wildcard advertised", "advertise: '[::]:9092'\n", nil, nil, []string{"FILE:1: advertise:", "no address that a client could connect to"}},
+		{"port 0 advertised", "advertise: h:0\n", nil, nil, []string{"FILE:1: advertise:", "port 0"}},
+		{"same port", "kafka: h:1\nhttp: h:1\n", nil, nil, []string{"FILE:2: http:", "already taken by kafka"}},
+		{"inflight below request", "max-request-bytes: 1GiB\n", nil, nil, []string{"max-inflight-bytes: 512MiB is less than max-request-bytes (1GiB)"}},
+		{"empty data", "data: ''\n", nil, nil, []string{"FILE:1: data: is empty"}},
+		{"several at once", "dta: x\nkafka: y\n", []string{"FIRN_RAK=z"}, map[string]string{"http": "q"},
+			[]string{"FILE:1: dta", "FILE:2: kafka", "FIRN_RAK", "--http"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := Inputs{Environ: c.env, Flags: c.flags}
+			if c.yaml != "" {
+				in.File = file(t, c.yaml)
+			}
+			_, err := Load(in)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, w := range c.want {
+				if w = strings.ReplaceAll(w, "FILE", in.File); !strings.Contains(err.Error(), w) {
+					t.Errorf("error\n%v\nlacks\n%s", err, w)
+				}
+			}
+		})
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	_, err := Load(Inputs{Environ: []string{"FIRN_CONFIG=nowhere.yaml"}})
+	if err == nil || !strings.Contains(err.Error(), "nowhere.yaml: there is no such file (looked for /") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestEmptyFiles(t *testing.T) {
+	for _, text := range []string{"", "\n", "# only a comment\n", "---\n", "{}\n"} {
+		if _, err := Load(Inputs{File: file(t, text)}); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// TestServiceLinks: what Kubernetes sets for a service named firn, or firn-x,
+// must not stop the broker; a misspelt variable of ours must.
+func TestServiceLinks(t *testing.T) {
+	ok := []string{"FIRN_SERVICE_HOST=10.0.0.1", "FIRN_SERVICE_PORT=9092", "FIRN_SERVICE_PORT_KAFKA=9092", "FIRN_PORT=tcp://10.0.0.1:9092",
+		"FIRN_PORT_9092_TCP=tcp://10.0.0.1:9092", "FIRN_PORT_9092_TCP_ADDR=10.0.0.1", "FIRN_HEADLESS_SERVICE_HOST=10.0.0.2", "FIRN_BROKERS=h:1"}
+	if _, err := Load(Inputs{Environ: ok}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Load(Inputs{Environ: []string{"FIRN_PROT=1"}}); err == nil {
+		t.Error("FIRN_PROT was let pass")
+	}
+}
+
+func TestCheckStore(t *testing.T) {
+	const secret = "hunter2"
+	_, err := Load(Inputs{
+		Flags:      map[string]string{"store": "s3://user:" + secret + "@b/p?secret_access_key=" + secret},
+		CheckStore: func(u string) error { return errors.New("cannot parse " + u) },
+	})
+	if err == nil || !strings.Contains(err.Error(), "--store") || strings.Contains(err.Error(), secret) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"s3://b/p?region=eu":                       "s3://b/p?region=eu",
+		"minio://u:pw@h:9000/b":                    "minio://u:xxxxx@h:9000/b",
+		"s3://b?region=eu&session-token=abc":       "s3://b?region=eu&session-token=xxxxx",
+		"s3://b?accessKey=AKIA&SECRET_KEY=abc":     "s3://b?SECRET_KEY=xxxxx&accessKey=xxxxx",
+		"s3://u:p%zz@b":                            "s3:…",
+		"file:///var/lib/firn":                     "file:///var/lib/firn",
+		"gs://bucket/prefix?credentials=%2Fa.json": "gs://bucket/prefix?credentials=xxxxx",
+	} {
+		if got := Redact(in); got != want {
+			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestSizesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.Int64Min(0).Draw(t, "n")
+		got, err := ParseSize(FormatSize(n))
+		if err != nil || got != n {
+			t.Fatalf("%d is written %s and read %d, %v", n, FormatSize(n), got, err)
+		}
+	})
+}
+
+// TestNearest: one slip in any name is still understood.
+func TestNearest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.SampledFrom(names()).Draw(t, "name")
+		at := rapid.IntRange(0, len(name)-1).Draw(t, "at")
+		c := string(rapid.RuneFrom([]rune("abcxyz-_")).Draw(t, "c"))
+		slip := rapid.SampledFrom([]string{
+			name[:at] + name[at+1:], name[:at] + c + name[at:], name[:at] + c + name[at+1:], strings.ToUpper(name),
+		}).Draw(t, "slip")
+		if len(name) > 4 {
+			if got := Nearest(slip, names()); got != name {
+				t.Fatalf("%q is taken for %q, not %q", slip, got, name)
+			}
+		}
+	})
+	if got := Nearest("completely-else", names()); got != "" {
+		t.Errorf("a word like none is taken for %q", got)
+	}
+}
+
+// FuzzFile: no file makes the reader panic, and each error names its place.
+func FuzzFile(f *testing.F) {
+	for _, s := range []string{"data: x\n", "a: &x 1\nrack: *x\n", "? [a]\n: b\n", "rack: !!binary aGk=\n", "<<: {rack: a}\n", "\x00", "- &a [*a]\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, errs := parseFile("f", data)
+		for _, err := range errs {
+			var e *Error
+			if !errors.As(err, &e) || !strings.HasPrefix(e.Where, "f:") || e.Reason == "" {
+				t.Errorf("error %v does not say where", err)
+			}
+		}
+	})
+}

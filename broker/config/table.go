@@ -1,0 +1,110 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Setting is one row of the table.
+type Setting struct {
+	Name    string // flag (with two dashes) and YAML key
+	Kind    string // what a value looks like, for help: HOST:PORT, SIZE …
+	Default string // as a user would write it; "" where Doc says what that means
+	Kafka   string // Kafka's name of the same thing, "" for none
+	Doc     string // one or two sentences, no full stop at the end
+
+	set func(*Settings, string) error
+}
+
+// Env is the setting's environment variable.
+func (s *Setting) Env() string {
+	return "FIRN_" + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
+}
+
+// IsBool says whether the flag may stand without a value.
+func (s *Setting) IsBool() bool { return s.Kind == kindBool }
+
+// Table lists all settings in the order of the documentation. It is not to be
+// changed.
+func Table() []Setting { return table }
+
+const (
+	kindBool     = "true|false"
+	kindAddr     = "HOST:PORT"
+	kindSize     = "SIZE"
+	kindDuration = "DURATION"
+	kindInt      = "N"
+)
+
+// table is every setting there is. A setting is added when somebody has a
+// reason to turn it, and only with the code that obeys it.
+var table = []Setting{
+	{"data", "DIR", "./firn-data", "log.dirs", "folder for everything that is kept on local disk; made if it is not there, used by one firn at a time",
+		text(func(s *Settings) *string { return &s.Data }, notEmpty)},
+	{"kafka", kindAddr, "127.0.0.1:9092", "listeners", "address that Kafka clients connect to; port 0 takes a free one",
+		text(func(s *Settings) *string { return &s.Kafka }, listenAddr)},
+	{"advertise", kindAddr, "", "advertised.listeners", "address that the broker tells clients to use, where they cannot reach the one of kafka (a container, a proxy, 0.0.0.0); default: the address of kafka",
+		text(func(s *Settings) *string { return &s.Advertise }, advertiseAddr)},
+	{"http", kindAddr, "127.0.0.1:9644", "", "address of /healthz, /readyz, /metrics and the admin calls of the command line; port 0 takes a free one",
+		text(func(s *Settings) *string { return &s.HTTP }, listenAddr)},
+	{"store", "URL", "", "", "object store for sealed segments: s3://BUCKET/PREFIX?region=R&endpoint=URL, gs://BUCKET/PREFIX, minio://HOST:PORT/BUCKET/PREFIX?tls=false or file:///DIR; default: the folder objects in the data folder",
+		text(func(s *Settings) *string { return &s.Store }, nil)},
+	{"node-id", kindInt, "1", "node.id", "number of this broker in its cluster; never change it for a data folder that is in use",
+		integer(func(s *Settings, n int64) { s.NodeID = int32(n) }, 0, 1<<31-1)},
+	{"rack", "NAME", "", "broker.rack", "name of the zone that this broker stands in, told to clients; default: none",
+		text(func(s *Settings) *string { return &s.Rack }, nil)},
+	{"auto-create-topics", kindBool, "true", "auto.create.topics.enable", "make a topic when a client first asks for it by name; turn it off where a misspelt name should be an error",
+		boolean(func(s *Settings) *bool { return &s.AutoCreateTopics })},
+	{"default-partitions", kindInt, "1", "num.partitions", "partitions of a topic that is made without a number",
+		integer(func(s *Settings, n int64) { s.DefaultPartitions = int32(n) }, 1, 10000)},
+	{"offsets-partitions", kindInt, "50", "offsets.topic.num.partitions", "partitions of __consumer_offsets; only used when that topic is made",
+		integer(func(s *Settings, n int64) { s.OffsetsPartitions = int32(n) }, 1, 1000)},
+	{"cache-bytes", kindSize, "2GiB", "", "local disk for parts of objects that were read back from the object store",
+		size(func(s *Settings, n int64) { s.CacheBytes = n }, 16<<20, 1<<50)},
+	{"max-connections", kindInt, "10000", "max.connections", "open Kafka connections; more are closed at once",
+		integer(func(s *Settings, n int64) { s.MaxConnections = int(n) }, 1, 1<<20)},
+	{"max-request-bytes", kindSize, "100MiB", "socket.request.max.bytes", "largest Kafka request; a connection that announces a larger one is closed",
+		size(func(s *Settings, n int64) { s.MaxRequestBytes = n }, 64<<10, 1<<30)},
+	{"max-inflight-bytes", kindSize, "512MiB", "queued.max.request.bytes", "memory for requests that are being handled, over all connections; beyond it reading waits",
+		size(func(s *Settings, n int64) { s.MaxInflightBytes = n }, 1<<20, 1<<42)},
+	{"retention-check", kindDuration, "5s", "log.retention.check.interval.ms", "time between two looks at which segments are old or many enough to delete, or due to be sealed by age",
+		duration(func(s *Settings) durationField { return &s.RetentionCheck }, "100ms", "24h")},
+	{"upload-check", kindDuration, "5s", "", "time between two looks at which sealed segments wait for upload (a freshly sealed one is taken at once)",
+		duration(func(s *Settings) durationField { return &s.UploadCheck }, "100ms", "24h")},
+	{"rebalance-delay", kindDuration, "3s", "group.initial.rebalance.delay.ms", "how long a new, empty consumer group waits for more members before it starts; 0s starts at once",
+		duration(func(s *Settings) durationField { return &s.RebalanceDelay }, "0s", "10m")},
+	{"log-level", "LEVEL", "info", "", "what is logged: debug, info, warn or error",
+		text(func(s *Settings) *string { return &s.LogLevel }, oneOf("debug", "info", "warn", "error"))},
+	{"log-format", "FORMAT", "text", "", "how it is logged, on standard error: text or json",
+		text(func(s *Settings) *string { return &s.LogFormat }, oneOf("text", "json"))},
+}
+
+// names lists all settings' names.
+func names() []string {
+	out := make([]string, len(table))
+	for i := range table {
+		out[i] = table[i].Name
+	}
+	return out
+}
+
+// byKafkaName finds the setting that Kafka calls name.
+func byKafkaName(name string) *Setting {
+	for i := range table {
+		if table[i].Kafka != "" && table[i].Kafka == name {
+			return &table[i]
+		}
+	}
+	return nil
+}
+
+func oneOf(words ...string) func(string) error {
+	return func(v string) error {
+		for _, w := range words {
+			if v == w {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is not one of %s%s", v, strings.Join(words, ", "), didYouMean(v, words))
+	}
+}
