@@ -1,0 +1,280 @@
+// Package topicconfig is the one table of topic configs: name, type, default,
+// valid values, meaning, the broker setting of the same meaning, and whether
+// this broker acts on it yet. Parse turns what was set by hand into what a
+// partition works with. How configs are stored (metastore) or shown (api) does
+// not belong here.
+package topicconfig
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/record"
+)
+
+// Type is a config's type, with the numbers that DescribeConfigs v3+ answers
+// (KIP-569).
+type Type int8
+
+// The types that topic and broker configs have.
+const (
+	Boolean Type = 1
+	String  Type = 2
+	Int     Type = 3 // 32 bits
+	Short   Type = 4 // 16 bits
+	Long    Type = 5 // 64 bits
+	Double  Type = 6
+	List    Type = 7 // comma-separated
+)
+
+var typeNames = map[Type]string{Boolean: "boolean", String: "string", Int: "int", Short: "short", Long: "long", Double: "double", List: "list"}
+
+// String gives the type's name in lower case.
+func (t Type) String() string { return typeNames[t] }
+
+// Definition is one row of the table.
+type Definition struct {
+	Name    string
+	Type    Type
+	Default string
+	Valid   string // what values are taken, for people; "" where the type says it all
+	Doc     string
+	Synonym string // the broker setting whose value is this config's default; "" for none
+	// Supported says that this broker acts on the config. Of the others only
+	// the default value is taken.
+	Supported bool
+	// Internal configs can be set but are not listed (Kafka's
+	// internal.segment.bytes, made for tests).
+	Internal bool
+
+	check func(v string) error // nil: the type is all there is to check
+}
+
+// Error says which config is refused, and why. It wraps kerr.InvalidConfig.
+type Error struct {
+	Key    string
+	Reason string
+}
+
+func (e *Error) Error() string { return e.Key + ": " + e.Reason }
+
+// Unwrap gives the code to answer with.
+func (e *Error) Unwrap() error { return kerr.InvalidConfig }
+
+// Topic is what a topic's configs amount to, defaults filled in.
+type Topic struct {
+	Partition partition.Config // for partition.Open and SetConfig
+	Tiered    bool             // remote.storage.enable
+
+	RetentionBytes      int64         // retention.bytes, -1 unlimited
+	Retention           time.Duration // retention.ms, <0 unlimited
+	LocalRetentionBytes int64         // local.retention.bytes, -2 resolved to RetentionBytes
+	LocalRetention      time.Duration // local.retention.ms, -2 resolved to Retention
+	MinInSyncReplicas   int           // min.insync.replicas, ≥ 1
+}
+
+var byName = func() map[string]*Definition {
+	m := make(map[string]*Definition, len(table))
+	for i := range table {
+		m[table[i].Name] = &table[i]
+	}
+	return m
+}()
+
+// Definitions lists every config that is not internal, sorted by name.
+func Definitions() []Definition {
+	out := make([]Definition, 0, len(table))
+	for _, d := range table {
+		if !d.Internal {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b Definition) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Lookup finds a config by name, internal ones too.
+func Lookup(name string) (Definition, bool) {
+	d, ok := byName[name]
+	if !ok {
+		return Definition{}, false
+	}
+	return *d, true
+}
+
+// Check says whether one value may be set: the name is known, the value is of
+// its type and range, and the broker acts on it. The error is an *Error.
+func Check(name, value string) error {
+	d, ok := byName[name]
+	if !ok {
+		return unknown(name)
+	}
+	v := strings.TrimSpace(value)
+	if err := d.checkType(v); err != nil {
+		return &Error{name, err.Error()}
+	}
+	if d.check != nil {
+		if err := d.check(v); err != nil {
+			return &Error{name, err.Error()}
+		}
+	}
+	if !d.Supported && d.normal(v) != d.Default {
+		return &Error{name, fmt.Sprintf("value %q is not supported yet; only the default %q is", v, d.Default)}
+	}
+	return nil
+}
+
+func unknown(name string) error {
+	reason := "unknown topic config name"
+	if near := Nearest(name); near != "" {
+		reason += fmt.Sprintf("; did you mean %s?", near)
+	}
+	return &Error{name, reason}
+}
+
+// Parse checks what was set on a topic and fills in the rest. The error is an
+// *Error that names the first offending key in order of names: unknown (with
+// the nearest known name), malformed, out of range, not supported yet, or in
+// conflict with another.
+func Parse(set map[string]string) (Topic, error) {
+	for _, k := range slices.Sorted(maps.Keys(set)) {
+		if err := Check(k, set[k]); err != nil {
+			return Topic{}, err
+		}
+	}
+	v := values(set)
+	t := Topic{
+		Tiered:              v.bool("remote.storage.enable"),
+		RetentionBytes:      v.long("retention.bytes"),
+		Retention:           v.ms("retention.ms"),
+		LocalRetentionBytes: v.long("local.retention.bytes"),
+		LocalRetention:      v.ms("local.retention.ms"),
+		MinInSyncReplicas:   int(v.long("min.insync.replicas")),
+	}
+	if t.Tiered {
+		if err := checkTiered(v); err != nil {
+			return Topic{}, err
+		}
+	}
+	if v.long("local.retention.bytes") == -2 {
+		t.LocalRetentionBytes = t.RetentionBytes
+	}
+	if v.long("local.retention.ms") == -2 {
+		t.LocalRetention = t.Retention
+	}
+	t.Partition = v.partition(&t)
+	return t, nil
+}
+
+// CheckChange says whether a topic's configs may go from old to next, where
+// each by itself is valid. Kafka (KIP-950) refuses to turn tiering off unless
+// the remote data is to be deleted with it.
+func CheckChange(old, next map[string]string) error {
+	was, is := values(old).bool("remote.storage.enable"), values(next).bool("remote.storage.enable")
+	if was && !is && !values(next).bool("remote.log.delete.on.disable") {
+		return &Error{"remote.storage.enable", "cannot be turned off while its remote data is kept; deleting that data with remote.log.delete.on.disable=true is not supported yet"}
+	}
+	return nil
+}
+
+func (v values) partition(t *Topic) partition.Config {
+	c := partition.Config{
+		MaxMessageBytes:      int(v.long("max.message.bytes")),
+		LogAppendTime:        v.str("message.timestamp.type") == "LogAppendTime",
+		TimestampBeforeMax:   v.ms("message.timestamp.before.max.ms"),
+		TimestampAfterMax:    v.ms("message.timestamp.after.max.ms"),
+		SegmentBytes:         v.long("segment.bytes"),
+		SegmentAge:           v.ms("segment.ms"),
+		IndexIntervalBytes:   int(v.long("index.interval.bytes")),
+		RetentionBytes:       t.RetentionBytes,
+		Retention:            t.Retention,
+		Tiered:               t.Tiered,
+		LocalRetentionBytes:  t.LocalRetentionBytes,
+		LocalRetention:       t.LocalRetention,
+		FileDeleteDelay:      v.ms("file.delete.delay.ms"),
+		ProducerIDExpiration: 24 * time.Hour, // producer.id.expiration.ms of the broker
+		DeleteOnRetention:    slices.Contains(v.list("cleanup.policy"), "delete"),
+	}
+	if n := v.str("internal.segment.bytes"); n != "" {
+		c.SegmentBytes = v.long("internal.segment.bytes")
+	}
+	if n := v.long("flush.messages"); n != math.MaxInt64 {
+		c.FlushMessages = n
+	}
+	codecs := map[string]record.Codec{"uncompressed": record.None, "gzip": record.Gzip, "snappy": record.Snappy, "lz4": record.LZ4, "zstd": record.Zstd}
+	if c.Codec, c.Recompress = codecs[v.str("compression.type")]; c.Recompress {
+		switch c.Codec {
+		case record.Gzip:
+			c.CodecLevel = max(0, int(v.long("compression.gzip.level"))) // -1 is Kafka's "default"
+		case record.LZ4:
+			c.CodecLevel = int(v.long("compression.lz4.level"))
+		case record.Zstd:
+			c.CodecLevel = int(v.long("compression.zstd.level"))
+		}
+	}
+	return c
+}
+
+// checkTiered holds what must be true between the configs of a tiered topic.
+func checkTiered(v values) error {
+	if p := v.list("cleanup.policy"); len(p) > 1 || len(p) == 1 && p[0] != "delete" {
+		return &Error{"remote.storage.enable", "only topics with cleanup.policy=delete, or an empty one, can be tiered"}
+	}
+	for _, unit := range []string{"bytes", "ms"} {
+		total, local := v.long("retention."+unit), v.long("local.retention."+unit)
+		if total <= -1 || local == -2 {
+			continue
+		}
+		if local == -1 {
+			return &Error{"local.retention." + unit, fmt.Sprintf("must not be -1 (unlimited) while retention.%s is %d", unit, total)}
+		}
+		if local > total {
+			return &Error{"local.retention." + unit, fmt.Sprintf("must not be more than retention.%s, which is %d; it is %d", unit, total, local)}
+		}
+	}
+	return nil
+}
+
+// Nearest gives the known config name that is most like name, "" when none is
+// near.
+func Nearest(name string) string {
+	best, bestDist := "", max(2, len(name)/3)+1
+	name = strings.ToLower(strings.ReplaceAll(name, "_", "."))
+	for _, d := range Definitions() {
+		if dist := distance(name, d.Name, bestDist); dist < bestDist {
+			best, bestDist = d.Name, dist
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance of a and b, or limit when it is not
+// below. Names longer than any config are not worth the work.
+func distance(a, b string, limit int) int {
+	if len(a) > 100 || len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost = 1 + min(diag, row[j], row[j+1])
+			}
+			diag, row[j+1] = row[j+1], cost
+		}
+	}
+	return min(limit, row[len(b)])
+}

@@ -1,0 +1,156 @@
+package topicconfig
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"pgregory.net/rapid"
+
+	"github.com/firnlog/firn/record"
+)
+
+func TestDefaultsAreValid(t *testing.T) {
+	all := map[string]string{}
+	for _, d := range Definitions() {
+		if err := Check(d.Name, d.Default); err != nil {
+			t.Errorf("default of %s is refused: %v", d.Name, err)
+		}
+		if d.Doc == "" || typeNames[d.Type] == "" {
+			t.Errorf("%s lacks documentation or a type", d.Name)
+		}
+		all[d.Name] = d.Default
+	}
+	set, err := Parse(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, err := Parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set != none {
+		t.Errorf("defaults set by hand give %+v, none set gives %+v", set, none)
+	}
+	if none.Partition.SegmentBytes != 1<<30 || none.Retention != 168*time.Hour || none.LocalRetention != none.Retention ||
+		none.LocalRetentionBytes != -1 || none.Partition.Recompress || !none.Partition.DeleteOnRetention ||
+		none.Partition.MaxMessageBytes != 1048588 || none.Partition.TimestampBeforeMax != math.MaxInt64 {
+		t.Errorf("defaults are %+v", none)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, c := range []struct {
+		set  map[string]string
+		want string // part of the message, which starts with the key
+	}{
+		{map[string]string{"retention.mss": "1"}, "retention.mss: unknown topic config name; did you mean retention.ms?"},
+		{map[string]string{"segment_bytes": "1"}, "did you mean segment.bytes?"},
+		{map[string]string{"frobnicate": "1"}, "frobnicate: unknown topic config name"},
+		{map[string]string{"retention.ms": "soon"}, `retention.ms: "soon" is not a number of type long`},
+		{map[string]string{"retention.ms": "-2"}, "too small"},
+		{map[string]string{"segment.bytes": "1048575"}, "the least is 1048576"},
+		{map[string]string{"segment.bytes": "2147483648"}, "not a number of type int"},
+		{map[string]string{"cleanup.policy": "compact"}, "cleanup.policy: compact is not supported yet"},
+		{map[string]string{"cleanup.policy": "delete,compact"}, "not supported yet"},
+		{map[string]string{"cleanup.policy": "shred"}, "not one of"},
+		{map[string]string{"remote.log.copy.disable": "true"}, "not supported yet"},
+		{map[string]string{"unclean.leader.election.enable": "TRUE"}, "not supported yet"},
+		{map[string]string{"preallocate": "perhaps"}, "neither true nor false"},
+		{map[string]string{"compression.type": "brotli"}, "not one of"},
+		{map[string]string{"compression.gzip.level": "0"}, "too small"},
+		{map[string]string{"compression.lz4.level": "18"}, "too large"},
+		{map[string]string{"min.insync.replicas": "0"}, "too small"},
+		{map[string]string{"min.cleanable.dirty.ratio": "2"}, "between 0 and 1"},
+		{map[string]string{"flush.ms": "5"}, "not supported yet"},
+		{map[string]string{"remote.storage.enable": "true", "retention.ms": "1000", "local.retention.ms": "1001"}, "local.retention.ms: must not be more than retention.ms"},
+		{map[string]string{"remote.storage.enable": "true", "local.retention.ms": "-1"}, "must not be -1"},
+		{map[string]string{"remote.storage.enable": "true", "retention.bytes": "10", "local.retention.bytes": "11"}, "local.retention.bytes: must not be more"},
+		{map[string]string{"leader.replication.throttled.replicas": "x"}, "not partition:broker"},
+	} {
+		_, err := Parse(c.set)
+		var ce *Error
+		if !errors.As(err, &ce) || !errors.Is(err, kerr.InvalidConfig) {
+			t.Errorf("%v: got %v, want an *Error of INVALID_CONFIG", c.set, err)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: got %q, want it to contain %q", c.set, err, c.want)
+		}
+	}
+}
+
+func TestParseTakes(t *testing.T) {
+	got, err := Parse(map[string]string{
+		"remote.storage.enable": "TRUE", "retention.ms": "-1", "local.retention.ms": "5000", "retention.bytes": "100",
+		"compression.type": "gzip", "compression.gzip.level": "7", "cleanup.policy": "", "flush.messages": "1",
+		"message.timestamp.type": "LogAppendTime", "unclean.leader.election.enable": "False", "segment.jitter.ms": "00",
+		"internal.segment.bytes": "4096", "message.timestamp.before.max.ms": " 7 ",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := got.Partition
+	if !got.Tiered || got.Retention >= 0 || got.LocalRetention != 5*time.Second || got.LocalRetentionBytes != 100 ||
+		p.Codec != record.Gzip || p.CodecLevel != 7 || !p.Recompress || p.DeleteOnRetention || p.FlushMessages != 1 ||
+		!p.LogAppendTime || p.SegmentBytes != 4096 || p.TimestampBeforeMax != 7*time.Millisecond {
+		t.Errorf("got %+v", got)
+	}
+	if got, _ := Parse(map[string]string{"compression.type": "uncompressed"}); !got.Partition.Recompress || got.Partition.Codec != record.None {
+		t.Errorf("uncompressed gives %+v", got.Partition)
+	}
+}
+
+func TestTieringCannotBeTurnedOff(t *testing.T) {
+	on := map[string]string{"remote.storage.enable": "true"}
+	if err := CheckChange(on, map[string]string{}); !errors.Is(err, kerr.InvalidConfig) {
+		t.Errorf("turning tiering off gives %v", err)
+	}
+	if err := CheckChange(map[string]string{}, on); err != nil {
+		t.Error(err)
+	}
+	if err := CheckChange(on, on); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever is set, Parse either refuses it by name or gives something sane.
+func TestParseAnything(t *testing.T) {
+	names := []string{"nonsense"}
+	for _, d := range table {
+		names = append(names, d.Name)
+	}
+	value := rapid.OneOf(rapid.SampledFrom([]string{"", "true", "-1", "-2", "0", "1", "1048576", forever, "delete", "zstd"}), rapid.String())
+	rapid.Check(t, func(t *rapid.T) {
+		set := rapid.MapOfN(rapid.SampledFrom(names), value, 0, 5).Draw(t, "set")
+		got, err := Parse(set)
+		if err != nil {
+			var ce *Error
+			if !errors.As(err, &ce) {
+				t.Fatalf("error %v is no *Error", err)
+			}
+			return
+		}
+		if got.LocalRetentionBytes == -2 || got.MinInSyncReplicas < 1 || got.Partition.SegmentBytes < 64 {
+			t.Fatalf("got %+v from %v", got, set)
+		}
+	})
+}
+
+// A name with one letter wrong always finds its way back.
+func TestNearest(t *testing.T) {
+	for _, d := range Definitions() {
+		for i := range d.Name {
+			typo := d.Name[:i] + d.Name[i+1:]
+			if got := Nearest(typo); got == "" {
+				t.Errorf("nothing is near %q", typo)
+			}
+		}
+		if got := Nearest(d.Name); got != d.Name {
+			t.Errorf("Nearest(%q) is %q", d.Name, got)
+		}
+	}
+}
