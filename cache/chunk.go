@@ -1,0 +1,152 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/firnlog/firn/record"
+)
+
+// A chunk file, big-endian (docs/formats/cache-chunk.md):
+//
+//	0          8       10      12       16        24        28       32
+//	┌──────────┬───────┬───────┬────────┬─────────┬─────────┬────────┬───────┐
+//	│"FIRNCHNK"│version│key    │data    │offset in│data     │header  │ key … │
+//	│          │ 1   2 │len  2 │len   4 │object 8 │crc32c 4 │crc32c 4│       │
+//	└──────────┴───────┴───────┴────────┴─────────┴─────────┴────────┴───────┘
+//	… zeroes up to 1024, then the data to the end of the file.
+//
+// The header's checksum covers bytes [0, 28) and [32, 1024).
+const (
+	chunkMagic   = "FIRNCHNK"
+	chunkVersion = 1
+	// HeaderSize is the number of bytes before a chunk file's data.
+	HeaderSize  = 1024
+	fixedHeader = 32
+	maxKey      = 512
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ErrCorrupt says that a chunk file is not what was written.
+var ErrCorrupt = errors.New("corrupt cache chunk")
+
+// ChunkHeader is what a chunk file says of itself.
+type ChunkHeader struct {
+	Version int    `json:"version"`
+	Object  string `json:"object"`   // key in the object store
+	Offset  int64  `json:"offset"`   // of the data in the object
+	Length  int64  `json:"length"`   // bytes of data
+	Sum     uint32 `json:"dataCrc"`  // CRC-32C of the data
+	FileLen int64  `json:"fileSize"` // HeaderSize + Length
+}
+
+func encodeHeader(dst []byte, object string, off int64, data []byte) {
+	clear(dst[:HeaderSize])
+	copy(dst, chunkMagic)
+	binary.BigEndian.PutUint16(dst[8:], chunkVersion)
+	binary.BigEndian.PutUint16(dst[10:], uint16(len(object)))
+	binary.BigEndian.PutUint32(dst[12:], uint32(len(data)))
+	binary.BigEndian.PutUint64(dst[16:], uint64(off))
+	binary.BigEndian.PutUint32(dst[24:], record.CRC32C(data))
+	copy(dst[fixedHeader:], object)
+	binary.BigEndian.PutUint32(dst[28:], headerSum(dst))
+}
+
+func headerSum(h []byte) uint32 {
+	var b [HeaderSize - 4]byte
+	copy(b[:], h[:28])
+	copy(b[28:], h[32:HeaderSize])
+	return record.CRC32C(b[:])
+}
+
+func decodeHeader(h []byte) (ChunkHeader, error) {
+	if len(h) < HeaderSize {
+		return ChunkHeader{}, fmt.Errorf("%w: %d bytes are less than a header", ErrCorrupt, len(h))
+	}
+	if string(h[:8]) != chunkMagic {
+		return ChunkHeader{}, fmt.Errorf("%w: it does not begin with %s", ErrCorrupt, chunkMagic)
+	}
+	if got, want := headerSum(h), binary.BigEndian.Uint32(h[28:]); got != want {
+		return ChunkHeader{}, fmt.Errorf("%w: header checksum: stored %08x, computed %08x", ErrCorrupt, want, got)
+	}
+	if v := binary.BigEndian.Uint16(h[8:]); v != chunkVersion {
+		return ChunkHeader{}, fmt.Errorf("%w: version %d is unknown", ErrCorrupt, v)
+	}
+	n := int(binary.BigEndian.Uint16(h[10:]))
+	if n == 0 || n > maxKey {
+		return ChunkHeader{}, fmt.Errorf("%w: key of %d bytes", ErrCorrupt, n)
+	}
+	length := int64(binary.BigEndian.Uint32(h[12:]))
+	return ChunkHeader{
+		Version: chunkVersion,
+		Object:  string(h[fixedHeader : fixedHeader+n]),
+		Offset:  int64(binary.BigEndian.Uint64(h[16:])),
+		Length:  length,
+		Sum:     binary.BigEndian.Uint32(h[24:]),
+		FileLen: HeaderSize + length,
+	}, nil
+}
+
+// ReadChunkHeader decodes the header of a chunk file of size bytes and checks
+// that the data has the length it says. ErrCorrupt otherwise.
+func ReadChunkHeader(r io.ReaderAt, size int64) (ChunkHeader, error) {
+	var b [HeaderSize]byte
+	if n, err := r.ReadAt(b[:], 0); n < HeaderSize {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return ChunkHeader{}, errors.Join(fmt.Errorf("%w: %d bytes are less than a header", ErrCorrupt, n), err)
+	}
+	h, err := decodeHeader(b[:])
+	if err != nil {
+		return h, err
+	}
+	if size != h.FileLen {
+		return h, fmt.Errorf("%w: file of %d bytes, the header says %d", ErrCorrupt, size, h.FileLen)
+	}
+	return h, nil
+}
+
+// CheckChunk reads a whole chunk file and compares its data with the header.
+// buf is scratch space; nil allocates.
+func CheckChunk(r io.ReaderAt, size int64, buf []byte) (ChunkHeader, error) {
+	h, err := ReadChunkHeader(r, size)
+	if err != nil {
+		return h, err
+	}
+	if len(buf) == 0 {
+		buf = make([]byte, 256<<10)
+	}
+	var sum uint32
+	for off := int64(0); off < h.Length; {
+		p := buf[:min(int64(len(buf)), h.Length-off)]
+		if n, err := r.ReadAt(p, HeaderSize+off); n < len(p) {
+			return h, fmt.Errorf("%w: reading byte %d: %w", ErrCorrupt, off, err)
+		}
+		sum = crc32.Update(sum, castagnoli, p)
+		off += int64(len(p))
+	}
+	if sum != h.Sum {
+		return h, fmt.Errorf("%w: data checksum of %s at %d: stored %08x, computed %08x", ErrCorrupt, h.Object, h.Offset, h.Sum, sum)
+	}
+	return h, nil
+}
+
+// id names a chunk in memory and, as hexadecimal, in its file's name.
+type id [16]byte
+
+func chunkID(object string, off int64, n int) id {
+	b := make([]byte, 16, 16+len(object))
+	binary.BigEndian.PutUint64(b, uint64(off))
+	binary.BigEndian.PutUint64(b[8:], uint64(n))
+	sum := sha256.Sum256(append(b, object...))
+	return id(sum[:16])
+}
+
+func (i id) String() string { return hex.EncodeToString(i[:]) }
