@@ -6,12 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
-
-// VersionRange says which versions of one API key are answered.
-type VersionRange struct{ Key, Min, Max int16 }
 
 // Config is a Server's plain settings. Zero values take the defaults.
 type Config struct {
@@ -44,11 +39,3 @@ func (s *Server) Serve(ln net.Listener) error { return errors.ErrUnsupported }
 
 // Close stops the server.
 func (s *Server) Close(ctx context.Context) error { return nil }
-
-// Supported lists what is answered.
-func Supported() []VersionRange { return nil }
-
-// DecodeRequest decodes a request's body.
-func DecodeRequest(key, version int16, body []byte) (kmsg.Request, error) {
-	return nil, errors.ErrUnsupported
-}
