@@ -112,12 +112,12 @@ func (p *process) stop() error {
 // tierPartition is what the demo reads of GET /v1/tier/TOPIC.
 type tierPartition struct {
 	Partition   int32  `json:"partition"`
-	RemoteEnd   int64  `json:"remote_end"`
-	RemoteBytes int64  `json:"remote_bytes"`
+	RemoteEnd   int64  `json:"remoteEnd"`
+	RemoteBytes int64  `json:"remoteBytes"`
 	Objects     int64  `json:"objects"`
-	LogEnd      int64  `json:"log_end"`
-	LocalBytes  int64  `json:"local_bytes"`
-	LastError   string `json:"last_error"`
+	LogEnd      int64  `json:"logEnd"`
+	LocalBytes  int64  `json:"localBytes"`
+	LastError   string `json:"lastError"`
 }
 
 func (p *process) tier(topic string) ([]tierPartition, error) {
