@@ -3,28 +3,83 @@ package metastore
 import (
 	"context"
 	"errors"
-	"iter"
+	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firnlog/firn/record"
+	"github.com/google/uuid"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// ErrConflict says that a compare-and-swap lost: what it compared has changed
-// or is gone. Nothing was written.
-var ErrConflict = errors.New("metastore: conflict")
+// Errors that callers act on.
+var (
+	// ErrConflict says that a compare-and-swap lost: what it compared has
+	// changed or is gone. Nothing was written.
+	ErrConflict = errors.New("metastore: conflict")
+	// ErrClosed says that the store is closed.
+	ErrClosed = errors.New("metastore: closed")
+	// ErrNoSpace says that etcd's database has reached its quota: it refuses
+	// to grow until compaction has made room.
+	ErrNoSpace = errors.New("metastore: database quota reached")
+
+	errCompacted = errors.New("metastore: revision was compacted")
+)
+
+// Defaults of Config.
+const (
+	DefaultLeaseTTL     = 10 * time.Second
+	DefaultQuotaBytes   = 2 << 30
+	DefaultCompactEvery = time.Minute
+
+	minLeaseTTL   = 2 * time.Second
+	minQuotaBytes = 16 << 20
+	warnSlow      = time.Second
+	closeRevoke   = 2 * time.Second // at most, for giving up the lease
+)
 
 // Config says where the metastore lives and who this broker is.
 type Config struct {
-	Dir          string          // etcd's folder; made if missing
+	Dir          string          // the metastore's folder, made if missing; etcd's is below it
 	BrokerID     record.BrokerID // ≥ 0
 	Host         string          // advertised Kafka host
 	Port         int32           // advertised Kafka port
 	HTTP         string          // host:port of the HTTP listener
 	Rack         string          // "" for none
-	LeaseTTL     time.Duration   // of the registration; default 10 s, least 2 s
-	QuotaBytes   int64           // of etcd's database; default 2 GiB
-	CompactEvery time.Duration   // between looks after etcd; default 1 min
+	LeaseTTL     time.Duration   // of the registration, whole seconds, ≥ 2 s; 0: DefaultLeaseTTL
+	QuotaBytes   int64           // of etcd's database, ≥ 16 MiB; 0: DefaultQuotaBytes
+	CompactEvery time.Duration   // between compactions; 0: DefaultCompactEvery
+}
+
+func (c *Config) validate() error {
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = DefaultLeaseTTL
+	}
+	if c.QuotaBytes == 0 {
+		c.QuotaBytes = DefaultQuotaBytes
+	}
+	if c.CompactEvery == 0 {
+		c.CompactEvery = DefaultCompactEvery
+	}
+	switch {
+	case c.Dir == "":
+		return errors.New("metastore: no folder given")
+	case c.BrokerID < 0:
+		return fmt.Errorf("metastore: broker id %d is negative", c.BrokerID)
+	case c.Port < 0 || c.Port > 65535:
+		return fmt.Errorf("metastore: port %d is not a port", c.Port)
+	case c.LeaseTTL < minLeaseTTL:
+		return fmt.Errorf("metastore: lease TTL %v is below %v", c.LeaseTTL, minLeaseTTL)
+	case c.QuotaBytes < minQuotaBytes:
+		return fmt.Errorf("metastore: quota of %d bytes is below %d", c.QuotaBytes, minQuotaBytes)
+	case c.CompactEvery < 0:
+		return fmt.Errorf("metastore: compaction every %v", c.CompactEvery)
+	}
+	c.LeaseTTL = c.LeaseTTL.Round(time.Second) // etcd counts seconds
+	return nil
 }
 
 // Deps holds what the store is given.
@@ -32,101 +87,158 @@ type Deps struct {
 	Log *slog.Logger // nil: slog.Default()
 }
 
-// Store is the metastore of one broker.
-type Store struct{}
+// Store is the metastore of one broker. All methods may be called from many
+// goroutines at once.
+type Store struct {
+	cfg Config
+	log *slog.Logger
+	srv *server
 
-// TopicSpec is a topic to be created. Assignment[i] holds the replicas of
-// partition i, preferred leader first.
-type TopicSpec struct {
-	Name       string
-	Internal   bool
-	Configs    map[string]string
-	Assignment [][]record.BrokerID
+	image       atomic.Pointer[Image]
+	mu          sync.Mutex // guards the two below; never held across I/O
+	published   chan struct{}
+	subscribers []*subscriber
+	notify      chan struct{} // capacity 1: an image or a subscriber is new
+
+	session     session
+	sessionDone chan struct{} // keepAlive has ended
+	endKeeping  context.CancelFunc
+	changing    chan struct{} // capacity 1: held while partitions are added
+	ids         chan struct{} // capacity 1: held while producer ids are taken
+
+	stop     context.CancelFunc // ends the goroutines
+	running  sync.WaitGroup
+	closed   chan struct{}
+	closing  sync.Once
+	stopped  chan struct{} // etcd is down too
+	closeErr error         // set before stopped is closed
 }
 
-// CreateResult is what became of one TopicSpec: a topic or an error.
-type CreateResult struct {
-	Topic *Topic
-	Err   error
+// Open starts etcd in cfg.Dir, makes the cluster id if there is none yet,
+// loads the Image and keeps it up to date. The store may read at once; topics
+// are changed only after Register. ctx bounds the start only.
+func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	log := deps.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	srv, err := startServer(ctx, cfg.Dir, cfg.QuotaBytes, log)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg: cfg, log: log, srv: srv,
+		published: make(chan struct{}),
+		notify:    make(chan struct{}, 1),
+		changing:  make(chan struct{}, 1),
+		ids:       make(chan struct{}, 1),
+		closed:    make(chan struct{}),
+		stopped:   make(chan struct{}),
+
+		sessionDone: make(chan struct{}),
+	}
+	s.session.went = make(chan struct{})
+	s.session.renew = func(ctx context.Context, id clientv3.LeaseID) error {
+		_, err := srv.cli.KeepAliveOnce(ctx, id)
+		return err
+	}
+	st, err := s.start(ctx)
+	if err != nil {
+		srv.close()
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	keep, endKeeping := context.WithCancel(run)
+	s.endKeeping = endKeeping
+	go func() {
+		defer close(s.sessionDone)
+		s.keepAlive(keep)
+	}()
+	s.running.Go(func() { s.watch(run, st) })
+	s.running.Go(s.callbacks)
+	s.running.Go(func() { s.maintain(run) })
+	return s, nil
 }
 
-// TierPointer is tiering's opaque value for one partition.
-type TierPointer struct {
-	Value    []byte // ≤ MaxTierPointer
-	Revision int64  // of the last write; 0 when there is none yet
+// start makes the cluster id and loads the first image.
+func (s *Store) start(ctx context.Context) (*state, error) {
+	_, err := s.txn(ctx, "cluster_id",
+		[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(clusterKey), "=", 0)},
+		[]clientv3.Op{clientv3.OpPut(clusterKey, string(encodeClusterID(record.TopicID(newUUID()).String())))}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("metastore: make cluster id: %w", err)
+	}
+	return s.reload(ctx, nil)
 }
 
-// TierPointerEntry is one stored pointer and whose it is.
-type TierPointerEntry struct {
-	ID        record.TopicID
-	Partition record.PartitionID
-	TierPointer
+// Image is the newest metadata. It is never nil and never changed.
+func (s *Store) Image() *Image { return s.image.Load() }
+
+// Close gives up this broker's registration, stops etcd and waits until its
+// files are synced and closed. When ctx ends first, Close returns its error
+// and the rest goes on behind. Later calls wait for the first and give the
+// same result.
+func (s *Store) Close(ctx context.Context) error {
+	s.closing.Do(func() {
+		close(s.closed)
+		go func() {
+			defer close(s.stopped)
+			s.endKeeping()
+			<-s.sessionDone
+			s.closeErr = s.endSession(ctx)
+			s.stop()
+			s.running.Wait()
+			s.srv.close()
+		}()
+	})
+	select {
+	case <-s.stopped:
+		return s.closeErr
+	case <-ctx.Done():
+		return fmt.Errorf("metastore: close: %w", context.Cause(ctx))
+	}
 }
 
-var errStub = errors.New("metastore: not built yet")
-
-// Open starts etcd in cfg.Dir.
-func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) { return nil, errStub }
-
-// Register writes this broker's key under a lease.
-func (s *Store) Register(ctx context.Context) error { return errStub }
-
-// Fenced says that the lease may be lost.
-func (s *Store) Fenced() bool { return false }
-
-// Image is the newest metadata.
-func (s *Store) Image() *Image { return nil }
-
-// OnChange calls fn after each new image.
-func (s *Store) OnChange(fn func(*Image)) (cancel func()) { return func() {} }
-
-// WaitFor waits until Image().Revision >= revision.
-func (s *Store) WaitFor(ctx context.Context, revision int64) error { return errStub }
-
-// CreateTopics creates topics, each atomically.
-func (s *Store) CreateTopics(ctx context.Context, specs []TopicSpec) (results []CreateResult, revision int64, err error) {
-	return nil, 0, errStub
+// txn runs one transaction and measures it. A nil response comes with an error
+// only.
+func (s *Store) txn(ctx context.Context, name string, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+	begin := time.Now()
+	resp, err := s.srv.cli.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+	observeTxn(name, time.Since(begin), err)
+	if err != nil {
+		select {
+		case <-s.closed:
+			return nil, ErrClosed
+		default:
+		}
+		return nil, mapError(err)
+	}
+	return resp, nil
 }
 
-// DeleteTopic deletes a topic.
-func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision int64, err error) {
-	return 0, errStub
+// mapError turns etcd's errors into ours where callers tell them apart.
+func mapError(err error) error {
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return fmt.Errorf("%w: %w", errCompacted, err)
+	}
+	return err
 }
 
-// AddPartitions adds partitions.
-func (s *Store) AddPartitions(ctx context.Context, id record.TopicID, assignment [][]record.BrokerID, wantCurrent int) (revision int64, err error) {
-	return 0, errStub
+// newUUID makes a random UUID that in Kafka's text form (URL-safe base64) does
+// not begin with '-', which command lines would take for a flag. It is never
+// one of the two reserved ids, which are not version 4.
+func newUUID() uuid.UUID {
+	for {
+		// The first six bits make the first character; '-' is 62.
+		if id := uuid.New(); id[0]>>2 != 62 {
+			return id
+		}
+	}
 }
-
-// SetTopicConfigs edits a topic's configs.
-func (s *Store) SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (revision int64, err error) {
-	return 0, errStub
-}
-
-// AllocateProducerIDs hands out n ids.
-func (s *Store) AllocateProducerIDs(ctx context.Context, n int64) (first int64, err error) {
-	return 0, errStub
-}
-
-// TierPointer reads a partition's pointer.
-func (s *Store) TierPointer(ctx context.Context, id record.TopicID, p record.PartitionID) (TierPointer, error) {
-	return TierPointer{}, errStub
-}
-
-// CommitTierPointer swaps a partition's pointer.
-func (s *Store) CommitTierPointer(ctx context.Context, id record.TopicID, p record.PartitionID, expect int64, epoch record.Epoch, value []byte) (revision int64, err error) {
-	return 0, errStub
-}
-
-// DeleteTierPointer deletes a pointer.
-func (s *Store) DeleteTierPointer(ctx context.Context, id record.TopicID, p record.PartitionID, expect int64) error {
-	return errStub
-}
-
-// TierPointers lists all pointers.
-func (s *Store) TierPointers(ctx context.Context) iter.Seq2[TierPointerEntry, error] {
-	return func(yield func(TierPointerEntry, error) bool) { yield(TierPointerEntry{}, errStub) }
-}
-
-// Close stops the store.
-func (s *Store) Close(ctx context.Context) error { return errStub }

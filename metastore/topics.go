@@ -1,0 +1,373 @@
+package metastore
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/firnlog/firn/record"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	createAtOnce  = 32              // topics of one CreateTopics in work at the same time
+	partitionsPut = MaxTxnOps - 16  // partitions per transaction; the rest is room for the topic's own keys
+	cleanUpWithin = 5 * time.Second // for taking back a topic that could not be finished
+)
+
+// TopicSpec is a topic to be created. Assignment[i] holds the replicas of
+// partition i, preferred leader first; the first one leads, and all are in
+// sync, as there is nothing to copy yet. Names and configs are checked by the
+// caller.
+type TopicSpec struct {
+	Name       string
+	Internal   bool
+	Configs    map[string]string
+	Assignment [][]record.BrokerID
+}
+
+// CreateResult is what became of one TopicSpec: a topic or an error.
+type CreateResult struct {
+	Topic *Topic
+	Err   error
+}
+
+// CreateTopics creates topics, each of them whole or not at all: readers of
+// the Image see none of a topic before all of it is there, also when it has
+// more partitions than fit in one transaction, and a crash in between leaves
+// nothing that lasts. results[i] belongs to specs[i]; its error wraps
+// kerr.TopicAlreadyExists, kerr.InvalidTopicException, kerr.InvalidPartitions,
+// kerr.InvalidReplicaAssignment, kerr.InvalidConfig or kerr.NotController, or
+// is etcd's. After an error of etcd or of ctx the topic may exist
+// nevertheless. revision is the newest one of the topics created, for WaitFor;
+// 0 when there is none. err says that nothing was tried.
+func (s *Store) CreateTopics(ctx context.Context, specs []TopicSpec) (results []CreateResult, revision int64, err error) {
+	if _, _, err := s.asController(); err != nil {
+		return nil, 0, err
+	}
+	results = make([]CreateResult, len(specs))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, createAtOnce)
+	for i := range specs {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			t, err := s.createTopic(ctx, specs[i])
+			if err != nil {
+				err = fmt.Errorf("metastore: create topic %q: %w", specs[i].Name, err)
+			}
+			results[i] = CreateResult{Topic: t, Err: err}
+		})
+	}
+	wg.Wait()
+	for _, r := range results {
+		if r.Err == nil {
+			revision = max(revision, r.Topic.Revision)
+		}
+	}
+	return results, revision, nil
+}
+
+func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error) {
+	if len(spec.Name) == 0 || len(spec.Name) > MaxTopicName {
+		return nil, fmt.Errorf("name of %d bytes: %w", len(spec.Name), kerr.InvalidTopicException)
+	}
+	parts, err := newPartitions(0, spec.Assignment)
+	if err != nil {
+		return nil, err
+	}
+	configs := encodeConfigs(spec.Configs)
+	if len(configs) > MaxConfigBytes {
+		return nil, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(configs), MaxConfigBytes, kerr.InvalidConfig)
+	}
+	guard, _, err := s.asController()
+	if err != nil {
+		return nil, err
+	}
+	t := &Topic{
+		Name: spec.Name, ID: record.TopicID(newUUID()), Internal: spec.Internal, Partitions: parts,
+		Configs: map[string]string{}, CreatedMs: time.Now().UnixMilli(),
+	}
+	maps.Copy(t.Configs, spec.Configs)
+
+	nameFree := clientv3.Compare(clientv3.CreateRevision(nameKey(t.Name)), "=", 0)
+	for len(parts) > partitionsPut {
+		// Not visible to anybody: the topic key comes last.
+		ok, _, err := s.change(ctx, "create_topic", []clientv3.Cmp{guard, nameFree}, putPartitions(t.ID, parts[:partitionsPut]))
+		if err != nil || !ok {
+			s.takeBack(ctx, t.ID, guard)
+			return nil, s.whyNotCreated(err, t.Name)
+		}
+		parts = parts[partitionsPut:]
+	}
+	value := topicValue{Name: t.Name, Internal: t.Internal, Partitions: int32(len(t.Partitions)), CreatedMs: t.CreatedMs}
+	ops := append(putPartitions(t.ID, parts),
+		clientv3.OpPut(configKey(t.ID), string(configs)),
+		clientv3.OpPut(nameKey(t.Name), string(encodeTopicID(t.ID))),
+		clientv3.OpPut(topicKey(t.ID), string(value.encode())))
+	ok, rev, err := s.change(ctx, "create_topic", []clientv3.Cmp{guard, nameFree}, ops)
+	if err != nil || !ok {
+		if err == nil {
+			s.takeBack(ctx, t.ID, guard)
+		} // else the topic may be there: the next controller collects it if it is not
+		return nil, s.whyNotCreated(err, t.Name)
+	}
+	t.Revision = rev
+	return t, nil
+}
+
+// change runs a guarded transaction. ok is false when a compare failed while
+// this broker is still controller; when it no longer is, that is the error.
+func (s *Store) change(ctx context.Context, op string, cmps []clientv3.Cmp, ops []clientv3.Op) (ok bool, revision int64, err error) {
+	resp, err := s.txn(ctx, op, cmps, ops, []clientv3.Op{clientv3.OpGet(controllerKey)})
+	if err != nil {
+		return false, 0, err
+	}
+	if !resp.Succeeded {
+		kvs := resp.Responses[0].GetResponseRange().Kvs
+		if len(kvs) == 0 || kvs[0].CreateRevision != s.session.controller.Load() {
+			return false, 0, fmt.Errorf("broker %d is no longer controller: %w", s.cfg.BrokerID, kerr.NotController)
+		}
+	}
+	return resp.Succeeded, resp.Header.Revision, nil
+}
+
+func (s *Store) whyNotCreated(err error, name string) error {
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%q: %w", name, kerr.TopicAlreadyExists)
+}
+
+// takeBack deletes partitions of a topic that will not be finished. If that
+// fails too, the next controller collects them.
+func (s *Store) takeBack(ctx context.Context, id record.TopicID, guard clientv3.Cmp) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpWithin)
+	defer cancel()
+	noTopic := clientv3.Compare(clientv3.CreateRevision(topicKey(id)), "=", 0)
+	_, err := s.txn(ctx, "take_back", []clientv3.Cmp{guard, noTopic},
+		[]clientv3.Op{clientv3.OpDelete(partitionsOf(id), clientv3.WithPrefix())}, nil)
+	if err != nil {
+		s.log.Warn("keys of an unfinished topic stay until the next start", "topic_id", id.String(), "err", err)
+	}
+}
+
+// newPartitions makes fresh partitions, numbered from first on.
+func newPartitions(first int, assignment [][]record.BrokerID) ([]Partition, error) {
+	if len(assignment) == 0 || first+len(assignment) > MaxPartitions {
+		return nil, fmt.Errorf("%d partitions, the limit is 1 to %d: %w", first+len(assignment), MaxPartitions, kerr.InvalidPartitions)
+	}
+	parts := make([]Partition, len(assignment))
+	for i, replicas := range assignment {
+		if len(replicas) == 0 || len(replicas) > MaxReplicas {
+			return nil, fmt.Errorf("partition %d has %d replicas, the limit is 1 to %d: %w", first+i, len(replicas), MaxReplicas, kerr.InvalidReplicaAssignment)
+		}
+		for j, r := range replicas {
+			if r < 0 {
+				return nil, fmt.Errorf("partition %d has replica %d: %w", first+i, r, kerr.InvalidReplicaAssignment)
+			}
+			for _, other := range replicas[:j] {
+				if r == other {
+					return nil, fmt.Errorf("partition %d has replica %d twice: %w", first+i, r, kerr.InvalidReplicaAssignment)
+				}
+			}
+		}
+		parts[i] = Partition{
+			ID: record.PartitionID(first + i), Leader: replicas[0],
+			Replicas: append([]record.BrokerID(nil), replicas...),
+			ISR:      append([]record.BrokerID(nil), replicas...),
+		}
+	}
+	return parts, nil
+}
+
+func putPartitions(id record.TopicID, parts []Partition) []clientv3.Op {
+	ops := make([]clientv3.Op, 0, len(parts)+3)
+	for _, p := range parts {
+		ops = append(ops, clientv3.OpPut(partitionKey(id, p.ID), string(encodePartition(p))))
+	}
+	return ops
+}
+
+// DeleteTopic deletes a topic whole, in one transaction. Tiering's pointers
+// stay: they say which objects are to be collected. It fails with
+// kerr.UnknownTopicID when there is no such topic.
+func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision int64, err error) {
+	defer wrap(&err, "delete topic", id)
+	for {
+		guard, _, err := s.asController()
+		if err != nil {
+			return 0, err
+		}
+		v, rev, err := s.readTopic(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		same := clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)
+		ok, done, err := s.change(ctx, "delete_topic", []clientv3.Cmp{guard, same}, []clientv3.Op{
+			clientv3.OpDelete(topicKey(id)),
+			clientv3.OpDelete(nameKey(v.Name)),
+			clientv3.OpDelete(configKey(id)),
+			clientv3.OpDelete(partitionsOf(id), clientv3.WithPrefix()),
+		})
+		if err != nil || ok {
+			return done, err
+		}
+	}
+}
+
+// readTopic reads the topic key from etcd itself; the image may lag.
+func (s *Store) readTopic(ctx context.Context, id record.TopicID) (topicValue, int64, error) {
+	kv, err := s.get(ctx, topicKey(id))
+	if err != nil {
+		return topicValue{}, 0, err
+	}
+	if kv == nil {
+		return topicValue{}, 0, kerr.UnknownTopicID
+	}
+	v, err := decodeTopic(kv.Value)
+	return v, kv.ModRevision, err
+}
+
+// get reads one key; nil when it does not exist.
+func (s *Store) get(ctx context.Context, key string) (*mvccpb.KeyValue, error) {
+	resp, err := s.srv.cli.Get(ctx, key)
+	if err != nil {
+		select {
+		case <-s.closed:
+			return nil, ErrClosed
+		default:
+		}
+		return nil, mapError(err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, nil
+	}
+	return resp.Kvs[0], nil
+}
+
+// AddPartitions gives a topic that has wantCurrent partitions
+// len(assignment) more; they appear all at once. It fails with
+// kerr.UnknownTopicID, with ErrConflict and kerr.InvalidPartitions when the
+// topic has another number of partitions, with kerr.InvalidReplicaAssignment
+// or kerr.NotController.
+func (s *Store) AddPartitions(ctx context.Context, id record.TopicID, assignment [][]record.BrokerID, wantCurrent int) (revision int64, err error) {
+	defer wrap(&err, "add partitions to topic", id)
+	if wantCurrent < 0 || wantCurrent > MaxPartitions {
+		return 0, fmt.Errorf("%d partitions: %w", wantCurrent, kerr.InvalidPartitions)
+	}
+	parts, err := newPartitions(wantCurrent, assignment)
+	if err != nil {
+		return 0, err
+	}
+	// Two at once would write the same keys before either is decided.
+	if err := acquire(ctx, s.changing); err != nil {
+		return 0, err
+	}
+	defer func() { <-s.changing }()
+	for {
+		rev, retry, err := s.addPartitions(ctx, id, parts, wantCurrent)
+		if !retry {
+			return rev, err
+		}
+	}
+}
+
+// addPartitions is one attempt; retry says that the topic key was written by
+// somebody else meanwhile.
+func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Partition, wantCurrent int) (revision int64, retry bool, err error) {
+	guard, _, err := s.asController()
+	if err != nil {
+		return 0, false, err
+	}
+	v, rev, err := s.readTopic(ctx, id)
+	if err != nil {
+		return 0, false, err
+	}
+	if int(v.Partitions) != wantCurrent {
+		return 0, false, fmt.Errorf("topic %q has %d partitions, not %d: %w: %w", v.Name, v.Partitions, wantCurrent, ErrConflict, kerr.InvalidPartitions)
+	}
+	cmps := []clientv3.Cmp{guard, clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)}
+	for len(parts) > partitionsPut {
+		ok, _, err := s.change(ctx, "add_partitions", cmps, putPartitions(id, parts[:partitionsPut]))
+		if err != nil || !ok {
+			return 0, err == nil, err
+		}
+		parts = parts[partitionsPut:]
+	}
+	v.Partitions = int32(parts[len(parts)-1].ID) + 1
+	ok, done, err := s.change(ctx, "add_partitions", cmps, append(putPartitions(id, parts), clientv3.OpPut(topicKey(id), string(v.encode()))))
+	return done, err == nil && !ok, err
+}
+
+// SetTopicConfigs gives edit a copy of the topic's configs and writes what it
+// returns. When somebody else changes them meanwhile, edit is called again
+// with the newer ones; its error ends the attempt and is returned wrapped.
+// When edit changes nothing, nothing is written. It fails with
+// kerr.UnknownTopicID, kerr.InvalidConfig when the configs are too large, or
+// kerr.NotController.
+func (s *Store) SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (revision int64, err error) {
+	defer wrap(&err, "set configs of topic", id)
+	for {
+		guard, _, err := s.asController()
+		if err != nil {
+			return 0, err
+		}
+		resp, err := s.txn(ctx, "read_configs", nil, []clientv3.Op{clientv3.OpGet(topicKey(id)), clientv3.OpGet(configKey(id))}, nil)
+		if err != nil {
+			return 0, err
+		}
+		topic, config := resp.Responses[0].GetResponseRange().Kvs, resp.Responses[1].GetResponseRange().Kvs
+		if len(topic) == 0 {
+			return 0, kerr.UnknownTopicID
+		}
+		old, seen := map[string]string{}, int64(0)
+		if len(config) > 0 {
+			if old, err = decodeConfigs(config[0].Value); err != nil {
+				return 0, err
+			}
+			seen = config[0].ModRevision
+		}
+		set, err := edit(maps.Clone(old))
+		if err != nil {
+			return 0, err
+		}
+		if maps.Equal(old, set) {
+			return max(seen, topic[0].ModRevision), nil
+		}
+		value := encodeConfigs(set)
+		if len(value) > MaxConfigBytes {
+			return 0, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(value), MaxConfigBytes, kerr.InvalidConfig)
+		}
+		ok, done, err := s.change(ctx, "set_configs", []clientv3.Cmp{
+			guard,
+			clientv3.Compare(clientv3.CreateRevision(topicKey(id)), "=", topic[0].CreateRevision),
+			clientv3.Compare(clientv3.ModRevision(configKey(id)), "=", seen),
+		}, []clientv3.Op{clientv3.OpPut(configKey(id), string(value))})
+		if err != nil || ok {
+			return done, err
+		}
+	}
+}
+
+// wrap says what was being done when *err came.
+func wrap(err *error, doing string, id record.TopicID) {
+	if *err != nil {
+		*err = fmt.Errorf("metastore: %s %s: %w", doing, id, *err)
+	}
+}
+
+// acquire takes a slot that is held across I/O; unlike with a mutex, waiting
+// for it ends with ctx.
+func acquire(ctx context.Context, slot chan struct{}) error {
+	select {
+	case slot <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
