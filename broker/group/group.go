@@ -8,21 +8,35 @@ package group
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
 	"time"
+	"unicode/utf16"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/record"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Log is one partition of __consumer_offsets, given by the broker.
+// Log is one partition of __consumer_offsets, given by the broker. Only the
+// coordinator appends to it, one batch at a time; the batch is not touched
+// again after Append was called, so the log may patch offset and epoch in
+// place.
 type Log interface {
 	// Append writes one batch and returns the offset it was given. The batch
-	// is durable, as with acks=all, when it returns.
+	// is durable, as with acks=all, when it returns. An error may leave it
+	// open whether the batch is in the log, as a crash may.
 	Append(batch record.Batch) (record.Offset, error)
 	// Replay calls fn with all batches from the start of the log to its end.
+	// The batch need not stay valid after fn returns.
 	Replay(ctx context.Context, fn func(record.Batch) error) error
-	// TrimTo says that records below o are no longer needed.
+	// TrimTo says that records below o are no longer needed. It may keep any
+	// suffix of them.
 	TrimTo(o record.Offset) error
 	// End is the offset that the next record will get.
 	End() record.Offset
@@ -34,14 +48,39 @@ type Config struct {
 	InitialRebalanceDelay time.Duration // group.initial.rebalance.delay.ms; 3 s; negative: none
 	MinSessionTimeout     time.Duration // group.min.session.timeout.ms; 6 s
 	MaxSessionTimeout     time.Duration // group.max.session.timeout.ms; 30 min
-	MaxSize               int           // members per group, group.max.size; no limit but the protocol's
-	MaxGroups             int           // groups in all; 100,000
+	MaxSize               int           // members per group, group.max.size; 10,000
+	MaxGroups             int           // groups of all loaded partitions; 100,000
+	MaxGroupBytes         int           // ids, subscriptions and assignments of one group; 32 MiB
+	MaxGroupOffsets       int           // partitions that one group may commit; 1,000,000
+	MaxBytes              int64         // all groups and offsets in memory, about; 1 GiB
 	OffsetsRetention      time.Duration // of an empty group's offsets; 7 d
 	RetentionCheck        time.Duration // how often expired offsets are looked for; 10 min
-	MaxMetadataBytes      int           // of one committed offset; 4096
-	MaxMemberBytes        int           // of one member's subscription metadata or assignment, each; 1 MiB
-	MaxGroupOffsets       int           // committed partitions per group; 1,000,000
+	MaxMetadataBytes      int           // of one committed offset, in UTF-16 units as Kafka counts; 4096; negative: none allowed
 	SnapshotBytes         int64         // appended bytes after which a partition's log is rewritten; 16 MiB
+}
+
+func orDefault[T int | int32 | int64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+func (cfg *Config) setDefaults() {
+	orDefault(&cfg.OffsetsPartitions, 50)
+	orDefault(&cfg.InitialRebalanceDelay, 3*time.Second)
+	orDefault(&cfg.MinSessionTimeout, 6*time.Second)
+	orDefault(&cfg.MaxSessionTimeout, 30*time.Minute)
+	orDefault(&cfg.MaxSize, 10_000)
+	orDefault(&cfg.MaxGroups, 100_000)
+	orDefault(&cfg.MaxGroupBytes, 32<<20)
+	orDefault(&cfg.MaxGroupOffsets, 1_000_000)
+	orDefault(&cfg.MaxBytes, 1<<30)
+	orDefault(&cfg.OffsetsRetention, 7*24*time.Hour)
+	orDefault(&cfg.RetentionCheck, 10*time.Minute)
+	orDefault(&cfg.MaxMetadataBytes, 4096)
+	orDefault(&cfg.SnapshotBytes, 16<<20)
+	cfg.InitialRebalanceDelay = max(cfg.InitialRebalanceDelay, 0)
+	cfg.OffsetsPartitions = max(cfg.OffsetsPartitions, 1)
 }
 
 // Deps is what the coordinator needs from outside.
@@ -57,65 +96,213 @@ type ClientInfo struct {
 }
 
 // Coordinator answers for the groups of the partitions that are loaded.
+// Replies are called without any lock held, by any goroutine; they must not
+// block and must not call Unload or Close.
 type Coordinator struct {
-	cfg  Config
-	deps Deps
+	cfg    Config
+	deps   Deps
+	rules  rules
+	timers *timers
+	groups atomic.Int64 // of all shards
+	bytes  atomic.Int64 // of all shards, about
+	shards []atomic.Pointer[shard]
+
+	mu     sync.Mutex // serialises changes of shards
+	closed bool
 }
 
-// New makes a coordinator that has no partition loaded.
-func New(cfg Config, deps Deps) *Coordinator { return &Coordinator{cfg: cfg, deps: deps} }
-
-// PartitionFor says which partition of __consumer_offsets holds the group.
-func (c *Coordinator) PartitionFor(group string) int32 { return 0 }
-
-// Load replays the log of one partition and answers for its groups from then on.
-func (c *Coordinator) Load(ctx context.Context, partition int32, log Log) error { return nil }
-
-// Unload stops answering for one partition; waiting replies get NOT_COORDINATOR.
-func (c *Coordinator) Unload(partition int32) {}
-
-// Close unloads every partition and stops the timers.
-func (c *Coordinator) Close() {}
-
-// JoinGroup answers versions 0–9; reply is called exactly once, maybe much later.
-func (c *Coordinator) JoinGroup(cl ClientInfo, req *kmsg.JoinGroupRequest, reply func(*kmsg.JoinGroupResponse)) {
-	reply(req.ResponseKind().(*kmsg.JoinGroupResponse))
+// New makes a coordinator that has no partition loaded. It runs one goroutine
+// until Close, and one more per loaded partition.
+func New(cfg Config, deps Deps) *Coordinator {
+	cfg.setDefaults()
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	return &Coordinator{
+		cfg: cfg, deps: deps,
+		rules:  rules{initialDelay: cfg.InitialRebalanceDelay, maxSize: cfg.MaxSize, maxBytes: cfg.MaxGroupBytes, newID: uuid.NewString},
+		timers: startTimers(deps.Now),
+		shards: make([]atomic.Pointer[shard], cfg.OffsetsPartitions),
+	}
 }
 
-// SyncGroup answers versions 0–5; reply is called exactly once, maybe much later.
-func (c *Coordinator) SyncGroup(cl ClientInfo, req *kmsg.SyncGroupRequest, reply func(*kmsg.SyncGroupResponse)) {
-	reply(req.ResponseKind().(*kmsg.SyncGroupResponse))
+// PartitionFor says which partition of __consumer_offsets holds the group: as
+// in Kafka, Java's String.hashCode without its sign, modulo the partitions.
+func (c *Coordinator) PartitionFor(group string) int32 {
+	return (javaHash(group) & math.MaxInt32) % c.cfg.OffsetsPartitions
 }
 
-// Heartbeat answers versions 0–4.
-func (c *Coordinator) Heartbeat(req *kmsg.HeartbeatRequest) *kmsg.HeartbeatResponse {
-	return req.ResponseKind().(*kmsg.HeartbeatResponse)
+// javaHash is String.hashCode: over UTF-16 units.
+func javaHash(s string) int32 {
+	var h int32
+	for _, r := range s {
+		if r >= 0x10000 {
+			hi, lo := utf16.EncodeRune(r)
+			h = 31*(31*h+hi) + lo
+			continue
+		}
+		h = 31*h + r
+	}
+	return h
 }
 
-// LeaveGroup answers versions 0–5.
-func (c *Coordinator) LeaveGroup(req *kmsg.LeaveGroupRequest) *kmsg.LeaveGroupResponse {
-	return req.ResponseKind().(*kmsg.LeaveGroupResponse)
+// Load replays the log of one partition and answers for its groups from then
+// on; until it returns they are told COORDINATOR_LOAD_IN_PROGRESS. A record
+// that cannot be read is a *CorruptError, and the partition stays unloaded.
+func (c *Coordinator) Load(ctx context.Context, partition int32, log Log) error {
+	if partition < 0 || partition >= c.cfg.OffsetsPartitions {
+		return fmt.Errorf("group: there is no __consumer_offsets-%d, only %d partitions", partition, c.cfg.OffsetsPartitions)
+	}
+	s := newShard(c, partition, log)
+	c.mu.Lock()
+	switch {
+	case c.closed:
+		c.mu.Unlock()
+		return errors.New("group: coordinator is closed")
+	case c.shards[partition].Load() != nil:
+		c.mu.Unlock()
+		return fmt.Errorf("group: __consumer_offsets-%d is loaded already", partition)
+	}
+	c.shards[partition].Store(s)
+	c.mu.Unlock()
+
+	begin := time.Now()
+	err := log.Replay(ctx, func(b record.Batch) error {
+		s.mu.Lock()
+		gone := s.phase == closed
+		s.mu.Unlock()
+		if gone {
+			return errClosing
+		}
+		return s.replay(b)
+	})
+	if err == nil {
+		err = s.open()
+	}
+	if err != nil {
+		c.shards[partition].CompareAndSwap(s, nil)
+		s.mu.Lock()
+		s.phase = closed
+		left := s.queue
+		s.queue = nil
+		s.mu.Unlock()
+		refuseAll(left)
+		s.release()
+		return fmt.Errorf("group: load __consumer_offsets-%d: %w", partition, err)
+	}
+	metricLoad.UpdateDuration(begin)
+	return nil
 }
 
-// OffsetCommit answers versions 2–10; topics are known by name.
-func (c *Coordinator) OffsetCommit(req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
-	return req.ResponseKind().(*kmsg.OffsetCommitResponse)
+// open makes the cores of what was replayed and starts the writer.
+func (s *shard) open() error {
+	var fx effects
+	now := s.c.deps.Now()
+	s.mu.Lock()
+	if s.phase == closed {
+		s.mu.Unlock()
+		return errClosing
+	}
+	s.phase = active
+	for id, d := range s.durable {
+		if d.meta == nil {
+			s.simple(id, now)
+			continue
+		}
+		v, err := decodeGroup(d.meta)
+		if err != nil { // decoded once already, by replay
+			s.mu.Unlock()
+			return err
+		}
+		s.settle(s.create(id, loadClassic(id, v, &s.c.rules, now, &fx)), &fx)
+	}
+	groups, offsets := len(s.groups), 0
+	for _, d := range s.durable {
+		offsets += d.count
+	}
+	s.c.timers.soonest(s.retention, now.Add(s.c.cfg.RetentionCheck))
+	go s.writer()
+	s.mu.Unlock()
+	fx.send(s.c.deps.Log)
+	s.c.deps.Log.Info("groups loaded", "partition", s.partition, "groups", groups, "offsets", offsets)
+	return nil
 }
 
-// OffsetFetch answers versions 1–10; topics are known by name.
-func (c *Coordinator) OffsetFetch(req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
-	return req.ResponseKind().(*kmsg.OffsetFetchResponse)
+// Unload stops answering for one partition; replies that wait get
+// NOT_COORDINATOR. It returns when nothing is appended to the log any more.
+func (c *Coordinator) Unload(partition int32) {
+	if partition < 0 || partition >= c.cfg.OffsetsPartitions {
+		return
+	}
+	if s := c.shards[partition].Swap(nil); s != nil {
+		s.close()
+	}
 }
 
-// DescribeGroups answers versions 0–6.
-func (c *Coordinator) DescribeGroups(req *kmsg.DescribeGroupsRequest) *kmsg.DescribeGroupsResponse {
-	return req.ResponseKind().(*kmsg.DescribeGroupsResponse)
+// Close unloads every partition and stops the timers. Later calls are
+// answered NOT_COORDINATOR.
+func (c *Coordinator) Close() {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	c.mu.Unlock()
+	for i := range c.shards {
+		c.Unload(int32(i))
+	}
+	c.timers.close()
 }
 
-// ListGroups answers versions 0–5.
-func (c *Coordinator) ListGroups(req *kmsg.ListGroupsRequest) *kmsg.ListGroupsResponse {
-	return req.ResponseKind().(*kmsg.ListGroupsResponse)
+// account adds to the coordinator's estimate of its memory.
+func (c *Coordinator) account(n int64) {
+	c.bytes.Add(n)
+	metricBytes.Add(float64(n))
+}
+
+func (c *Coordinator) full() bool { return c.bytes.Load() >= c.cfg.MaxBytes }
+
+// acquire finds the shard of a group and locks it. On an error nothing is
+// locked.
+func (c *Coordinator) acquire(group string) (*shard, *kerr.Error) {
+	s := c.shards[c.PartitionFor(group)].Load()
+	if s == nil {
+		return nil, kerr.NotCoordinator
+	}
+	s.mu.Lock()
+	if err := s.available(); err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	return s, nil
+}
+
+// all gives the shards that are loaded or loading.
+func (c *Coordinator) all() []*shard {
+	var out []*shard
+	for i := range c.shards {
+		if s := c.shards[i].Load(); s != nil {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // DropTopic deletes the offsets that any group committed for a deleted topic.
-func (c *Coordinator) DropTopic(name string) {}
+// It returns at once; commits that come later are not affected.
+func (c *Coordinator) DropTopic(name string) {
+	for _, s := range c.all() {
+		s.submit(op{run: func() { s.dropTopic(name) }})
+	}
+}
+
+func code(err *kerr.Error) int16 {
+	if err == nil {
+		return 0
+	}
+	return err.Code
+}

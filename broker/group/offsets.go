@@ -1,0 +1,261 @@
+package group
+
+import (
+	"slices"
+	"strings"
+	"unicode/utf16"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// OffsetCommit answers versions 2–10; topics are known by name. It returns
+// when the offsets are in the log.
+func (c *Coordinator) OffsetCommit(req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
+	resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+	entries, where := c.commitEntries(req, resp)
+	err := c.commit(req, resp, entries, where)
+	for i := range where {
+		p := where[i].in(resp)
+		if p.ErrorCode == 0 {
+			p.ErrorCode = code(err)
+		}
+	}
+	return resp
+}
+
+// place is where in a response an entry is answered.
+type place struct{ topic, partition int }
+
+func (w place) in(resp *kmsg.OffsetCommitResponse) *kmsg.OffsetCommitResponseTopicPartition {
+	return &resp.Topics[w.topic].Partitions[w.partition]
+}
+
+// commitEntries lays out the response and makes the records of a commit,
+// whether or not they will be written.
+func (c *Coordinator) commitEntries(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse) ([]entry, []place) {
+	now := c.deps.Now().UnixMilli()
+	expire := int64(-1)
+	if req.Version <= 4 && req.RetentionTimeMillis != -1 { // KIP-211 took it out in version 5
+		expire = now + req.RetentionTimeMillis
+	}
+	group := strings.Clone(req.Group)
+	var entries []entry
+	var where []place
+	for ti := range req.Topics {
+		t := &req.Topics[ti]
+		rt := kmsg.NewOffsetCommitResponseTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		name := strings.Clone(t.Topic)
+		for pi := range t.Partitions {
+			p := &t.Partitions[pi]
+			rp := kmsg.NewOffsetCommitResponseTopicPartition()
+			rp.Partition = p.Partition
+			where = append(where, place{ti, pi})
+			o := &offsetValue{offset: p.Offset, epoch: -1, commitTime: now, expireTime: expire}
+			if p.Metadata != nil {
+				o.metadata = strings.Clone(*p.Metadata)
+			}
+			if req.Version >= 6 {
+				o.epoch = max(p.LeaderEpoch, -1)
+			}
+			entries = append(entries, entry{group: group, isOffset: true, topic: name, partition: p.Partition, offset: o})
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return entries, where
+}
+
+// javaLength is String.length: UTF-16 units.
+func javaLength(s string) int {
+	n := 0
+	for _, r := range s {
+		n += max(utf16.RuneLen(r), 1)
+	}
+	return n
+}
+
+// commit writes the entries that are not refused one by one. Its error is of
+// the whole request.
+func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, entries []entry, where []place) *kerr.Error {
+	s, err := c.acquire(req.Group)
+	if err != nil {
+		return err
+	}
+	gs, err := s.mayCommit(req)
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	entries = s.admit(req.Group, entries, where, resp)
+	if len(entries) == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.queued > queueBytes {
+		s.mu.Unlock()
+		metricRefused.Inc()
+		return kerr.CoordinatorNotAvailable
+	}
+	stored := make(chan *kerr.Error, 1)
+	s.push(op{entries: entries, group: gs, after: func(err *kerr.Error) { stored <- err }})
+	s.mu.Unlock()
+	if err = <-stored; err == nil {
+		metricCommits.Add(len(entries))
+	}
+	return err
+}
+
+// mayCommit checks the sender against the group. The group is nil when the
+// commit is to make it. mu is held.
+func (s *shard) mayCommit(req *kmsg.OffsetCommitRequest) (*groupState, *kerr.Error) {
+	gs := s.groups[req.Group]
+	switch {
+	case gs != nil:
+		err := gs.core.commit(s.c.deps.Now(), req.Generation, req.MemberID, req.InstanceID)
+		s.settle(gs, &effects{})
+		return gs, err
+	case req.Generation >= 0 && req.Version >= 9: // KIP-848
+		return nil, kerr.GroupIDNotFound
+	case req.Generation >= 0:
+		return nil, kerr.IllegalGeneration
+	case s.c.groups.Load() >= int64(s.c.cfg.MaxGroups):
+		metricRefused.Inc()
+		return nil, kerr.GroupMaxSizeReached
+	}
+	return nil, nil
+}
+
+// admit takes out what has too much metadata and, where a limit is reached,
+// offsets of partitions that the group has not committed before. mu is held.
+func (s *shard) admit(group string, entries []entry, where []place, resp *kmsg.OffsetCommitResponse) []entry {
+	d := s.durable[group]
+	count := 0
+	if d != nil {
+		count = d.count
+	}
+	full := s.c.full()
+	kept := entries[:0]
+	for i := range entries {
+		e := &entries[i]
+		rp := where[i].in(resp)
+		if javaLength(e.offset.metadata) > s.c.cfg.MaxMetadataBytes {
+			rp.ErrorCode = kerr.OffsetMetadataTooLarge.Code
+			continue
+		}
+		if d == nil || d.offsets[e.topic][e.partition] == nil {
+			if count++; full || count > s.c.cfg.MaxGroupOffsets {
+				metricRefused.Inc()
+				rp.ErrorCode = kerr.InvalidCommitOffsetSize.Code
+				continue
+			}
+		}
+		kept = append(kept, *e)
+	}
+	return kept
+}
+
+// OffsetFetch answers versions 1–10; topics are known by name. What was never
+// committed, by a group never seen too, has offset -1 and no error.
+func (c *Coordinator) OffsetFetch(req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
+	resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+	if req.Version >= 8 {
+		for i := range req.Groups {
+			resp.Groups = append(resp.Groups, c.fetchGroup(&req.Groups[i]))
+		}
+		return resp
+	}
+	g := kmsg.NewOffsetFetchRequestGroup()
+	g.Group = req.Group
+	if req.Topics != nil {
+		g.Topics = make([]kmsg.OffsetFetchRequestGroupTopic, 0, len(req.Topics))
+		for i := range req.Topics {
+			t := kmsg.NewOffsetFetchRequestGroupTopic()
+			t.Topic, t.Partitions = req.Topics[i].Topic, req.Topics[i].Partitions
+			g.Topics = append(g.Topics, t)
+		}
+	}
+	rg := c.fetchGroup(&g)
+	if req.Version < 2 && rg.ErrorCode != 0 {
+		// Version 1 has errors only per partition.
+		rg.Topics = failedTopics(g.Topics, rg.ErrorCode)
+	} else {
+		resp.ErrorCode = rg.ErrorCode
+	}
+	for i := range rg.Topics {
+		t := kmsg.NewOffsetFetchResponseTopic()
+		t.Topic = rg.Topics[i].Topic
+		for _, p := range rg.Topics[i].Partitions {
+			rp := kmsg.NewOffsetFetchResponseTopicPartition()
+			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata, rp.ErrorCode = p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode
+			t.Partitions = append(t.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, t)
+	}
+	return resp
+}
+
+func failedTopics(topics []kmsg.OffsetFetchRequestGroupTopic, code int16) []kmsg.OffsetFetchResponseGroupTopic {
+	var out []kmsg.OffsetFetchResponseGroupTopic
+	for _, t := range topics {
+		rt := kmsg.NewOffsetFetchResponseGroupTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rp := fetched(p, nil)
+			rp.ErrorCode = code
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		out = append(out, rt)
+	}
+	return out
+}
+
+// fetched is the answer for one partition; o is nil when there is no commit.
+func fetched(p int32, o *offsetValue) kmsg.OffsetFetchResponseGroupTopicPartition {
+	rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+	rp.Partition, rp.Offset, rp.LeaderEpoch = p, -1, -1
+	rp.Metadata = kmsg.StringPtr("")
+	if o != nil {
+		rp.Offset, rp.LeaderEpoch, rp.Metadata = o.offset, o.epoch, kmsg.StringPtr(o.metadata)
+	}
+	return rp
+}
+
+// fetchGroup reads one group's offsets; null topics ask for all of them.
+func (c *Coordinator) fetchGroup(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+	rg := kmsg.NewOffsetFetchResponseGroup()
+	rg.Group = req.Group
+	s, err := c.acquire(req.Group)
+	if err != nil {
+		rg.ErrorCode = err.Code
+		return rg
+	}
+	defer s.mu.Unlock()
+	var offsets map[string]map[int32]*offsetValue
+	if d := s.durable[req.Group]; d != nil {
+		offsets = d.offsets
+	}
+	if req.Topics == nil {
+		for name, parts := range offsets {
+			rt := kmsg.NewOffsetFetchResponseGroupTopic()
+			rt.Topic = name
+			for p, o := range parts {
+				rt.Partitions = append(rt.Partitions, fetched(p, o))
+			}
+			slices.SortFunc(rt.Partitions, func(a, b kmsg.OffsetFetchResponseGroupTopicPartition) int { return int(a.Partition) - int(b.Partition) })
+			rg.Topics = append(rg.Topics, rt)
+		}
+		slices.SortFunc(rg.Topics, func(a, b kmsg.OffsetFetchResponseGroupTopic) int { return strings.Compare(a.Topic, b.Topic) })
+		return rg
+	}
+	for _, t := range req.Topics {
+		rt := kmsg.NewOffsetFetchResponseGroupTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, fetched(p, offsets[t.Topic][p]))
+		}
+		rg.Topics = append(rg.Topics, rt)
+	}
+	return rg
+}
