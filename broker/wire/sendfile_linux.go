@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/firnlog/firn/record"
+)
+
+const haveSendfile = true
+
+// sendfile sends a file's bytes from the page cache. The offset is explicit:
+// the file's own position, which every reader of the segment shares, is not
+// touched. The connection's poller does the waiting, so that the write
+// deadline holds.
+func (s *sender) sendfile(sp record.Span) error {
+	file := int(sp.File.OS().Fd())
+	off, end := sp.Off, sp.Off+sp.Len
+	for off < end {
+		if err := s.deadline(); err != nil {
+			return err
+		}
+		var n int
+		var sendErr error
+		err := s.raw.Write(func(fd uintptr) bool {
+			for {
+				at := off
+				n, sendErr = unix.Sendfile(int(fd), file, &at, int(min(end-off, sendStep)))
+				if sendErr != unix.EINTR {
+					return sendErr != unix.EAGAIN
+				}
+			}
+		})
+		switch {
+		case err != nil: // the connection's: closed, deadline
+			return err
+		case sendErr == unix.EINVAL || sendErr == unix.ENOSYS || sendErr == unix.EOPNOTSUPP:
+			// Not with this file system.
+			return s.copyFile(record.Span{File: sp.File, Off: off, Len: end - off})
+		case sendErr == unix.EIO || sendErr == unix.ENOMEM || sendErr == unix.EOVERFLOW:
+			return spanError(sp, off-sp.Off, sendErr)
+		case sendErr != nil:
+			return sendErr
+		case n <= 0:
+			return spanError(sp, off-sp.Off, nil)
+		}
+		off += int64(n)
+		mSendfile.Add(n)
+		mReplyBytes.Add(n)
+	}
+	return nil
+}
+
+// flushMore sends what has gathered, telling the kernel that more follows at
+// once, so that a small head shares a packet with the records.
+func (s *sender) flushMore() error {
+	if s.buf == nil {
+		return nil
+	}
+	defer s.discard()
+	for b := *s.buf; len(b) > 0; {
+		if err := s.deadline(); err != nil {
+			return err
+		}
+		var n int
+		var sendErr error
+		err := s.raw.Write(func(fd uintptr) bool {
+			for {
+				n, sendErr = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL)
+				if sendErr != unix.EINTR {
+					return sendErr != unix.EAGAIN
+				}
+			}
+		})
+		if err == nil {
+			err = sendErr
+		}
+		if err != nil {
+			return err
+		}
+		mReplyBytes.Add(n)
+		b = b[n:]
+	}
+	return nil
+}
