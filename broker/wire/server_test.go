@@ -436,8 +436,14 @@ func acquired(f *record.File, off, n int64) record.Span {
 	return record.Span{File: f, Off: off, Len: n}
 }
 
-// isClosed says whether every reference but the owner's was released, by
-// releasing that.
+// fetchHandler answers every request with the first n bytes of a file.
+func fetchHandler(file *record.File, n int64) Handler {
+	return handlerFunc(func(_ context.Context, _ *Request, reply func(Reply)) {
+		reply(Reply{Fetch: fetchOf(acquired(file, 0, n))})
+	})
+}
+
+// releaseOwner gives up the owner's reference, which must be the last.
 func releaseOwner(t testing.TB, f *record.File) {
 	t.Helper()
 	f.Release()
