@@ -2,6 +2,8 @@ package metastore
 
 import (
 	"context"
+	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -15,13 +17,16 @@ func testCtx(t testing.TB) context.Context {
 	return ctx
 }
 
+// quiet logs warnings only.
+var quiet = Deps{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+
 func testConfig(dir string) Config {
 	return Config{Dir: dir, BrokerID: 1, Host: "127.0.0.1", Port: 9092, HTTP: "127.0.0.1:9644", LeaseTTL: 10 * time.Second}
 }
 
 func openStore(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(testCtx(t), testConfig(dir), Deps{})
+	s, err := Open(testCtx(t), testConfig(dir), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +59,7 @@ func TestOpenIsQuick(t *testing.T) {
 	dir := t.TempDir()
 	for _, what := range []string{"empty folder", "second start"} {
 		begin := time.Now()
-		s, err := Open(testCtx(t), testConfig(dir), Deps{})
+		s, err := Open(testCtx(t), testConfig(dir), quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
