@@ -36,6 +36,9 @@ const (
 	// halfCloseGrace is for how long replies are still sent to a peer that
 	// has closed its side; most such peers are gone altogether.
 	halfCloseGrace = 10 * time.Second
+	// closeLinger is how long a peer has to close after a reply that ends its
+	// connection.
+	closeLinger = time.Second
 )
 
 // conn is one connection. Its reader decodes requests, queues each as a
@@ -58,6 +61,7 @@ type conn struct {
 	draining bool       // no further request is read
 	inflight int        // requests queued or being sent
 	held     int64      // bytes of them, see maxHeld
+	answered time.Time  // when the last reply was sent
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
@@ -139,6 +143,9 @@ func (c *conn) hold(requests int, bytes int64) {
 	c.mu.Lock()
 	c.inflight += requests
 	c.held += bytes
+	if requests < 0 {
+		c.answered = time.Now()
+	}
 	c.mu.Unlock()
 	if requests < 0 || bytes < 0 {
 		kick(c.room)
@@ -178,10 +185,14 @@ func (c *conn) readDeadline(d time.Duration) bool {
 	return true
 }
 
-func (c *conn) isIdle() bool {
+// idleFor gives how long nothing has been in flight, 0 when something is.
+func (c *conn) idleFor(waited time.Duration) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inflight == 0
+	if c.inflight > 0 {
+		return 0
+	}
+	return min(waited, time.Since(c.answered))
 }
 
 // read serves requests until the peer closes its side, in which case it
@@ -201,8 +212,9 @@ func (c *conn) read() (halfClosed bool) {
 
 // awaitFrame waits for the first byte of a frame.
 func (c *conn) awaitFrame() (more, eof bool) {
+	start, wait := time.Now(), c.srv.cfg.IdleTimeout
 	for {
-		if !c.readDeadline(c.srv.cfg.IdleTimeout) {
+		if !c.readDeadline(wait) {
 			return false, false
 		}
 		_, err := c.br.Peek(1)
@@ -215,7 +227,8 @@ func (c *conn) awaitFrame() (more, eof bool) {
 			if c.isDraining() {
 				return false, false
 			}
-			if c.isIdle() {
+			idle := c.idleFor(time.Since(start))
+			if wait = c.srv.cfg.IdleTimeout - idle; wait <= 0 {
 				mIdle.Inc()
 				c.srv.log.Debug("connection idle, closed", "peer", c.client.Remote)
 				c.abort()
@@ -458,9 +471,21 @@ func (c *conn) send(p *pending) bool {
 		r.Fetch.release()
 	}
 	if r.Close {
-		c.fail(reasonHandler, errors.New(r.Reason))
+		c.closeAfterReply(r.Reason)
 	}
 	return true
+}
+
+// closeAfterReply ends the connection such that the reply just sent arrives:
+// closing with requests unread would reset the connection, and the peer's
+// kernel might then drop what it has not handed over yet.
+func (c *conn) closeAfterReply(reason string) {
+	c.drain()
+	if tcp, ok := c.nc.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
+		c.nc.SetReadDeadline(time.Now().Add(closeLinger))
+		_, _ = io.CopyN(io.Discard, c.nc, maxHeld)
+	}
+	c.fail(reasonHandler, errors.New(reason))
 }
 
 // abandon gives up a reply that cannot be sent, whether it came already or

@@ -33,6 +33,13 @@ type fetchPlan struct {
 // records, not null, as Kafka answers.
 func newFetchPlan(meta []byte, correlationID int32, f *FetchReply) (*fetchPlan, error) {
 	p := &fetchPlan{meta: appendReplyHeader(meta[:0], correlationID, f.Body.IsFlexible())}
+	n := 1
+	for _, topic := range f.Spans {
+		for _, spans := range topic {
+			n += 2 * len(spans)
+		}
+	}
+	p.segments = make([]segment, 0, n)
 	if err := p.body(f); err != nil {
 		return p, err
 	}

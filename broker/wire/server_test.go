@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -540,7 +541,7 @@ func closeNow(t *testing.T, s *testServer) {
 // WriteTimeout. Its spans are released.
 func TestSlowReaderBlocksNobody(t *testing.T) {
 	file, _ := fetchFile(t, 8<<20)
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix"} { // sendfile, copy
 		t.Run(network, func(t *testing.T) {
 			addr := "127.0.0.1:0"
 			if network == "unix" {
@@ -580,30 +581,6 @@ func waitFor(t *testing.T, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatal("it did not happen")
 		}
-	}
-}
-
-func TestIdleConnectionIsClosed(t *testing.T) {
-	served := make(chan func(Reply), 1)
-	s := startServer(t, Config{IdleTimeout: 100 * time.Millisecond}, handlerFunc(func(_ context.Context, req *Request, reply func(Reply)) {
-		served <- reply
-	}))
-	nc := s.dial()
-	if b := awaitClosed(t, nc); len(b) > 0 {
-		t.Fatalf("got %x", b)
-	}
-	if l := s.log.all(); len(l) != 0 {
-		t.Fatalf("log: %q", l)
-	}
-	// One with a request in flight is not idle.
-	idle := mIdle.Get()
-	nc = s.dial()
-	nc.Write(frame(1, heartbeat(0)))
-	reply := <-served
-	time.Sleep(300 * time.Millisecond) // several idle periods, to give a fault its chance
-	reply(Reply{Body: kmsg.NewPtrHeartbeatResponse()})
-	if id, _, err := readReply(nc); err != nil || id != 1 {
-		t.Fatalf("id %d, %v; %d idle closes", id, err, mIdle.Get()-idle)
 	}
 }
 
@@ -657,20 +634,33 @@ func TestLateReplyAfterClose(t *testing.T) {
 	releaseOwner(t, file)
 }
 
+// A reply that closes arrives although more requests were sent; none of those
+// is answered.
 func TestReplyClose(t *testing.T) {
-	s := startServer(t, Config{}, handlerFunc(func(_ context.Context, req *Request, reply func(Reply)) {
+	var served atomic.Int32
+	s := startServer(t, Config{MaxInflight: 1}, handlerFunc(func(_ context.Context, req *Request, reply func(Reply)) {
+		served.Add(1)
 		reply(Reply{Body: req.Body.ResponseKind(), Close: true, Reason: "because"})
 	}))
 	nc := s.dial()
-	nc.Write(frame(1, heartbeat(0)))
+	var out []byte
+	for i := range int32(1000) {
+		out = append(out, frame(1+i, heartbeat(0))...)
+	}
+	nc.Write(out)
+	nc.(*net.TCPConn).CloseWrite()
 	if id, _, err := readReply(nc); err != nil || id != 1 {
 		t.Fatalf("id %d, %v", id, err)
 	}
 	if b := awaitClosed(t, nc); len(b) > 0 {
 		t.Fatalf("got %x more", b)
 	}
+	waitFor(t, func() bool { return len(s.log.all()) > 0 })
 	if l := s.log.all(); len(l) != 1 || !strings.Contains(l[0], "because") {
 		t.Fatalf("log: %q", l)
+	}
+	if n := served.Load(); n != 1 {
+		t.Fatalf("%d requests were served", n)
 	}
 }
 
