@@ -185,6 +185,18 @@ func (b Batch) SetLogAppendTime(now int64) {
 	b.seal()
 }
 
+// SetCreateTime says that records carry their own times, the greatest of which
+// is maxTS (milliseconds), and makes the checksum anew if that changes
+// anything.
+func (b Batch) SetCreateTime(maxTS int64) {
+	if !b.IsLogAppendTime() && b.MaxTimestamp() == maxTS {
+		return
+	}
+	binary.BigEndian.PutUint16(b[21:], uint16(b.Attributes())&^(1<<3))
+	binary.BigEndian.PutUint64(b[35:], uint64(maxTS))
+	b.seal()
+}
+
 // seal writes length and checksum.
 func (b Batch) seal() {
 	binary.BigEndian.PutUint32(b[8:], uint32(len(b)-LogOverhead))

@@ -1,0 +1,64 @@
+// Package commitlog is one partition's folder: segments of record batches and
+// the small files beside them. It appends, reads, rolls, recovers and deletes;
+// what a batch must look like, who may read how far and when data expires is
+// the partition's business.
+//
+//	<partition>/
+//	  00000000000000000000.log        record batches, byte for byte
+//	  00000000000000000000.index      offset → position, written when sealed
+//	  00000000000000000000.timeindex  time → offset, and the segment's summary
+//	  00000000000000000000.txnindex   aborted transactions; absent when none
+//	  00000000000000000000.snapshot   producer state before this offset
+//	  leader-epoch-checkpoint         which epoch began where
+//	  partition.meta                  topic id, log start, recovery point
+//
+// # Limits
+//
+// A segment holds at most 2^31-1 bytes and 2^31-1 offsets. An index holds at
+// most 32,768 entries: when it is full every second entry goes and the
+// interval doubles, so an index never forces a roll and the memory of an
+// active segment is bounded (about 0.8 MiB). One goroutine at a time may call
+// the writing methods (Append, Roll, SetLogStart, DeleteBefore, ResetTo,
+// AssignEpoch, Close, Remove, everything of Producers); reading methods and
+// Sync may be called by anyone at any time and never wait for a writer.
+//
+// # What is assumed of the disk
+//
+// Bytes that were written stay written while the machine is up, whatever
+// happens to this process. After a power loss, bytes that were fsynced before
+// it are there; others may be there in any part, or be zeroes. A rename
+// within the folder is atomic, and durable once the folder was fsynced.
+// Single bits may flip: every batch and every file of ours has a CRC-32C.
+//
+// # Order of writing
+//
+// A batch is one pwrite at the end of the active segment. Indexes and producer
+// state of the active segment are in memory only: a crash costs one scan of
+// that segment anyway. When a segment is sealed its small files are written
+// (to a .tmp name, fsynced, renamed), the segment and the folder are fsynced,
+// and only then does partition.meta move the recovery point past it. This
+// work is done by a goroutine that lives only while there is something to
+// seal, so that a roll does not stop the producers.
+//
+// # Crashes
+//
+//   - In the middle of a pwrite: the tail is torn. Bytes after the last whole
+//     batch are cut off, if nothing valid follows them.
+//   - Between roll and recovery point: segments beyond the recovery point are
+//     scanned with CRC, and their small files are made anew.
+//   - Between tmp file and rename: .tmp files are removed at open.
+//   - During a clean close: the clean mark is the last thing written; without
+//     it the active segment is scanned.
+//   - During ResetTo: partition.meta names the first base that counts; older
+//     segments are removed at open.
+//
+// A batch that does not check out while a valid one follows it, or that lies
+// below the recovery point, is not a torn tail: Open refuses with a
+// *CorruptError that names file and position, for acknowledged records would
+// be lost otherwise.
+//
+// A full disk (ENOSPC, EDQUOT) refuses the append with ErrFull after the part
+// that was written has been cut off again; the log stays usable. Any other
+// failed write, and every failed fsync, fails the log for good: what the page
+// cache holds afterwards is not known.
+package commitlog

@@ -1,0 +1,269 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/firnlog/firn/record"
+)
+
+// flusher writes the small files of sealed segments, in order, from one
+// goroutine that ends when there is nothing left to do. Its queue holds no
+// more than the segments themselves do.
+type flusher struct {
+	log     *Log
+	mu      sync.Mutex // of the fields below; never held across I/O
+	queue   []*segment
+	running bool
+	stopped bool
+	wg      sync.WaitGroup
+
+	work sync.Mutex // held by whoever flushes
+}
+
+// add queues a segment and sees to it that it gets flushed.
+func (q *flusher) add(s *segment) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !slices.Contains(q.queue, s) {
+		q.queue = append(q.queue, s)
+	}
+	q.startLocked()
+}
+
+// kick tries again what a full disk left undone.
+func (q *flusher) kick() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) > 0 {
+		q.startLocked()
+	}
+}
+
+func (q *flusher) startLocked() {
+	if q.running || q.stopped {
+		return
+	}
+	q.running = true
+	q.wg.Add(1)
+	go func() {
+		defer q.wg.Done()
+		if err := q.drain(true); err != nil {
+			q.log.deps.Log.Warn("sealing segments", "dir", q.log.dir, "err", err)
+		}
+	}()
+}
+
+// drain flushes until the queue is empty or something fails. After ErrFull
+// the rest stays queued.
+func (q *flusher) drain(background bool) error {
+	q.work.Lock()
+	defer q.work.Unlock()
+	for {
+		q.mu.Lock()
+		if len(q.queue) == 0 {
+			if background {
+				q.running = false
+			}
+			q.mu.Unlock()
+			return nil
+		}
+		s := q.queue[0]
+		q.mu.Unlock()
+		err := q.log.seal(s)
+		q.mu.Lock()
+		if err == nil {
+			q.queue = q.queue[1:]
+		} else if background {
+			q.running = false
+		}
+		q.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// stop waits for the goroutine and lets no other begin.
+func (q *flusher) stop() {
+	q.mu.Lock()
+	q.stopped = true
+	q.mu.Unlock()
+	q.wg.Wait()
+}
+
+// seal writes a sealed segment's small files, syncs all of it, and moves the
+// recovery point past it.
+func (l *Log) seal(s *segment) error {
+	if e := l.failed.Load(); e != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, *e)
+	}
+	x := s.live.Load()
+	data, err := s.acquire()
+	if errors.Is(err, errGone) || x == nil {
+		return nil
+	}
+	if err != nil {
+		return l.judge(err)
+	}
+	defer data.Release()
+	if err := l.syncFile(data.OS()); err != nil {
+		return err
+	}
+	if err := s.writeIndexes(x); err != nil {
+		return l.judge(err)
+	}
+	if x.snapshot != nil {
+		next := segment{log: l, base: record.Offset(s.end.Load())}
+		if err := l.disk.replaceFile(next.path(snapshotSuffix), x.snapshot); err != nil {
+			return l.judge(err)
+		}
+	}
+	if err := l.checkpoint(record.Offset(s.end.Load())); err != nil {
+		return l.judge(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone { // deleted meanwhile: what was written for it goes too
+		for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix} {
+			os.Remove(s.path(suffix))
+		}
+		return nil
+	}
+	s.info.Store(&sealedInfo{Summary: x.summary(), aborted: *x.aborted.Load()})
+	s.live.CompareAndSwap(x, nil)
+	return nil
+}
+
+// writeIndexes writes the segment's index files from memory.
+func (s *segment) writeIndexes(x *liveIndex) error {
+	d := s.log.disk
+	if err := d.replaceFile(s.path(indexSuffix), encodeOffsets(s.base, *x.offsets.Load())); err != nil {
+		return err
+	}
+	if aborted := *x.aborted.Load(); len(aborted) > 0 {
+		if err := d.replaceFile(s.path(txnSuffix), encodeTxns(s.base, aborted)); err != nil {
+			return err
+		}
+	}
+	return d.replaceFile(s.path(timeSuffix), encodeTimes(s.base, x.summary(), *x.times.Load()))
+}
+
+// checkpoint says durably that everything before point was fsynced; the
+// segments' bytes and small files must have been.
+func (l *Log) checkpoint(point record.Offset) error {
+	if err := l.saveEpochs(); err != nil {
+		return err
+	}
+	if err := l.disk.syncDir(l.dir); err != nil {
+		return err
+	}
+	return l.updateMeta(func(m *Meta) { m.RecoveryPoint = max(m.RecoveryPoint, point) })
+}
+
+func (l *Log) saveEpochs() error {
+	l.metaMu.Lock()
+	defer l.metaMu.Unlock()
+	epochs := *l.epochs.Load()
+	if slices.Equal(epochs, l.savedEpochs) {
+		return nil
+	}
+	if err := l.disk.replaceFile(filepath.Join(l.dir, epochsName), encodeEpochs(epochs)); err != nil {
+		return err
+	}
+	l.savedEpochs = epochs
+	return nil
+}
+
+// syncFile fsyncs; a failure is final, whatever it says, because the page
+// cache may have dropped what it could not write.
+func (l *Log) syncFile(f *os.File) error {
+	syncs.Inc()
+	if err := l.disk.sync(f); err != nil {
+		return l.fail(fmt.Errorf("fsync of %s: %w", f.Name(), err))
+	}
+	return nil
+}
+
+// Sync returns when everything appended before the call is on disk for good.
+func (l *Log) Sync() error {
+	if err := l.usable(); err != nil {
+		return err
+	}
+	end, err := l.syncTail()
+	if err != nil {
+		return err
+	}
+	if err := l.checkpoint(end); err != nil {
+		return l.judge(err)
+	}
+	return nil
+}
+
+// SyncData is Sync without moving the recovery point: recovery after a crash
+// takes longer, this call is cheaper.
+func (l *Log) SyncData() error {
+	if err := l.usable(); err != nil {
+		return err
+	}
+	_, err := l.syncTail()
+	return err
+}
+
+func (l *Log) syncTail() (record.Offset, error) {
+	tail := l.tail.Load()
+	if err := l.flush.drain(false); err != nil {
+		return 0, err
+	}
+	f, err := tail.seg.acquire()
+	if errors.Is(err, errGone) {
+		return tail.offset, nil
+	}
+	if err != nil {
+		return 0, l.judge(err)
+	}
+	defer f.Release()
+	return tail.offset, l.syncFile(f.OS())
+}
+
+// closeClean writes what an open needs to do without a scan, the clean mark
+// last.
+func (l *Log) closeClean() error {
+	defer l.flush.stop()
+	l.metaMu.Lock()
+	clean := l.meta.Clean && !l.changed.Load()
+	l.metaMu.Unlock()
+	if clean {
+		return l.saveEpochs()
+	}
+	if _, err := l.syncTail(); err != nil {
+		return err
+	}
+	seg := l.active()
+	if err := seg.writeIndexes(seg.live.Load()); err != nil {
+		return l.judge(err)
+	}
+	end := segment{log: l, base: l.End()}
+	if err := l.disk.replaceFile(end.path(snapshotSuffix), l.producers.encode(end.base)); err != nil {
+		return l.judge(err)
+	}
+	if err := l.saveEpochs(); err != nil {
+		return l.judge(err)
+	}
+	if err := l.disk.syncDir(l.dir); err != nil {
+		return l.judge(err)
+	}
+	l.changed.Store(false)
+	err := l.updateMeta(func(m *Meta) {
+		m.RecoveryPoint, m.Clean = end.base, true
+		m.End, m.ActiveBase, m.ActiveSize = end.base, seg.base, seg.size.Load()
+	})
+	if err != nil {
+		return l.judge(err)
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+package commitlog
+
+import (
+	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+// All partitions share these: one series each, whatever the number of
+// partitions.
+var (
+	appendedBytes    = metrics.NewCounter("firn_log_appended_bytes_total")
+	appendedRecords  = metrics.NewCounter("firn_log_appended_records_total")
+	appends          = metrics.NewCounter("firn_log_appends_total")
+	appendsRefused   = metrics.NewCounter("firn_log_appends_refused_disk_full_total")
+	segmentsRolled   = metrics.NewCounter("firn_log_segments_rolled_total")
+	segmentsDeleted  = metrics.NewCounter("firn_log_segments_deleted_total")
+	recoveries       = metrics.NewCounter("firn_log_recoveries_total")
+	scannedBytes     = metrics.NewCounter("firn_log_recovery_scanned_bytes_total")
+	tornBytes        = metrics.NewCounter("firn_log_recovery_torn_bytes_total")
+	rebuiltIndexes   = metrics.NewCounter("firn_log_indexes_rebuilt_total")
+	rebuiltProducers = metrics.NewCounter("firn_log_producer_states_rebuilt_total")
+	corruptSegments  = metrics.NewCounter("firn_log_corrupt_segments_total")
+	failedLogs       = metrics.NewCounter("firn_log_failed_total")
+	syncs            = metrics.NewCounter("firn_log_syncs_total")
+	producersEvicted = metrics.NewCounter("firn_log_producers_evicted_total")
+
+	segmentsOpen   = gauge("firn_log_segments")
+	sizeBytes      = gauge("firn_log_size_bytes")
+	producersKnown = gauge("firn_log_producers")
+)
+
+func gauge(name string) *atomic.Int64 {
+	var v atomic.Int64
+	metrics.NewGauge(name, func() float64 { return float64(v.Load()) })
+	return &v
+}

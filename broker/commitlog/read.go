@@ -1,0 +1,514 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/firnlog/firn/record"
+)
+
+// ErrOutOfRange says that an offset is not in this folder: below its first
+// segment or above its end.
+var ErrOutOfRange = errors.New("commitlog: offset is not here")
+
+// Run is what Read found: a range of one segment's file.
+type Run struct {
+	Span  record.Span   // the caller releases it; Size 0: nothing, and nothing to release
+	Next  record.Offset // no record at or above it is in the span
+	Epoch record.Epoch
+}
+
+// find gives the segment that holds o, or the next above it.
+func find(segs []*segment, o record.Offset) *segment {
+	i := sort.Search(len(segs), func(i int) bool { return segs[i].base > o })
+	return segs[max(i-1, 0)]
+}
+
+// retry runs f again when the segment it looked at was deleted meanwhile.
+func retry(f func() error) error {
+	for range 8 {
+		if err := f(); !errors.Is(err, errGone) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: segments are deleted faster than they can be read", ErrOutOfRange)
+}
+
+// Read gives batches from the one that contains from, of one segment, all of
+// whose offsets are below limit, about maxBytes of them: the last batch may
+// be cut only when nothing better is known. With minOne the first batch is
+// whole even when it is larger; otherwise a first batch that does not fit
+// gives nothing.
+func (l *Log) Read(from record.Offset, maxBytes int64, limit record.Offset, minOne bool) (run Run, err error) {
+	err = retry(func() error {
+		run, err = l.read(from, maxBytes, limit, minOne)
+		return err
+	})
+	return run, err
+}
+
+func (l *Log) read(from record.Offset, maxBytes int64, limit record.Offset, minOne bool) (Run, error) {
+	tail := l.tail.Load()
+	segs := *l.segs.Load()
+	limit = min(limit, tail.offset)
+	if from < segs[0].base || from > tail.offset {
+		return Run{}, fmt.Errorf("%w: %d is not in [%d,%d]", ErrOutOfRange, from, segs[0].base, tail.offset)
+	}
+	if from >= limit {
+		return Run{Next: from}, nil
+	}
+	s := find(segs, from)
+	f, err := s.acquire()
+	if err != nil {
+		return Run{}, err
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			f.Release()
+		}
+	}()
+	upto, end, err := s.boundary(f.OS(), tail, limit)
+	if err != nil {
+		return Run{}, err
+	}
+	pos, first, err := s.locate(f.OS(), from, upto)
+	if err != nil || first == 0 {
+		return Run{Next: end}, err
+	}
+	if first > maxBytes {
+		if !minOne {
+			return Run{Next: from}, nil
+		}
+		maxBytes = first
+	}
+	if pos+maxBytes < upto {
+		if upto, end, err = s.cut(f.OS(), pos, pos+maxBytes, upto); err != nil {
+			return Run{}, err
+		}
+	}
+	keep = true
+	return Run{Span: record.Span{File: f, Off: pos, Len: upto - pos}, Next: end}, nil
+}
+
+// boundary gives the position before which every batch lies wholly below
+// limit, and the offset there.
+func (s *segment) boundary(r io.ReaderAt, tail *mark, limit record.Offset) (int64, record.Offset, error) {
+	size, end := s.size.Load(), record.Offset(s.end.Load())
+	if s == tail.seg {
+		size, end = tail.pos, tail.offset
+	}
+	if limit >= end {
+		return size, end, nil
+	}
+	e, err := s.floorOffset(limit)
+	if err != nil {
+		return 0, 0, err
+	}
+	pos, next := int64(e.pos), s.base+record.Offset(e.rel)
+	err = s.walk(r, pos, size, func(h record.Batch, at int64) bool {
+		if h.LastOffset() >= limit {
+			return false
+		}
+		pos, next = at+h.Size(), h.LastOffset()+1
+		return true
+	})
+	return pos, next, err
+}
+
+// locate gives the position and size of the first batch that ends at or after
+// from, size 0 when there is none before position upto.
+func (s *segment) locate(r io.ReaderAt, from record.Offset, upto int64) (pos, size int64, err error) {
+	e, err := s.floorOffset(from)
+	if err != nil || int64(e.pos) >= upto {
+		return 0, 0, err
+	}
+	err = s.walk(r, int64(e.pos), upto, func(h record.Batch, at int64) bool {
+		if h.LastOffset() < from {
+			return true
+		}
+		pos, size = at, h.Size()
+		return false
+	})
+	return pos, size, err
+}
+
+// cut gives the last boundary of batches in (pos, want], of which there is at
+// least one, and the offset there.
+func (s *segment) cut(r io.ReaderAt, pos, want, upto int64) (int64, record.Offset, error) {
+	e, err := s.floorPosition(want)
+	if err != nil {
+		return 0, 0, err
+	}
+	from := max(pos, int64(e.pos))
+	end, next := from, s.base+record.Offset(e.rel)
+	err = s.walk(r, from, upto, func(h record.Batch, at int64) bool {
+		if at+h.Size() > want {
+			return false
+		}
+		end, next = at+h.Size(), h.LastOffset()+1
+		return true
+	})
+	return end, next, err
+}
+
+// Aborted gives the aborted transactions that touch [from, to).
+func (l *Log) Aborted(from, to record.Offset) (out []record.AbortedTxn, err error) {
+	err = retry(func() error {
+		out = nil
+		segs := *l.segs.Load()
+		for i := find2(segs, from); i < len(segs); i++ {
+			info, err := segs[i].loadInfo()
+			if err != nil {
+				return err
+			}
+			for _, t := range info.aborted {
+				if t.LastOffset >= from && t.FirstOffset < to {
+					out = append(out, t)
+				}
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// find2 is find's index.
+func find2(segs []*segment, o record.Offset) int {
+	return max(sort.Search(len(segs), func(i int) bool { return segs[i].base > o })-1, 0)
+}
+
+// OffsetForTimestamp finds the first record at or after from, and before
+// limit, with a timestamp >= ts (milliseconds).
+func (l *Log) OffsetForTimestamp(ts int64, from, limit record.Offset) (found record.TimestampOffset, err error) {
+	err = retry(func() error {
+		found = record.NoTimestampOffset
+		tail := l.tail.Load()
+		segs := *l.segs.Load()
+		for _, s := range segs[find2(segs, from):] {
+			if s.base >= limit {
+				return nil
+			}
+			t, ok, err := s.searchTime(ts, from, tail)
+			if err != nil {
+				return err
+			}
+			if ok {
+				if t.Offset < limit {
+					found = t
+				}
+				return nil
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (s *segment) searchTime(ts int64, from record.Offset, tail *mark) (record.TimestampOffset, bool, error) {
+	none := record.NoTimestampOffset
+	info, err := s.loadInfo()
+	if err != nil || info.MaxTimestamp < ts {
+		return none, false, err
+	}
+	size := s.size.Load()
+	if s == tail.seg {
+		size = tail.pos
+	}
+	times, err := s.timeIndex()
+	if err != nil {
+		return none, false, err
+	}
+	at := from
+	if e, ok := floorTime(times, ts); ok {
+		at = max(at, s.base+record.Offset(e.rel))
+	}
+	e, err := s.floorOffset(at)
+	if err != nil {
+		return none, false, err
+	}
+	f, err := s.acquire()
+	if err != nil {
+		return none, false, err
+	}
+	defer f.Release()
+	found, ok := none, false
+	var inner error
+	err = s.walk(f.OS(), int64(e.pos), size, func(h record.Batch, pos int64) bool {
+		if h.MaxTimestamp() < ts || h.LastOffset() < from {
+			return true
+		}
+		var b record.Batch
+		if b, inner = readBatch(f.OS(), pos); inner == nil {
+			found, ok, inner = b.FirstAtOrAfter(ts, from, MaxBatchBytes)
+		}
+		if inner != nil {
+			inner = s.corrupt(pos, inner)
+		}
+		return !ok && inner == nil
+	})
+	return found, ok, errors.Join(err, inner)
+}
+
+// MaxTimestamp finds the first record at or after from that has the greatest
+// timestamp of all of them.
+func (l *Log) MaxTimestamp(from record.Offset) (found record.TimestampOffset, err error) {
+	err = retry(func() error {
+		found = record.NoTimestampOffset
+		tail := l.tail.Load()
+		segs := *l.segs.Load()
+		for _, s := range segs[find2(segs, from):] {
+			info, err := s.loadInfo()
+			if err != nil {
+				return err
+			}
+			sum := info.Summary
+			if sum.MaxTimestamp >= 0 && sum.MaxTSOffset < from {
+				if sum, err = s.maxFrom(from, tail); err != nil {
+					return err
+				}
+			}
+			if sum.MaxTimestamp > found.Timestamp && sum.MaxTSOffset < tail.offset {
+				found = record.TimestampOffset{Offset: sum.MaxTSOffset, Timestamp: sum.MaxTimestamp, Epoch: l.EpochAt(sum.MaxTSOffset)}
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// maxFrom finds the greatest timestamp of the segment's records from an
+// offset on, by reading them.
+func (s *segment) maxFrom(from record.Offset, tail *mark) (Summary, error) {
+	sum := Summary{MaxTimestamp: -1, MaxTSOffset: -1}
+	size := s.size.Load()
+	if s == tail.seg {
+		size = tail.pos
+	}
+	f, err := s.acquire()
+	if err != nil {
+		return sum, err
+	}
+	defer f.Release()
+	pos, n, err := s.locate(f.OS(), from, size)
+	if err != nil || n == 0 {
+		return sum, err
+	}
+	var inner error
+	err = s.walk(f.OS(), pos, size, func(h record.Batch, at int64) bool {
+		if h.MaxTimestamp() <= sum.MaxTimestamp {
+			return true
+		}
+		var b record.Batch
+		if b, inner = readBatch(f.OS(), at); inner != nil {
+			return false
+		}
+		inner = b.EachRecord(MaxBatchBytes, func(r *record.Record) bool {
+			if r.Offset >= from && r.Timestamp > sum.MaxTimestamp {
+				sum.MaxTimestamp, sum.MaxTSOffset = r.Timestamp, r.Offset
+			}
+			return true
+		})
+		return inner == nil
+	})
+	return sum, errors.Join(err, inner)
+}
+
+// EpochAt is the leader epoch that wrote offset o, -1 when unknown.
+func (l *Log) EpochAt(o record.Offset) record.Epoch {
+	epochs := *l.epochs.Load()
+	i := sort.Search(len(epochs), func(i int) bool { return epochs[i].Start > o })
+	if i == 0 {
+		return -1
+	}
+	return epochs[i-1].Epoch
+}
+
+// EpochEnd gives the greatest epoch <= e and where it ended, as
+// OffsetForLeaderEpoch answers (KIP-101, KIP-279): -1, -1 when e is unknown
+// or above the last.
+func (l *Log) EpochEnd(e record.Epoch) (record.Epoch, record.Offset) {
+	epochs := *l.epochs.Load()
+	n := len(epochs)
+	if e < 0 || n == 0 || e > epochs[n-1].Epoch {
+		return -1, -1
+	}
+	if e == epochs[n-1].Epoch {
+		return e, l.End()
+	}
+	i := sort.Search(n, func(i int) bool { return epochs[i].Epoch > e })
+	if i == 0 {
+		return e, epochs[0].Start
+	}
+	return epochs[i-1].Epoch, epochs[i].Start
+}
+
+// describe gives a sealed segment's facts and when it was last written.
+func (s *segment) describe() (record.Segment, time.Time, error) {
+	seg := record.Segment{Base: s.base, End: record.Offset(s.end.Load()), Bytes: s.size.Load(), MaxTimestamp: -1, MaxTSOffset: -1}
+	info, err := s.loadInfo()
+	if err != nil {
+		return seg, time.Time{}, err
+	}
+	seg.MaxTimestamp, seg.MaxTSOffset = info.MaxTimestamp, info.MaxTSOffset
+	if info.MaxTimestamp >= 0 {
+		return seg, time.Time{}, nil
+	}
+	st, err := os.Stat(s.path(logSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return seg, time.Time{}, errGone
+	}
+	if err != nil {
+		return seg, time.Time{}, err
+	}
+	return seg, st.ModTime(), nil
+}
+
+// Sealed describes the sealed segments that hold offsets at or above from and
+// lie wholly below limit, ascending. One that is damaged ends the list.
+func (l *Log) Sealed(from, limit record.Offset) ([]record.Segment, error) {
+	segs := *l.segs.Load()
+	var out []record.Segment
+	for _, s := range segs[find2(segs, from) : len(segs)-1] {
+		if record.Offset(s.end.Load()) <= from {
+			continue
+		}
+		if record.Offset(s.end.Load()) > limit {
+			break
+		}
+		seg, _, err := s.describe()
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, seg)
+	}
+	return out, nil
+}
+
+// OpenSealed opens the sealed segment with that base offset for copying,
+// after every batch's checksum was compared. A *CorruptError says where it is
+// damaged; ErrOutOfRange, that there is no such sealed segment.
+func (l *Log) OpenSealed(base record.Offset) (*record.SealedFiles, error) {
+	segs := *l.segs.Load()
+	i := find2(segs, base)
+	if s := segs[i]; s.base != base || i == len(segs)-1 {
+		return nil, fmt.Errorf("%w: no sealed segment begins at %d", ErrOutOfRange, base)
+	}
+	s := segs[i]
+	f, err := s.acquire()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOutOfRange, err)
+	}
+	out, err := s.export(f)
+	if err != nil {
+		f.Release()
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *segment) export(f *record.File) (*record.SealedFiles, error) {
+	next, end := s.base, record.Offset(s.end.Load())
+	good, err := scan(f.OS(), s.size.Load(), func(b record.Batch, _ int64) error {
+		if b.BaseOffset() < next || b.LastOffset() >= end {
+			return fmt.Errorf("%w: batch of offsets %d–%d in [%d,%d)", record.ErrCorrupt, b.BaseOffset(), b.LastOffset(), next, end)
+		}
+		next = b.LastOffset() + 1
+		return nil
+	})
+	if err != nil {
+		return nil, s.corrupt(good, err)
+	}
+	seg, _, err := s.describe()
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.loadInfo()
+	if err != nil {
+		return nil, err
+	}
+	times, err := s.timeIndex()
+	if err != nil {
+		return nil, err
+	}
+	offsets, err := s.offsetIndex()
+	if err != nil {
+		return nil, err
+	}
+	return &record.SealedFiles{
+		Segment:     seg,
+		Data:        io.NewSectionReader(f.OS(), 0, seg.Bytes),
+		OffsetIndex: publicOffsets(s.base, offsets),
+		TimeIndex:   publicTimes(s.base, times),
+		Producers:   s.producersAtEnd(),
+		Aborted:     slices.Clone(info.aborted),
+		Epochs:      s.log.epochsOf(seg.Base, seg.End),
+		Close:       f.Release,
+	}, nil
+}
+
+func (s *segment) offsetIndex() ([]offsetEntry, error) {
+	for {
+		if x := s.live.Load(); x != nil {
+			return *x.offsets.Load(), nil
+		}
+		x, err := s.loadIndex()
+		if err != nil {
+			return nil, err
+		}
+		if x == nil {
+			continue
+		}
+		raw, err := io.ReadAll(io.NewSectionReader(x.file.OS(), 0, math.MaxInt32))
+		x.file.Release()
+		if err != nil {
+			return nil, err
+		}
+		_, entries, err := decodeOffsets(raw)
+		return entries, err
+	}
+}
+
+// producersAtEnd gives the encoded producer state at the segment's end, nil
+// when there is none or it was lost; whoever restores then starts without.
+func (s *segment) producersAtEnd() []byte {
+	if x := s.live.Load(); x != nil && x.snapshot != nil {
+		return x.snapshot
+	}
+	next := segment{log: s.log, base: record.Offset(s.end.Load())}
+	raw, err := os.ReadFile(next.path(snapshotSuffix))
+	if err != nil {
+		return nil
+	}
+	if _, ps, err := DecodeSnapshot(raw); err != nil {
+		return nil
+	} else {
+		ps.release()
+		return raw
+	}
+}
+
+// epochsOf gives the epochs of [base, end); the first may begin before base.
+func (l *Log) epochsOf(base, end record.Offset) []record.EpochStart {
+	var out []record.EpochStart
+	for _, e := range *l.epochs.Load() {
+		if e.Start >= end {
+			break
+		}
+		if e.Start <= base {
+			out = out[:0]
+		}
+		out = append(out, e)
+	}
+	return out
+}

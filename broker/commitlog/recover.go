@@ -1,0 +1,548 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/firnlog/firn/record"
+)
+
+// ErrOtherTopic says that the folder belongs to a topic with another id.
+var ErrOtherTopic = errors.New("commitlog: folder belongs to another topic")
+
+// ErrMissing says that segments which were on disk for good are not there.
+var ErrMissing = errors.New("commitlog: synced segments are missing")
+
+// Open opens or makes the folder of one partition, and repairs what a crash
+// may leave behind. A log that was closed properly is opened without reading
+// its records. Errors: ErrOtherTopic, *CorruptError, ErrMissing, or of the
+// file system.
+func Open(dir string, id record.TopicID, cfg Config, deps Deps) (*Log, error) {
+	if deps.Log == nil {
+		deps.Log = slog.Default()
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	l := &Log{dir: dir, id: id, deps: deps, disk: deps.disk, producers: NewProducers()}
+	if l.disk == nil {
+		l.disk = realDisk()
+	}
+	l.flush.log = l
+	l.SetConfig(cfg)
+	l.epochs.Store(&[]record.EpochStart{})
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	r := recovery{l: l}
+	err := r.run(id)
+	if err != nil {
+		l.closed.Store(true)
+		l.flush.stop()
+		for _, s := range r.segs {
+			s.close()
+		}
+		l.producers.release()
+		return nil, fmt.Errorf("opening %s: %w", dir, err)
+	}
+	segmentsOpen.Add(int64(len(r.segs)))
+	l.size.Store(0)
+	for _, s := range r.segs {
+		l.grow(s.size.Load())
+	}
+	for _, s := range r.scanned {
+		l.flush.add(s)
+	}
+	return l, nil
+}
+
+// recovery is the work of one Open.
+type recovery struct {
+	l         *Log
+	segs      []*segment
+	snapshots []record.Offset
+	scanned   []*segment // sealed segments whose small files have to be written
+	fresh     bool       // the folder was empty
+}
+
+func (r *recovery) run(id record.TopicID) error {
+	if err := r.list(); err != nil {
+		return err
+	}
+	if err := r.loadMeta(id); err != nil {
+		return err
+	}
+	if err := r.dropLeftovers(); err != nil {
+		return err
+	}
+	r.loadEpochs()
+	if err := r.openSegments(); err != nil {
+		return err
+	}
+	l := r.l
+	if err := r.skipToLogStart(); err != nil {
+		return err
+	}
+	active := r.segs[len(r.segs)-1]
+	end := record.Offset(active.end.Load())
+	l.segs.Store(&r.segs)
+	l.tail.Store(&mark{offset: end, seg: active, pos: active.size.Load()})
+	l.start.Store(int64(l.meta.LogStart))
+	r.cutEpochs(end)
+	r.removeStaleSnapshots(end)
+	return nil
+}
+
+// list finds the segments and clears away what was never finished.
+func (r *recovery) list() error {
+	names, err := os.ReadDir(r.l.dir)
+	if err != nil {
+		return err
+	}
+	r.fresh = true
+	for _, e := range names {
+		name := e.Name()
+		stem, suffix, _ := strings.Cut(name, ".")
+		suffix = "." + suffix
+		switch {
+		case strings.HasSuffix(name, tmpSuffix) || strings.HasSuffix(name, deletedSuffix):
+			if err := os.Remove(filepath.Join(r.l.dir, name)); err != nil {
+				return err
+			}
+			continue
+		case name == metaName || name == epochsName:
+			r.fresh = false
+			continue
+		}
+		base, err := strconv.ParseInt(stem, 10, 64)
+		if err != nil || len(stem) != 20 {
+			continue
+		}
+		switch suffix {
+		case logSuffix:
+			st, err := e.Info()
+			if err != nil {
+				return err
+			}
+			s := &segment{log: r.l, base: record.Offset(base), created: st.ModTime(), firstTS: -1}
+			s.size.Store(st.Size())
+			r.segs = append(r.segs, s)
+			r.fresh = false
+		case snapshotSuffix:
+			r.snapshots = append(r.snapshots, record.Offset(base))
+		}
+	}
+	slices.SortFunc(r.segs, func(a, b *segment) int { return int(min(max(a.base-b.base, -1), 1)) })
+	slices.Sort(r.snapshots)
+	return nil
+}
+
+func (r *recovery) loadMeta(id record.TopicID) error {
+	l := r.l
+	raw, err := os.ReadFile(filepath.Join(l.dir, metaName))
+	if err == nil {
+		l.meta, err = DecodeMeta(raw)
+	}
+	switch {
+	case err == nil:
+		if l.meta.TopicID != id {
+			return fmt.Errorf("%w: it has id %v, want %v", ErrOtherTopic, l.meta.TopicID, id)
+		}
+		return nil
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat):
+		m := Meta{TopicID: id}
+		if len(r.segs) > 0 {
+			m.LogStart = r.segs[0].base
+		}
+		if !r.fresh {
+			l.deps.Log.Warn("partition.meta is missing or damaged, taking the segments' word", "dir", l.dir, "cause", err, "log_start", m.LogStart)
+		}
+		// A new folder is not synced: if it is lost, nothing was in it.
+		f := *l.disk
+		f.sync = func(*os.File) error { return nil }
+		if err := f.replaceFile(filepath.Join(l.dir, metaName), m.encode()); err != nil {
+			return err
+		}
+		l.meta = m
+		return nil
+	}
+	return err
+}
+
+// dropLeftovers removes segments of before a ResetTo that did not get to it.
+func (r *recovery) dropLeftovers() error {
+	for len(r.segs) > 0 && r.segs[0].base < r.l.meta.LocalBase {
+		if err := r.segs[0].unlink(); err != nil {
+			return err
+		}
+		r.segs = r.segs[1:]
+	}
+	return nil
+}
+
+func (r *recovery) loadEpochs() {
+	raw, err := os.ReadFile(filepath.Join(r.l.dir, epochsName))
+	if err == nil {
+		var epochs []record.EpochStart
+		if epochs, err = DecodeEpochs(raw); err == nil {
+			r.l.epochs.Store(&epochs)
+			r.l.savedEpochs = epochs
+			return
+		}
+	}
+	if len(r.segs) > 0 && !errors.Is(err, fs.ErrNotExist) {
+		r.l.deps.Log.Warn("leader-epoch-checkpoint is damaged, reading epochs from the records", "dir", r.l.dir, "cause", err)
+	}
+	r.epochsFromHeaders()
+}
+
+// epochsFromHeaders finds the epochs of segments that will not be scanned.
+func (r *recovery) epochsFromHeaders() {
+	for i, s := range r.segs {
+		if i+1 == len(r.segs) || r.segs[i+1].base > r.l.meta.RecoveryPoint {
+			if !r.l.meta.Clean {
+				return // scanned later
+			}
+		}
+		f, err := s.acquire()
+		if err != nil {
+			return
+		}
+		// Damage is reported by whoever reads the segment.
+		_ = s.walk(f.OS(), 0, s.size.Load(), func(h record.Batch, _ int64) bool {
+			r.l.AssignEpoch(h.LeaderEpoch(), h.BaseOffset())
+			return true
+		})
+		f.Release()
+	}
+}
+
+// cutEpochs forgets epochs that would begin beyond the end.
+func (r *recovery) cutEpochs(end record.Offset) {
+	epochs := *r.l.epochs.Load()
+	n := len(epochs)
+	for n > 0 && epochs[n-1].Start > end {
+		n--
+	}
+	epochs = slices.Clone(epochs[:n])
+	r.l.epochs.Store(&epochs)
+}
+
+// openSegments decides which segments are trusted and which are scanned.
+func (r *recovery) openSegments() error {
+	l, m := r.l, r.l.meta
+	if len(r.segs) == 0 {
+		at := max(m.LocalBase, m.RecoveryPoint, m.LogStart)
+		if m.RecoveryPoint > m.LocalBase {
+			l.deps.Log.Error("all segments are missing; going on after what was synced, so that no offset is used twice", "dir", l.dir, "offset", at)
+			l.producers.ForgetAll()
+		}
+		s, err := l.newSegment(at)
+		if err != nil {
+			return err
+		}
+		segmentsOpen.Add(-1) // Open counts
+		l.changed.Store(true)
+		r.segs = []*segment{s}
+		return nil
+	}
+	for i, s := range r.segs[:len(r.segs)-1] {
+		s.end.Store(int64(r.segs[i+1].base))
+	}
+	last := r.segs[len(r.segs)-1]
+	if m.Clean && m.ActiveBase == last.base && m.ActiveSize == last.size.Load() {
+		if err := r.openClean(last); err == nil {
+			return nil
+		} else if !errors.Is(err, ErrFormat) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		} else {
+			l.deps.Log.Warn("closed properly, but its small files do not fit: scanning the active segment", "dir", l.dir, "cause", err)
+			l.producers.release()
+			l.producers = NewProducers()
+		}
+	}
+	l.changed.Store(true)
+	recoveries.Inc()
+	return r.scanAll()
+}
+
+// skipToLogStart begins anew at the log's start when all local records are
+// below it: they were deleted, and the tail after them was lost.
+func (r *recovery) skipToLogStart() error {
+	l := r.l
+	if record.Offset(r.segs[len(r.segs)-1].end.Load()) >= l.meta.LogStart {
+		return nil
+	}
+	for _, s := range r.segs {
+		if err := s.unlink(); err != nil {
+			return err
+		}
+	}
+	s, err := l.newSegment(l.meta.LogStart)
+	if err != nil {
+		return err
+	}
+	segmentsOpen.Add(-1) // Open counts
+	l.changed.Store(true)
+	l.producers.ForgetAll()
+	r.segs, r.scanned = []*segment{s}, nil
+	return nil
+}
+
+// openClean takes the active segment's state from the files that Close wrote.
+func (r *recovery) openClean(s *segment) error {
+	s.end.Store(int64(r.l.meta.End))
+	times, sum, err := s.readTimes()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(s.path(indexSuffix))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	offsets, err := s.readIndex(f)
+	if err != nil {
+		return err
+	}
+	var aborted []record.AbortedTxn
+	if sum.Aborted > 0 {
+		raw, err := os.ReadFile(s.path(txnSuffix))
+		if err != nil {
+			return err
+		}
+		if _, aborted, err = DecodeTxnIndex(raw); err != nil {
+			return err
+		}
+	}
+	end := segment{log: r.l, base: r.l.meta.End}
+	ps, err := readSnapshot(end.path(snapshotSuffix), end.base)
+	if err != nil {
+		return err
+	}
+	r.l.producers = ps
+	x := newLiveIndex()
+	x.offsets.Store(&offsets)
+	x.times.Store(&times)
+	x.aborted.Store(&aborted)
+	x.sum = sum
+	s.live.Store(x)
+	return s.loadFirst()
+}
+
+// loadFirst finds what rolling by time needs of the first batch.
+func (s *segment) loadFirst() error {
+	if s.size.Load() == 0 {
+		return nil
+	}
+	f, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer f.Release()
+	return s.walk(f.OS(), 0, s.size.Load(), func(h record.Batch, _ int64) bool {
+		s.firstTS = h.MaxTimestamp()
+		return false
+	})
+}
+
+func readSnapshot(path string, at record.Offset) (*Producers, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	got, ps, err := DecodeSnapshot(raw)
+	if err != nil {
+		return nil, err
+	}
+	if got != at {
+		ps.release()
+		return nil, fmt.Errorf("%w: snapshot of offset %d, want %d", ErrFormat, got, at)
+	}
+	return ps, nil
+}
+
+// scanAll scans every segment that reaches beyond the recovery point, cuts a
+// torn tail off, and makes indexes and producer state anew.
+func (r *recovery) scanAll() error {
+	l := r.l
+	from := len(r.segs) - 1
+	for from > 0 && r.segs[from].base > l.meta.RecoveryPoint {
+		from--
+	}
+	if err := r.restoreProducers(from); err != nil {
+		return err
+	}
+	for i := from; i < len(r.segs); i++ {
+		s := r.segs[i]
+		if i > from && s.base != record.Offset(r.segs[i-1].end.Load()) {
+			return s.corrupt(0, fmt.Errorf("%w: the segment before it ends at offset %d", record.ErrCorrupt, r.segs[i-1].end.Load()))
+		}
+		torn, err := r.scanSegment(i)
+		if err != nil {
+			return err
+		}
+		if torn {
+			break
+		}
+		if i < len(r.segs)-1 {
+			s.live.Load().snapshot = l.producers.encode(record.Offset(s.end.Load()))
+			r.scanned = append(r.scanned, s)
+		}
+	}
+	return nil
+}
+
+// scanSegment reads segment i with checksums. torn says that it was cut, and
+// that it is the last one now.
+func (r *recovery) scanSegment(i int) (torn bool, err error) {
+	l, s := r.l, r.segs[i]
+	f, err := s.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer f.Release()
+	size, next := s.size.Load(), s.base
+	b := newBuilder(s, l.producers)
+	good, cause := scan(f.OS(), size, func(batch record.Batch, pos int64) error {
+		if batch.BaseOffset() < next || batch.LastOffset()-s.base > 1<<31-1 {
+			return fmt.Errorf("%w: base offset %d, want %d", record.ErrCorrupt, batch.BaseOffset(), next)
+		}
+		if pos == 0 {
+			s.firstTS = batch.MaxTimestamp()
+		}
+		next = batch.LastOffset() + 1
+		l.AssignEpoch(batch.LeaderEpoch(), batch.BaseOffset())
+		b.add(batch, pos, f.OS())
+		return nil
+	})
+	scannedBytes.Add(int(good))
+	b.finish(f.OS())
+	s.live.Store(b.x)
+	s.end.Store(int64(next))
+	if cause == nil {
+		if i == len(r.segs)-1 && next < l.meta.RecoveryPoint {
+			return false, s.corrupt(size, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, l.meta.RecoveryPoint))
+		}
+		return false, nil
+	}
+	if !errors.Is(cause, record.ErrCorrupt) {
+		return false, fmt.Errorf("reading %s: %w", s.path(logSuffix), cause)
+	}
+	return true, r.cutTail(i, good, next, cause)
+}
+
+// cutTail removes what follows position good in segment i, if that can only
+// be the remains of a write that never finished.
+func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) error {
+	l, s := r.l, r.segs[i]
+	if next < l.meta.RecoveryPoint {
+		return s.corrupt(good, fmt.Errorf("%w (everything before offset %d was synced, so this is damage and not a torn write)", cause, l.meta.RecoveryPoint))
+	}
+	for _, later := range r.segs[i:] {
+		from := int64(0)
+		if later == s {
+			from = good + 1
+		}
+		f, err := later.acquire()
+		if err != nil {
+			return err
+		}
+		pos, found, err := findValid(f.OS(), from, later.size.Load(), next)
+		f.Release()
+		if err != nil {
+			return err
+		}
+		if found {
+			return s.corrupt(good, fmt.Errorf("%w (a valid batch follows at byte %d of %s, so this is damage and not a torn write)", cause, pos, filepath.Base(later.path(logSuffix))))
+		}
+	}
+	f, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer f.Release()
+	cut := s.size.Load() - good
+	if err := l.disk.trunc(f.OS(), good); err != nil {
+		return err
+	}
+	if err := l.disk.sync(f.OS()); err != nil {
+		return err
+	}
+	s.size.Store(good)
+	for _, later := range r.segs[i+1:] {
+		cut += later.size.Load()
+		if err := later.unlink(); err != nil {
+			return err
+		}
+	}
+	r.segs = r.segs[:i+1]
+	tornBytes.Add(int(cut))
+	l.deps.Log.Warn("cut off a torn tail", "segment", s.path(logSuffix), "position", good, "bytes", cut, "next_offset", next, "cause", cause)
+	return nil
+}
+
+// restoreProducers sets the producer state at the base of segment from: from
+// its snapshot, or from an earlier one and the headers in between, or from
+// the headers alone.
+func (r *recovery) restoreProducers(from int) error {
+	l := r.l
+	for i := from; i >= 0; i-- {
+		ps, err := readSnapshot(r.segs[i].path(snapshotSuffix), r.segs[i].base)
+		if err == nil {
+			l.producers = ps
+			return r.replayHeaders(i, from)
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrFormat) {
+			return err
+		}
+	}
+	if r.segs[0].base > 0 {
+		l.producers.ForgetAll()
+	}
+	if from > 0 || r.segs[0].base > 0 {
+		rebuiltProducers.Inc()
+	}
+	return r.replayHeaders(0, from)
+}
+
+func (r *recovery) replayHeaders(i, to int) error {
+	for _, s := range r.segs[i:to] {
+		f, err := s.acquire()
+		if err != nil {
+			return err
+		}
+		b := newBuilder(s, r.l.producers)
+		err = s.walk(f.OS(), 0, s.size.Load(), func(h record.Batch, pos int64) bool {
+			b.add(h, pos, f.OS())
+			return true
+		})
+		f.Release()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeStaleSnapshots keeps those at a segment's base or at the end.
+func (r *recovery) removeStaleSnapshots(end record.Offset) {
+	for _, at := range r.snapshots {
+		keep := at == end && r.l.meta.Clean
+		for _, s := range r.segs {
+			keep = keep || s.base == at
+		}
+		if !keep {
+			stale := segment{log: r.l, base: at}
+			os.Remove(stale.path(snapshotSuffix)) // only a waste of space
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/broker/commitlog"
+	"github.com/firnlog/firn/record"
+)
+
+// Partition is one partition of a topic, open on this broker. All methods may
+// be called from any goroutine.
+type Partition struct {
+	tp   record.TopicPartition
+	id   record.TopicID
+	deps Deps
+	log  *commitlog.Log
+	cfg  atomic.Pointer[Config]
+
+	epoch     atomic.Int32
+	hw        atomic.Int64 // high watermark
+	lso       atomic.Int64 // last stable offset, at most hw
+	tieredEnd atomic.Int64
+	closed    atomic.Bool
+
+	// mu makes the writing methods of log one goroutine's at a time, and with
+	// them the order of appends. It is held across local disk I/O, never
+	// across callbacks, channels or object storage.
+	mu       sync.Mutex
+	unsynced int64 // records since the last sync, for flush.messages
+
+	waiters waiters
+}
+
+// Open opens, or makes, the partition's folder and recovers it. The folder
+// remembers id. Errors: of commitlog.Open, wrapped; a damaged log that may
+// not be repaired is a *commitlog.CorruptError.
+func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, deps Deps) (*Partition, error) {
+	if deps.Log == nil {
+		deps.Log = slog.Default()
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	p := &Partition{tp: tp, id: id, deps: deps}
+	log, err := commitlog.Open(dir, id, logConfig(cfg), commitlog.Deps{
+		Log:    deps.Log.With("partition", tp.String()),
+		Now:    deps.Now,
+		Failed: p.diskFailed,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("partition %v: %w", tp, err)
+	}
+	p.log = log
+	p.cfg.Store(&cfg)
+	p.epoch.Store(int32(deps.Epoch))
+	log.AssignEpoch(deps.Epoch, log.End())
+	if start := log.LocalStart(); !cfg.Tiered && start > log.Start() {
+		if err := log.SetLogStart(start); err != nil {
+			return nil, errors.Join(fmt.Errorf("partition %v: %w", tp, err), log.Close())
+		}
+	}
+	p.mu.Lock()
+	p.committed(log.End())
+	p.mu.Unlock()
+	return p, nil
+}
+
+func logConfig(cfg Config) commitlog.Config {
+	return commitlog.Config{SegmentBytes: cfg.SegmentBytes, SegmentAge: cfg.SegmentAge, IndexIntervalBytes: cfg.IndexIntervalBytes}
+}
+
+// diskFailed releases everybody who waits, and tells the broker, from a
+// goroutine of its own: the log may fail while p.mu is held.
+func (p *Partition) diskFailed(err error) {
+	go func() {
+		p.waiters.close(p.storageError(err))
+		if p.deps.Failed != nil {
+			p.deps.Failed(p.tp, err)
+		}
+	}()
+}
+
+func (p *Partition) storageError(err error) error {
+	return fmt.Errorf("%w: partition %v: %w", kerr.KafkaStorageError, p.tp, err)
+}
+
+// usable is kerr.NotLeaderForPartition after Close, so that clients look for
+// the partition's next place.
+func (p *Partition) usable() error {
+	if p.closed.Load() {
+		return fmt.Errorf("%w: partition %v is closed", kerr.NotLeaderForPartition, p.tp)
+	}
+	return nil
+}
+
+// TP names the partition.
+func (p *Partition) TP() record.TopicPartition { return p.tp }
+
+// TopicID is the id of the topic the folder belongs to.
+func (p *Partition) TopicID() record.TopicID { return p.id }
+
+// SetConfig takes over the topic's new settings for what happens from now on.
+func (p *Partition) SetConfig(cfg Config) {
+	p.cfg.Store(&cfg)
+	p.log.SetConfig(logConfig(cfg))
+}
+
+// SetEpoch says that this leader goes on under epoch e, which begins at the
+// log's end. An epoch that is not above the current one is ignored.
+func (p *Partition) SetEpoch(e record.Epoch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e <= record.Epoch(p.epoch.Load()) {
+		return
+	}
+	p.epoch.Store(int32(e))
+	p.log.AssignEpoch(e, p.log.End())
+}
+
+// State gives the partition's offsets.
+func (p *Partition) State() State {
+	// The end is read last: high watermark <= end whatever happens in between.
+	s := State{
+		Epoch:            record.Epoch(p.epoch.Load()),
+		LogStart:         p.log.Start(),
+		LastStableOffset: record.Offset(p.lso.Load()),
+		TieredEnd:        record.Offset(p.tieredEnd.Load()),
+	}
+	s.LocalStart = p.log.LocalStart()
+	s.HighWatermark = record.Offset(p.hw.Load())
+	s.LogEnd = p.log.End()
+	s.LocalBytes, s.Segments = p.log.Size(), p.log.NumSegments()
+	return s
+}
+
+// Sync returns when everything appended before is on disk for good.
+func (p *Partition) Sync() error {
+	if err := p.usable(); err != nil {
+		return err
+	}
+	if err := p.log.Sync(); err != nil {
+		return p.storageError(err)
+	}
+	return nil
+}
+
+// Close syncs and closes the folder so that the next Open need not scan.
+// Those who wait get kerr.NotLeaderForPartition. Spans stay readable.
+func (p *Partition) Close() error {
+	return p.shut(p.log.Close)
+}
+
+// Delete closes the partition and removes its folder. Spans stay readable.
+func (p *Partition) Delete() error {
+	return p.shut(p.log.Remove)
+}
+
+func (p *Partition) shut(f func() error) error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	p.mu.Lock()
+	err := f()
+	p.mu.Unlock()
+	p.waiters.close(p.usable())
+	if err != nil {
+		return fmt.Errorf("closing partition %v: %w", p.tp, err)
+	}
+	return nil
+}
