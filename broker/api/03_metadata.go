@@ -1,0 +1,232 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+)
+
+// Metadata, versions 0–13.
+//
+//	 0  no topics means all of them
+//	 1  null means all; controller, racks, internal topics
+//	 2  cluster id
+//	 4  the client says whether topics may be created
+//	 5  offline replicas
+//	 7  leader epochs (KIP-320)
+//	 8  authorized operations (KIP-430)
+//	 9  flexible
+//	10  topic ids in the reply (KIP-516)
+//	11  no authorized operations of the cluster any more (KIP-700)
+//	12  topics may be asked for by id
+//	13  error code of the whole reply (KIP-1102)
+func (a *API) metadata(c *call) {
+	req := c.req.Body.(*kmsg.MetadataRequest)
+	img := a.deps.Meta.Image()
+	missing := a.toCreate(req, img)
+	if len(missing) == 0 {
+		a.answerMetadata(c, req, img, nil)
+		return
+	}
+	a.later(c, func() {
+		ctx, cancel := c.deadline(10_000)
+		defer cancel()
+		failed := a.autoCreate(ctx, missing)
+		a.answerMetadata(c, req, a.deps.Meta.Image(), failed)
+	})
+}
+
+func allTopics(req *kmsg.MetadataRequest) bool {
+	return req.Topics == nil || req.Version == 0 && len(req.Topics) == 0
+}
+
+// toCreate lists the topics that the request asks for, that do not exist and
+// that may be created for it.
+func (a *API) toCreate(req *kmsg.MetadataRequest, img *metastore.Image) []string {
+	if !a.cfg.AutoCreateTopics || req.Version >= 4 && !req.AllowAutoTopicCreation || allTopics(req) {
+		return nil
+	}
+	var missing []string
+	for _, t := range req.Topics {
+		if t.Topic == nil || t.TopicID != [16]byte{} || img.Topics[*t.Topic] != nil {
+			continue
+		}
+		if checkTopicName(*t.Topic) != nil || isInternal(*t.Topic) && *t.Topic != offsetsTopic || slices.Contains(missing, *t.Topic) {
+			continue
+		}
+		if missing = append(missing, *t.Topic); len(missing) >= a.cfg.MaxPartitionsPerCall {
+			break
+		}
+	}
+	return missing
+}
+
+// autoCreate makes topics with the defaults and waits until they can be used.
+// It gives the errors of those that could not be made.
+func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
+	failed := map[string]error{}
+	img := a.deps.Meta.Image()
+	var specs []metastore.TopicSpec
+	for _, name := range names {
+		if name == offsetsTopic {
+			if err := a.deps.EnsureOffsetsTopic(ctx); err != nil {
+				a.log.Error("the topic for group offsets could not be made", "error", err)
+				failed[name] = kerr.LeaderNotAvailable
+			}
+			continue
+		}
+		assignment, err := a.place(img, 0, a.cfg.NumPartitions, a.cfg.ReplicationFactor)
+		if other := collision(img, name); other != "" {
+			err = fail(kerr.InvalidTopicException, "topic %s collides with %s", name, other)
+		}
+		if err != nil {
+			failed[name] = err
+			continue
+		}
+		specs = append(specs, metastore.TopicSpec{Name: name, Assignment: assignment})
+	}
+	if len(specs) == 0 {
+		return failed
+	}
+	results, revision, err := a.deps.Meta.CreateTopics(ctx, specs)
+	if err == nil {
+		err = a.deps.Partitions.AwaitApplied(ctx, revision)
+	}
+	if err != nil {
+		a.log.Error("topics could not be created on demand", "topics", len(specs), "error", err)
+		for _, s := range specs {
+			failed[s.Name] = kerr.LeaderNotAvailable // the client asks again
+		}
+		return failed
+	}
+	for i, r := range results {
+		if code := codeOf(r.Err); code != 0 && code != kerr.TopicAlreadyExists.Code {
+			failed[specs[i].Name] = r.Err
+		}
+	}
+	return failed
+}
+
+func (a *API) answerMetadata(c *call, req *kmsg.MetadataRequest, img *metastore.Image, failed map[string]error) {
+	resp := response[*kmsg.MetadataResponse](c)
+	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
+		b := img.Brokers[id]
+		nb := kmsg.NewMetadataResponseBroker()
+		nb.NodeID, nb.Host, nb.Port, nb.Rack = int32(id), b.Host, b.Port, rack(b)
+		resp.Brokers = append(resp.Brokers, nb)
+	}
+	resp.ClusterID = &img.ClusterID
+	resp.ControllerID = int32(img.Controller)
+	resp.AuthorizedOperations = operations32(req.IncludeClusterAuthorizedOperations && req.Version >= 8 && req.Version <= 10, clusterOperations)
+	if allTopics(req) {
+		for _, name := range slices.Sorted(maps.Keys(img.Topics)) {
+			resp.Topics = append(resp.Topics, a.metadataTopic(req, img, img.Topics[name]))
+		}
+	} else {
+		a.askedTopics(req, resp, img, failed)
+	}
+	c.send(resp)
+}
+
+// askedTopics answers the topics that the request names, each once.
+func (a *API) askedTopics(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse, img *metastore.Image, failed map[string]error) {
+	type key struct {
+		name string
+		id   record.TopicID
+	}
+	seen := map[key]bool{}
+	for _, asked := range req.Topics {
+		k := key{id: asked.TopicID}
+		if asked.Topic != nil {
+			k.name = *asked.Topic
+		}
+		if seen[k] {
+			continue
+		}
+		seen[k] = true
+		out := kmsg.NewMetadataResponseTopic()
+		out.AuthorizedOperations = unset
+		switch {
+		case req.Version < 12 && (asked.Topic == nil || !k.id.IsZero()), asked.Topic == nil && k.id.IsZero():
+			out.Topic, out.TopicID = &k.name, asked.TopicID
+			out.ErrorCode = kerr.InvalidRequest.Code
+		case !k.id.IsZero():
+			if t := img.TopicIDs[k.id]; t != nil {
+				out = a.metadataTopic(req, img, t)
+				break
+			}
+			out.TopicID = asked.TopicID // no name: the id is all that is known
+			out.ErrorCode = kerr.UnknownTopicID.Code
+		default:
+			if t := img.Topics[k.name]; t != nil {
+				out = a.metadataTopic(req, img, t)
+				break
+			}
+			out.Topic = &k.name
+			out.IsInternal = isInternal(k.name)
+			err := checkTopicName(k.name)
+			if err == nil {
+				err = cmp.Or(failed[k.name], error(kerr.UnknownTopicOrPartition))
+			}
+			out.ErrorCode = codeOf(err)
+		}
+		resp.Topics = append(resp.Topics, out)
+	}
+}
+
+func (a *API) metadataTopic(req *kmsg.MetadataRequest, img *metastore.Image, t *metastore.Topic) kmsg.MetadataResponseTopic {
+	out := kmsg.NewMetadataResponseTopic()
+	out.Topic, out.TopicID, out.IsInternal = &t.Name, t.ID, t.Internal
+	out.AuthorizedOperations = operations32(req.IncludeTopicAuthorizedOperations, topicOperations)
+	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
+	for i := range t.Partitions {
+		p, po := &t.Partitions[i], &out.Partitions[i]
+		*po = kmsg.NewMetadataResponseTopicPartition()
+		po.Partition, po.Leader, po.LeaderEpoch = int32(p.ID), int32(p.Leader), int32(p.Epoch)
+		po.Replicas, po.ISR = brokerIDs(p.Replicas), brokerIDs(p.ISR)
+		po.OfflineReplicas = []int32{}
+		for _, r := range p.Replicas {
+			if _, ok := img.Brokers[r]; !ok {
+				po.OfflineReplicas = append(po.OfflineReplicas, int32(r))
+			}
+		}
+		if _, alive := img.Brokers[p.Leader]; !alive || !a.serves(t, p) {
+			po.Leader = -1
+			po.ErrorCode = kerr.LeaderNotAvailable.Code
+		}
+	}
+	return out
+}
+
+// serves says whether a partition that this broker leads is open: a client
+// that was told of a leader must not be turned away by it.
+func (a *API) serves(t *metastore.Topic, p *metastore.Partition) bool {
+	if p.Leader != a.cfg.BrokerID {
+		return true
+	}
+	_, err := a.open(t, int32(p.ID))
+	return err == nil
+}
+
+func brokerIDs(in []record.BrokerID) []int32 {
+	out := make([]int32, len(in))
+	for i, id := range in {
+		out[i] = int32(id)
+	}
+	return out
+}
+
+// rack gives a broker's rack as the protocol wants it: null for none.
+func rack(b metastore.Broker) *string {
+	if b.Rack == "" {
+		return nil
+	}
+	return &b.Rack
+}

@@ -1,0 +1,212 @@
+package api
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/topicconfig"
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+)
+
+// CreateTopics, versions 2–7.
+//
+//	4  -1 partitions or replicas take the broker's defaults (KIP-464)
+//	5  flexible; the reply has partitions, replicas and configs (KIP-525)
+//	6  throttling by quota (KIP-599)
+//	7  topic ids in the reply (KIP-516)
+func (a *API) createTopics(c *call) {
+	req := c.req.Body.(*kmsg.CreateTopicsRequest)
+	resp := response[*kmsg.CreateTopicsResponse](c)
+	ctx, cancel := c.deadline(req.TimeoutMillis)
+	defer cancel()
+	img := a.deps.Meta.Image()
+
+	count := map[string]int{}
+	for i := range req.Topics {
+		count[req.Topics[i].Topic]++
+	}
+	var specs []metastore.TopicSpec
+	var at []int // specs[i] is answered by resp.Topics[at[i]]
+	partitions := 0
+	for i := range req.Topics {
+		in := &req.Topics[i]
+		n := count[in.Topic]
+		if n == 0 {
+			continue // a duplicate that was answered
+		}
+		count[in.Topic] = 0
+		out := kmsg.NewCreateTopicsResponseTopic()
+		out.Topic, out.NumPartitions, out.ReplicationFactor = in.Topic, -1, -1
+		spec, err := metastore.TopicSpec{}, error(nil)
+		if n > 1 {
+			err = fail(kerr.InvalidRequest, "the request names the topic more than once")
+		} else {
+			spec, err = a.topicSpec(img, in)
+		}
+		if partitions += len(spec.Assignment); err == nil && partitions > a.cfg.MaxPartitionsPerCall {
+			err = fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
+		}
+		if err == nil {
+			specs, at = append(specs, spec), append(at, len(resp.Topics))
+			describeCreated(&out, &spec)
+		}
+		resp.Topics = append(resp.Topics, out)
+		createError(&resp.Topics[len(resp.Topics)-1], err)
+	}
+	if len(specs) > 0 && !req.ValidateOnly {
+		results, revision, err := a.deps.Meta.CreateTopics(ctx, specs)
+		if err == nil {
+			err = a.deps.Partitions.AwaitApplied(ctx, revision)
+		}
+		if err != nil {
+			a.log.Error("create topics failed", "topics", len(specs), "error", err)
+		}
+		for i, w := range at {
+			out, e := &resp.Topics[w], err
+			if i < len(results) {
+				if results[i].Err != nil {
+					e = results[i].Err
+				} else if results[i].Topic != nil {
+					out.TopicID = results[i].Topic.ID
+				}
+			}
+			createError(out, e)
+		}
+	}
+	c.send(resp)
+}
+
+// createError makes out an error, if there is one.
+func createError(out *kmsg.CreateTopicsResponseTopic, err error) {
+	if err == nil {
+		return
+	}
+	name := out.Topic
+	*out = kmsg.NewCreateTopicsResponseTopic()
+	out.Topic, out.NumPartitions, out.ReplicationFactor = name, -1, -1
+	out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
+}
+
+// topicSpec checks one topic of the request, in the order that Kafka does.
+func (a *API) topicSpec(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) (metastore.TopicSpec, error) {
+	spec := metastore.TopicSpec{Name: in.Topic, Configs: map[string]string{}}
+	if isInternal(in.Topic) && img.Topics[in.Topic] == nil {
+		return spec, fail(kerr.InvalidRequest, "topic %s is internal; the broker makes it when it is needed", in.Topic)
+	}
+	if err := checkTopicName(in.Topic); err != nil {
+		return spec, err
+	}
+	if img.Topics[in.Topic] != nil {
+		return spec, fail(kerr.TopicAlreadyExists, "topic %s exists already", in.Topic)
+	}
+	if other := collision(img, in.Topic); other != "" {
+		return spec, fail(kerr.InvalidTopicException, "topic %s collides with the existing topic %s: '.' and '_' are not told apart", in.Topic, other)
+	}
+	if err := a.createConfigs(in, spec.Configs); err != nil {
+		return spec, err
+	}
+	var err error
+	switch {
+	case len(in.ReplicaAssignment) > 0:
+		spec.Assignment, err = manualAssignment(img, in)
+	case in.ReplicationFactor < -1 || in.ReplicationFactor == 0:
+		err = fail(kerr.InvalidReplicationFactor, "the replication factor must be above 0, or -1 for the default; it is %d", in.ReplicationFactor)
+	case in.NumPartitions < -1 || in.NumPartitions == 0:
+		err = fail(kerr.InvalidPartitions, "the number of partitions must be above 0, or -1 for the default; it is %d", in.NumPartitions)
+	default:
+		n, r := in.NumPartitions, in.ReplicationFactor
+		if n == -1 {
+			n = a.cfg.NumPartitions
+		}
+		if r == -1 {
+			r = a.cfg.ReplicationFactor
+		}
+		spec.Assignment, err = a.place(img, 0, n, r)
+	}
+	return spec, err
+}
+
+func (a *API) createConfigs(in *kmsg.CreateTopicsRequestTopic, configs map[string]string) error {
+	var null []string
+	for _, cfg := range in.Configs {
+		if cfg.Value == nil {
+			null = append(null, cfg.Name)
+			continue
+		}
+		configs[cfg.Name] = *cfg.Value
+	}
+	if len(null) > 0 {
+		return fail(kerr.InvalidConfig, "configs without a value: %s", strings.Join(null, ", "))
+	}
+	return a.checkConfigs(nil, configs)
+}
+
+// checkConfigs says whether a topic may have the configs next, coming from
+// old.
+func (a *API) checkConfigs(old, next map[string]string) error {
+	t, err := topicconfig.Parse(next)
+	if err != nil {
+		return err
+	}
+	if t.Tiered && a.deps.Tier == nil {
+		return &topicconfig.Error{Key: "remote.storage.enable", Reason: "this broker has no object store"}
+	}
+	return topicconfig.CheckChange(old, next)
+}
+
+// manualAssignment checks replicas that are given partition by partition.
+func manualAssignment(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) ([][]record.BrokerID, error) {
+	if in.ReplicationFactor != -1 {
+		return nil, fail(kerr.InvalidRequest, "replicas are assigned by hand, so the replication factor must be -1; it is %d", in.ReplicationFactor)
+	}
+	if in.NumPartitions != -1 {
+		return nil, fail(kerr.InvalidRequest, "replicas are assigned by hand, so the number of partitions must be -1; it is %d", in.NumPartitions)
+	}
+	out := make([][]record.BrokerID, len(in.ReplicaAssignment))
+	want := 0
+	seen := map[int32]bool{}
+	for _, p := range in.ReplicaAssignment {
+		if seen[p.Partition] {
+			return nil, fail(kerr.InvalidReplicaAssignment, "partition %d is assigned more than once", p.Partition)
+		}
+		seen[p.Partition] = true
+		replicas, err := checkReplicas(img, p.Replicas, want)
+		if err != nil {
+			return nil, err
+		}
+		want = len(replicas)
+		if p.Partition < 0 || int(p.Partition) >= len(out) {
+			return nil, fail(kerr.InvalidReplicaAssignment, "partitions must be numbered from 0 without gaps; there is a %d among %d", p.Partition, len(out))
+		}
+		out[p.Partition] = replicas
+	}
+	return out, nil
+}
+
+// describeCreated fills in what a created (or validated) topic looks like.
+func describeCreated(out *kmsg.CreateTopicsResponseTopic, spec *metastore.TopicSpec) {
+	out.NumPartitions = int32(len(spec.Assignment))
+	out.ReplicationFactor = int16(len(spec.Assignment[0]))
+	for _, d := range topicconfig.Definitions() {
+		rc := kmsg.NewCreateTopicsResponseTopicConfig()
+		rc.Name, rc.Source = d.Name, int8(kmsg.ConfigSourceDefaultConfig)
+		value := d.Default
+		if v, ok := spec.Configs[d.Name]; ok {
+			value, rc.Source = v, int8(kmsg.ConfigSourceDynamicTopicConfig)
+		}
+		rc.Value = &value
+		out.Configs = append(out.Configs, rc)
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Configs)) {
+		if d, ok := topicconfig.Lookup(name); ok && d.Internal {
+			rc := kmsg.NewCreateTopicsResponseTopicConfig()
+			rc.Name, rc.Source, rc.Value = name, int8(kmsg.ConfigSourceDynamicTopicConfig), kmsg.StringPtr(spec.Configs[name])
+			out.Configs = append(out.Configs, rc)
+		}
+	}
+}

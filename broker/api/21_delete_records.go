@@ -1,0 +1,60 @@
+package api
+
+import (
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/topicconfig"
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+)
+
+// DeleteRecords, versions 0–2.
+//
+//	1  throttling as KIP-219 says
+//	2  flexible
+func (a *API) deleteRecords(c *call) {
+	req := c.req.Body.(*kmsg.DeleteRecordsRequest)
+	resp := response[*kmsg.DeleteRecordsResponse](c)
+	img := a.deps.Meta.Image()
+	for _, t := range req.Topics {
+		out := kmsg.NewDeleteRecordsResponseTopic()
+		out.Topic = t.Topic
+		for _, p := range t.Partitions {
+			po := kmsg.NewDeleteRecordsResponseTopicPartition()
+			po.Partition = p.Partition
+			low, err := a.deleteRecordsOf(img.Topics[t.Topic], p.Partition, p.Offset)
+			if err != nil {
+				low = -1
+				if codeOf(err) == kerr.UnknownServerError.Code {
+					a.log.Error("delete records failed", "topic", t.Topic, "partition", p.Partition, "error", err)
+				}
+			}
+			po.LowWatermark, po.ErrorCode = int64(low), codeOf(err)
+			out.Partitions = append(out.Partitions, po)
+		}
+		resp.Topics = append(resp.Topics, out)
+	}
+	c.send(resp)
+}
+
+func (a *API) deleteRecordsOf(t *metastore.Topic, p int32, before int64) (record.Offset, error) {
+	part, err := a.open(t, p)
+	if err != nil {
+		return -1, err
+	}
+	if t.Internal {
+		return -1, kerr.InvalidTopicException
+	}
+	cfg, err := topicconfig.Parse(t.Configs)
+	if err != nil {
+		return -1, err
+	}
+	if !cfg.Partition.DeleteOnRetention {
+		return -1, kerr.PolicyViolation
+	}
+	if before < -1 {
+		return -1, kerr.OffsetOutOfRange
+	}
+	return part.DeleteRecords(record.Offset(before))
+}

@@ -1,0 +1,279 @@
+// Package api answers decoded requests: one file per API key, each opening
+// with the versions it answers. It decides what a request means for topics,
+// partitions, groups and configs; sockets and decoding belong to wire, logs to
+// partition, membership to group, storage of metadata to metastore.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/tiering"
+)
+
+// Partitions gives the partitions that are open on this broker.
+type Partitions interface {
+	// Get gives an open partition, nil when it is not open here.
+	Get(topic string, p record.PartitionID) *partition.Partition
+	// AwaitApplied returns once what the metadata of revision says is open
+	// (or gone), or with ctx's error.
+	AwaitApplied(ctx context.Context, revision int64) error
+}
+
+// Metadata is what the API needs of the metastore; *metastore.Store is the
+// one implementation.
+type Metadata interface {
+	Image() *metastore.Image
+	CreateTopics(ctx context.Context, specs []metastore.TopicSpec) ([]metastore.CreateResult, int64, error)
+	DeleteTopic(ctx context.Context, id record.TopicID) (int64, error)
+	AddPartitions(ctx context.Context, id record.TopicID, assignment [][]record.BrokerID, wantCurrent int) (int64, error)
+	SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (int64, error)
+	AllocateProducerIDs(ctx context.Context, n int64) (int64, error)
+}
+
+// Config is plain values; zero values take the defaults named here.
+type Config struct {
+	BrokerID             record.BrokerID
+	AutoCreateTopics     bool          // Metadata creates the topics that it is asked for
+	NumPartitions        int32         // of topics made without a count; 1
+	ReplicationFactor    int16         // of topics made without one; 1
+	MaxFetchBytes        int           // of one Fetch reply, whatever is asked; 55 MiB
+	FetchSessions        int           // kept at one time; 1,000
+	FetchSessionParts    int           // partitions in all sessions; 1,000,000
+	FetchSessionMinAge   time.Duration // before a session may be evicted; 2 min
+	MaxWaitingFetches    int           // at one time, further ones are answered at once; 20,000
+	ColdReads            int           // partitions read from object storage at one time; 64
+	ColdWait             time.Duration // least time that a cold read is given when nothing else can be returned; 500 ms
+	ColdWaitMax          time.Duration // most; 10 s
+	SlowRequests         int           // requests that wait for metadata or disk at one time; 128
+	ProducerIDBlock      int64         // producer ids taken from the metastore at one time; 1,000
+	OffsetsPartitions    int32         // of __consumer_offsets, for DescribeConfigs; 50
+	MaxPartitionsPerCall int           // that one request may create; 10,000
+}
+
+func (c *Config) setDefaults() {
+	def(&c.NumPartitions, 1)
+	def(&c.ReplicationFactor, 1)
+	def(&c.MaxFetchBytes, 55<<20)
+	def(&c.FetchSessions, 1000)
+	def(&c.FetchSessionParts, 1_000_000)
+	def(&c.FetchSessionMinAge, 2*time.Minute)
+	def(&c.MaxWaitingFetches, 20_000)
+	def(&c.ColdReads, 64)
+	def(&c.ColdWait, 500*time.Millisecond)
+	def(&c.ColdWaitMax, 10*time.Second)
+	def(&c.SlowRequests, 128)
+	def(&c.ProducerIDBlock, 1000)
+	def(&c.OffsetsPartitions, 50)
+	def(&c.MaxPartitionsPerCall, 10_000)
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// Deps are what the API uses and does not own.
+type Deps struct {
+	Log        *slog.Logger // nil: slog.Default
+	Meta       Metadata
+	Partitions Partitions
+	Groups     *group.Coordinator
+	Tier       *tiering.Manager // nil: no object store, remote.storage.enable is refused
+	// EnsureOffsetsTopic makes __consumer_offsets if it does not exist.
+	EnsureOffsetsTopic func(context.Context) error
+	Now                func() time.Time // nil: time.Now
+}
+
+// API answers requests; it implements wire.Handler.
+type API struct {
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+	now  func() time.Time
+
+	sessions  *sessionCache
+	producers producerIDs
+	waiting   atomic.Int64  // fetches that wait
+	cold      chan struct{} // a place for each cold read
+	slow      chan struct{} // a place for each request that waits
+}
+
+var _ wire.Handler = (*API)(nil)
+
+// New gives an API that is ready to serve.
+func New(cfg Config, deps Deps) *API {
+	cfg.setDefaults()
+	a := &API{cfg: cfg, deps: deps, log: deps.Log, now: deps.Now}
+	if a.log == nil {
+		a.log = slog.Default()
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	a.sessions = newSessionCache(cfg.FetchSessions, cfg.FetchSessionParts, cfg.FetchSessionMinAge, a.now)
+	a.producers.block = cfg.ProducerIDBlock
+	a.producers.take = deps.Meta.AllocateProducerIDs
+	a.cold = make(chan struct{}, cfg.ColdReads)
+	a.slow = make(chan struct{}, cfg.SlowRequests)
+	return a
+}
+
+// operation is how one API key is answered.
+type operation struct {
+	handle func(a *API, c *call)
+	// waits: answering may take long (metadata is written, disks or objects
+	// are read), so it does not happen on the connection's reader.
+	waits bool
+}
+
+// operations is the dispatch table, by API key. wire.Supported says which
+// versions reach it.
+var operations = map[int16]operation{
+	0:  {handle: (*API).produce},
+	1:  {handle: (*API).fetch},
+	2:  {handle: (*API).listOffsets},
+	3:  {handle: (*API).metadata},
+	8:  {handle: (*API).offsetCommit},
+	9:  {handle: (*API).offsetFetch},
+	10: {handle: (*API).findCoordinator},
+	11: {handle: (*API).joinGroup},
+	12: {handle: (*API).heartbeat},
+	13: {handle: (*API).leaveGroup},
+	14: {handle: (*API).syncGroup},
+	15: {handle: (*API).describeGroups},
+	16: {handle: (*API).listGroups},
+	18: {handle: (*API).apiVersions},
+	19: {handle: (*API).createTopics, waits: true},
+	20: {handle: (*API).deleteTopics, waits: true},
+	21: {handle: (*API).deleteRecords, waits: true},
+	22: {handle: (*API).initProducerID, waits: true},
+	23: {handle: (*API).offsetForLeaderEpoch},
+	32: {handle: (*API).describeConfigs},
+	37: {handle: (*API).createPartitions, waits: true},
+	44: {handle: (*API).incrementalAlterConfigs, waits: true},
+	60: {handle: (*API).describeCluster},
+}
+
+var panics = metrics.NewCounter("firn_api_panics_total")
+
+// call is one request on its way to its one reply.
+type call struct {
+	ctx     context.Context
+	req     *wire.Request
+	start   time.Time
+	replied atomic.Bool
+	out     func(wire.Reply)
+	hist    *metrics.Histogram
+}
+
+// reply sends r, once; what comes later is dropped, its spans released.
+func (c *call) reply(r wire.Reply) {
+	if c.replied.Swap(true) {
+		if r.Fetch != nil {
+			releaseAll(r.Fetch.Spans)
+		}
+		return
+	}
+	c.hist.UpdateDuration(c.start)
+	c.out(r)
+}
+
+func (c *call) send(resp kmsg.Response) { c.reply(wire.Reply{Body: resp}) }
+
+// client says who asks, in the form that group descriptions show.
+func (c *call) client() group.ClientInfo {
+	ci := group.ClientInfo{ClientID: c.req.ClientID}
+	if c.req.Client != nil && c.req.Client.Remote != nil {
+		host, _, err := net.SplitHostPort(c.req.Client.Remote.String())
+		if err != nil {
+			host = c.req.Client.Remote.String()
+		}
+		ci.Host = "/" + host
+	}
+	return ci
+}
+
+// response gives an empty response of the request's type and version.
+func response[T kmsg.Response](c *call) T { return c.req.Body.ResponseKind().(T) }
+
+// Serve answers one request. It is called by the connection's reader, in
+// order; appends happen before it returns, so that they keep that order.
+func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Reply)) {
+	key := req.Body.Key()
+	c := &call{ctx: ctx, req: req, start: time.Now(), out: reply, hist: latency(key)}
+	op, ok := operations[key]
+	if !ok {
+		c.reply(wire.Reply{Close: true, Reason: fmt.Sprintf("API key %d is not answered", key)})
+		return
+	}
+	if op.waits {
+		a.later(c, func() { op.handle(a, c) })
+		return
+	}
+	a.guard(c, func() { op.handle(a, c) })
+}
+
+// later runs f beside the connection's reader, which waits only while all
+// places for slow requests are taken.
+func (a *API) later(c *call, f func()) {
+	select {
+	case a.slow <- struct{}{}:
+	case <-c.ctx.Done():
+		c.reply(wire.Reply{Close: true, Reason: "the connection ended"})
+		return
+	}
+	go func() {
+		defer func() { <-a.slow }()
+		a.guard(c, f)
+	}()
+}
+
+// guard runs f and turns a panic into a closed connection: the request's
+// state is unknown, so that no reply would be true.
+func (a *API) guard(c *call, f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			a.panicked(c, v)
+		}
+	}()
+	f()
+}
+
+func (a *API) panicked(c *call, v any) {
+	panics.Inc()
+	a.log.Error("a request caused a panic; its connection is closed", "api_key", c.req.Body.Key(), "version", c.req.Body.GetVersion(),
+		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	c.reply(wire.Reply{Close: true, Reason: "internal error"})
+}
+
+func latency(key int16) *metrics.Histogram {
+	return metrics.GetOrCreateHistogram(`firn_api_request_seconds{api="` + kmsg.NameForKey(key) + `"}`)
+}
+
+// deadline gives a context that ends after the request's own timeout in
+// milliseconds, within limits that keep it from being useless or endless.
+func (c *call) deadline(ms int32) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.ctx, min(max(time.Duration(ms)*time.Millisecond, time.Second), 5*time.Minute))
+}
+
+// ended says whether err is that of a context.
+func ended(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/firnlog/firn/record"
+)
+
+var coldLate = metrics.NewCounter("firn_api_cold_reads_late_total")
+
+// coldRead is one read of a partition's tiered part, which may outlive the
+// request: what it reads stays in the cache for the next one.
+type coldRead struct {
+	part  coldPart
+	reply fetchPart // private to the read until it is handed over
+	n     int64
+	fail  bool
+}
+
+// readCold reads state's cold partitions side by side. It returns when all
+// have answered, or when the time is up that a cold read may take of this
+// request; what comes later is released.
+func (f *fetchCall) readCold(state *readState) {
+	ctx, cancel := context.WithDeadline(f.c.ctx, f.coldDeadline(state))
+	defer cancel()
+	g := &coldGather{results: make(chan *coldRead, len(state.cold))}
+	own := *f // what outlives this call must not see its changes
+	for _, cp := range state.cold {
+		r := &coldRead{part: cp, reply: fetchPart{key: cp.part.key, topic: cp.part.topic, want: cp.part.want}}
+		r.reply.reply.out = newFetchPartition(cp.part.key.p)
+		go own.coldOne(ctx, g, r)
+	}
+	for range state.cold {
+		select {
+		case r := <-g.results:
+			state.bytes += r.n
+			state.failed = state.failed || r.fail
+			if r.n > 0 || r.fail {
+				r.part.part.reply = r.reply.reply
+			}
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	for _, r := range g.close() { // came at the last moment
+		state.bytes += r.n
+		state.failed = state.failed || r.fail
+		if r.n > 0 || r.fail {
+			r.part.part.reply = r.reply.reply
+		}
+	}
+	if state.bytes == 0 && !state.failed {
+		f.unblockHot(state)
+	}
+}
+
+// coldDeadline is how long cold reads may hold up the reply: little when
+// there is something else to return, else the client's own wait, within what
+// makes progress possible and what clients bear.
+func (f *fetchCall) coldDeadline(state *readState) time.Time {
+	now := time.Now()
+	if state.bytes > 0 && state.enough(f) || state.failed {
+		return now.Add(coldGrace)
+	}
+	wait := f.deadline.Sub(now)
+	return now.Add(min(max(wait, f.a.cfg.ColdWait), f.a.cfg.ColdWaitMax))
+}
+
+func (f *fetchCall) coldOne(ctx context.Context, g *coldGather, r *coldRead) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.reply.reply.release()
+			f.a.panicked(f.c, v)
+		}
+	}()
+	select {
+	case f.a.cold <- struct{}{}:
+		defer func() { <-f.a.cold }()
+	case <-ctx.Done():
+		return
+	}
+	r.n, r.fail = f.read(ctx, &r.reply, r.part.p, max(1, r.part.maxBytes), true)
+	g.give(r)
+}
+
+// coldGather takes results until it is closed.
+type coldGather struct {
+	mu      sync.Mutex // guards closed
+	closed  bool
+	results chan *coldRead // has room for all
+}
+
+func (g *coldGather) give(r *coldRead) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		coldLate.Inc()
+		r.reply.reply.release()
+		return
+	}
+	g.results <- r
+}
+
+func (g *coldGather) close() (rest []*coldRead) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	for {
+		select {
+		case r := <-g.results:
+			rest = append(rest, r)
+		default:
+			return rest
+		}
+	}
+}
+
+// unblockHot gives hot partitions the right to an oversized batch that a cold
+// one had and did not use.
+func (f *fetchCall) unblockHot(state *readState) {
+	cold := make(map[*fetchPart]bool, len(state.cold))
+	for _, c := range state.cold {
+		cold[c.part] = true
+	}
+	for _, fp := range f.fc.parts {
+		if cold[fp] || fp.reply.out.ErrorCode != 0 {
+			continue
+		}
+		p, _, err := f.resolve(fp)
+		if err != nil || p.IsCold(record.Offset(fp.want.offset)) {
+			continue
+		}
+		n, failed := f.read(f.c.ctx, fp, p, min(f.maxBytes, max(0, int(fp.want.maxBytes))), true)
+		state.bytes += n
+		state.failed = state.failed || failed
+		if n > 0 || failed {
+			return
+		}
+	}
+}
