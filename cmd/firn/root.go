@@ -1,0 +1,124 @@
+package main
+
+import (
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/firnlog/firn/broker/config"
+)
+
+const (
+	outputText = "text"
+	outputJSON = "json"
+)
+
+func (a *app) rootCommand() *cobra.Command {
+	root := group("firn", "A Kafka-compatible broker that keeps its history in object storage",
+		`Firn is a broker that Kafka clients talk to. New records lie on local disk; sealed
+segments move to object storage, where they stay readable by the same clients.
+
+A first try, with one terminal for the broker and one for the rest:
+
+  firn start
+  firn topic create hello
+  echo "hi there" | firn produce hello
+  firn consume hello --until end
+
+Exit codes: 0 done; 1 failed; 2 wrong flags, arguments or configuration; 3 the broker
+cannot be reached; 4 the data folder is in use by another firn; 130 stopped by force.`,
+		a.startCommand(), a.configCommand(), a.topicCommand(), a.produceCommand(), a.consumeCommand(),
+		a.groupCommand(), a.tierCommand(), a.logCommand(), a.versionCommand())
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.output != outputText && a.output != outputJSON {
+			bad := a.output
+			a.output = outputText
+			return usageError("--output %s: choose text or json", bad)
+		}
+		return nil
+	}
+	// Long flag texts are wrapped to fit a terminal.
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages | ", "FlagUsagesWrapped 100 | "))
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", outputText, "how results are printed, `FORM`: text or json")
+	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{outputText, outputJSON}, cobra.ShellCompDirectiveNoFileComp))
+	root.SetFlagErrorFunc(flagError)
+	return root
+}
+
+// group makes a command that only holds others.
+func group(use, short, long string, sub ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			var names []string
+			for _, c := range cmd.Commands() {
+				names = append(names, c.Name())
+			}
+			near := ""
+			if n := config.Nearest(args[0], names); n != "" {
+				near = "; did you mean " + n + "?"
+			}
+			return usageError("%s has no command %q%s", cmd.CommandPath(), args[0], near)
+		},
+	}
+	cmd.AddCommand(sub...)
+	return cmd
+}
+
+// flagError names the nearest flag when one is unknown.
+func flagError(cmd *cobra.Command, err error) error {
+	msg := err.Error()
+	if name, ok := strings.CutPrefix(msg, "unknown flag: --"); ok {
+		var known []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		if n := config.Nearest(name, known); n != "" {
+			return usageError("unknown flag --%s; did you mean --%s?", name, n)
+		}
+		return usageError("unknown flag --%s", name)
+	}
+	return usageError("%s", msg)
+}
+
+// args wraps an argument check so that its error counts as wrong usage, and
+// says what is expected.
+func args(check cobra.PositionalArgs, want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if err := check(cmd, given); err != nil {
+			return usageError("%s takes %s, and got %s", cmd.CommandPath(), want, countArgs(given))
+		}
+		return nil
+	}
+}
+
+func countArgs(given []string) string {
+	if len(given) == 0 {
+		return "nothing"
+	}
+	return strings.Join(given, " ")
+}
+
+// env gives an environment variable, "" when it is not set.
+func (a *app) env(name string) string {
+	for _, kv := range a.environ {
+		if k, v, _ := strings.Cut(kv, "="); k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// terminal says whether stream is a terminal.
+func terminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && isTerminal(int(f.Fd()))
+}
