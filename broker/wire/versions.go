@@ -56,15 +56,17 @@ func Supported() []VersionRange {
 }
 
 // UnsupportedApiVersionsReply is the answer to an ApiVersions request of a
-// version that is not known: error 35 and the list, in the form of version 0,
-// which every client can read (KIP-511).
+// version that is not known: error 35 in the form of version 0, which every
+// client can read, with a list of one, the versions of ApiVersions itself
+// (KIP-511). With that a client asks again; given the whole list, some would
+// take it as the answer and never learn the features that only later versions
+// carry.
 func UnsupportedApiVersionsReply() *kmsg.ApiVersionsResponse {
 	resp := kmsg.NewPtrApiVersionsResponse()
 	resp.ErrorCode = kerr.UnsupportedVersion.Code
-	for _, v := range Supported() {
-		k := kmsg.NewApiVersionsResponseApiKey()
-		k.ApiKey, k.MinVersion, k.MaxVersion = v.Key, v.Min, v.Max
-		resp.ApiKeys = append(resp.ApiKeys, k)
-	}
+	api := lookup(keyApiVersions)
+	k := kmsg.NewApiVersionsResponseApiKey()
+	k.ApiKey, k.MinVersion, k.MaxVersion = api.key, api.advertise, api.max
+	resp.ApiKeys = append(resp.ApiKeys, k)
 	return resp
 }
