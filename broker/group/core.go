@@ -511,11 +511,6 @@ func loadClassic(id string, v *kmsg.GroupMetadataValue, r *rules, now time.Time,
 
 func millis(ms int32) time.Duration { return time.Duration(max(ms, 0)) * time.Millisecond }
 
-// vacant says that the group holds nothing that a new one would not.
-func (g *classic) vacant() bool {
-	return g.state == empty && g.idle()
-}
-
 // idle says that forgetting the group would lose nothing but its log state.
 func (g *classic) idle() bool {
 	return g.state == empty && len(g.pending) == 0 && len(g.stores) == 0

@@ -70,7 +70,7 @@ func (j *joining) size() int {
 func (g *classic) joinGroup(now time.Time, j *joining, fx *effects) {
 	switch {
 	case !g.accepts(j):
-		g.refuse(j, fx)
+		g.refuse(now, j, fx)
 	case g.state == dead:
 		fx.joinError(j.to, j.memberID, kerr.CoordinatorNotAvailable)
 	case !g.supports(j.protocolType, j.protocols):
@@ -80,7 +80,7 @@ func (g *classic) joinGroup(now time.Time, j *joining, fx *effects) {
 	default:
 		g.joinKnown(now, j, fx)
 	}
-	if g.unwritten && !g.vacant() {
+	if g.unwritten && !g.idle() {
 		// The group is made known to the log, so that it survives a restart
 		// before its first generation.
 		g.unwritten = false
@@ -117,11 +117,12 @@ func (g *classic) accepts(j *joining) bool {
 // refuse turns away a member that the group has no room for. In its join
 // phase a group too large sheds members that come late; elsewhere an existing
 // member is only told.
-func (g *classic) refuse(j *joining, fx *effects) {
+func (g *classic) refuse(now time.Time, j *joining, fx *effects) {
+	fx.joinError(j.to, "", kerr.GroupMaxSizeReached)
 	if m := g.byID[j.memberID]; m == nil || g.state == preparing && m.join == nil && m.sync == nil {
 		g.remove(j.memberID)
+		g.maybeCompleteJoin(now, fx)
 	}
-	fx.joinError(j.to, "", kerr.GroupMaxSizeReached)
 }
 
 func (g *classic) joinNew(now time.Time, j *joining, fx *effects) {

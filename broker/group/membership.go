@@ -52,7 +52,7 @@ func (c *Coordinator) join(group string, j *joining, fx *effects) *kerr.Error {
 	}
 	gs.core.joinGroup(now, j, fx)
 	s.settle(gs, fx)
-	if fresh && gs.core.vacant() {
+	if fresh && gs.core.idle() {
 		s.forget(gs) // nobody got in
 	}
 	return nil

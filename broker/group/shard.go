@@ -57,9 +57,10 @@ type shard struct {
 type groupState struct {
 	core    *classic
 	timer   *timer
-	waiting int // operations of the group in the queue or at the log
-	bytes   int // as counted in the coordinator's total
-	members int // as counted in the gauge
+	armed   time.Time // when timer fires; zero: it does not run
+	waiting int       // operations of the group in the queue or at the log
+	bytes   int       // as counted in the coordinator's total
+	members int       // as counted in the gauge
 }
 
 // durable is a group as the log has it.
@@ -85,8 +86,12 @@ func newShard(c *Coordinator, partition int32, log Log) *shard {
 		groups: map[string]*groupState{}, durable: map[string]*durable{},
 	}
 	s.retention = newTimer(func() {
-		s.submit(op{run: s.expire})
-		c.timers.soonest(s.retention, c.deps.Now().Add(c.cfg.RetentionCheck))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.phase == active {
+			s.push(op{run: s.expire})
+			c.timers.soonest(s.retention, c.deps.Now().Add(c.cfg.RetentionCheck))
+		}
 	})
 	return s
 }
@@ -176,8 +181,9 @@ func (s *shard) settleThen(gs *groupState, fx *effects, after func(*kerr.Error))
 		gs.members = n
 	}
 	metricRebalances.Add(fx.rebalances)
-	if !gs.core.next.IsZero() && s.groups[gs.core.id] == gs {
-		s.c.timers.soonest(gs.timer, gs.core.next)
+	if next := gs.core.next; !next.IsZero() && (gs.armed.IsZero() || next.Before(gs.armed)) && s.groups[gs.core.id] == gs {
+		gs.armed = next
+		s.c.timers.soonest(gs.timer, next)
 	}
 	fx.rebalances = 0
 	for i := range fx.notes {
@@ -205,6 +211,7 @@ func (s *shard) tick(gs *groupState) {
 	var fx effects
 	s.mu.Lock()
 	if s.phase == active && s.groups[gs.core.id] == gs {
+		gs.armed = time.Time{}
 		gs.core.tick(s.c.deps.Now(), &fx)
 		s.settle(gs, &fx)
 	}
