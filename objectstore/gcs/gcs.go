@@ -206,7 +206,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	if n == 0 {
 		return s.empty(ctx, key, off, nil)
 	}
-	r, err := s.object(key).ReadCompressed(true).NewRangeReader(ctx, off, n)
+	r, err := s.object(key).NewRangeReader(ctx, off, n)
 	if err != nil {
 		err = fail(ctx, "get", key, err)
 		if n < 0 && errors.Is(err, objectstore.ErrRange) {
@@ -267,6 +267,9 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[object
 			a, err := it.Next()
 			if errors.Is(err, iterator.Done) {
 				return
+			}
+			if err == nil {
+				err = ctx.Err() // between the objects of a page, too
 			}
 			if err != nil {
 				yield(objectstore.Object{}, fail(ctx, "list", prefix, err))

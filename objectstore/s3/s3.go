@@ -18,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -80,9 +81,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Concurrency <= 0 {
 		cfg.Concurrency = multipart.Concurrency
 	}
-	transport := objectstore.NewTransport()
 	opts := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(&http.Client{Transport: transport}),
+		// This kind of client lets the configuration add to it (AWS_CA_BUNDLE).
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			objectstore.ConfigureTransport(t)
+		})),
 		// WithRetry is the one retry policy.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
@@ -104,11 +107,16 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		}
 		ac.Region = "us-east-1"
 	}
+	transport := objectstore.NewTransport()
+	if c, ok := ac.HTTPClient.(*awshttp.BuildableClient); ok {
+		transport = c.GetTransport()
+	}
 	s := &Store{cfg: cfg, transport: transport, limit: multipart.NewLimiter(cfg.Concurrency)}
 	if cfg.Prefix != "" {
 		s.prefix = cfg.Prefix + "/"
 	}
 	s.client = awss3.NewFromConfig(ac, func(o *awss3.Options) {
+		o.HTTPClient = &http.Client{Transport: transport, CheckRedirect: noRedirect}
 		o.UsePathStyle = cfg.PathStyle
 		o.DisableLogOutputChecksumValidationSkipped = true
 		if cfg.Endpoint != "" {
@@ -117,6 +125,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	})
 	return s, nil
 }
+
+// noRedirect leaves redirects to another region's endpoint as the errors that
+// they are: a signature for one host does not hold at another.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // String gives the store's URL.
 func (s *Store) String() string {
@@ -358,6 +370,10 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[object
 				return
 			}
 			for _, o := range page.Contents {
+				if err := ctx.Err(); err != nil {
+					yield(objectstore.Object{}, s.fail(ctx, "list", prefix, err))
+					return
+				}
 				rel, ok := strings.CutPrefix(aws.ToString(o.Key), s.prefix)
 				if !ok || rel == "" || rel <= after { // a folder's own marker, or a service that knows no StartAfter
 					continue
