@@ -514,7 +514,10 @@ func (s *sim) settleDown() {
 		}
 	}
 	for range 600 {
-		for _, c := range s.clients {
+		for i, c := range s.clients {
+			if i < 5 && !c.alive { // fenced: its id died with a restart; a new process
+				c.alive, c.phase, c.memberID = true, "", ""
+			}
 			s.act(c)
 		}
 		s.write(true)
