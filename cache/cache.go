@@ -22,9 +22,12 @@ import (
 type Config struct {
 	Dir        string // made if missing; nothing else may be in it
 	MaxBytes   int64  // on disk; default 10 GiB
-	ChunkBytes int    // largest chunk; default 4 MiB
+	ChunkBytes int    // usual size of a chunk; default 4 MiB. Larger ones, up to 64 MiB, are taken too
 	OpenFiles  int    // chunk files kept open; default 512
+	Fills      int    // fills under way at once, the rest waits; default 32
 }
+
+const maxChunk = 64 << 20
 
 // ErrClosed says that the cache is closed.
 var ErrClosed = errors.New("cache: closed")
@@ -41,6 +44,8 @@ type Cache struct {
 	cancel context.CancelFunc
 	fills  sync.WaitGroup
 	bufs   sync.Pool // *[]byte of HeaderSize+ChunkBytes
+	check  sync.Pool // *[]byte to read files through
+	places chan struct{}
 	seq    atomic.Uint64
 	sick   atomic.Bool // the folder could not be written last time
 
@@ -88,7 +93,10 @@ func Open(cfg Config, log *slog.Logger) (*Cache, error) {
 	if cfg.OpenFiles == 0 {
 		cfg.OpenFiles = 512
 	}
-	if cfg.Dir == "" || cfg.MaxBytes < 0 || cfg.ChunkBytes < 0 || cfg.ChunkBytes > 1<<30 || cfg.OpenFiles < 0 {
+	if cfg.Fills == 0 {
+		cfg.Fills = 32
+	}
+	if cfg.Dir == "" || cfg.MaxBytes < 0 || cfg.ChunkBytes < 0 || cfg.ChunkBytes > maxChunk || cfg.OpenFiles < 0 || cfg.Fills < 0 {
 		return nil, fmt.Errorf("cache: bad configuration: dir %q, %d bytes, chunks of %d, %d open files", cfg.Dir, cfg.MaxBytes, cfg.ChunkBytes, cfg.OpenFiles)
 	}
 	if log == nil {
@@ -99,10 +107,15 @@ func Open(cfg Config, log *slog.Logger) (*Cache, error) {
 		entries: map[id]*entry{}, flights: map[id]*flight{},
 		policy: newPolicy(cfg.MaxBytes, cfg.ChunkBytes),
 		open:   newOpenFiles(cfg.OpenFiles),
+		places: make(chan struct{}, cfg.Fills),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.bufs.New = func() any {
 		b := make([]byte, HeaderSize+cfg.ChunkBytes)
+		return &b
+	}
+	c.check.New = func() any {
+		b := make([]byte, 256<<10)
 		return &b
 	}
 	if err := c.rescan(); err != nil {
@@ -152,7 +165,7 @@ func (c *Cache) Bytes() int64 {
 // that this is a use of its own and not the next part of one already counted;
 // it decides whether a chunk outlives a scan. hit says that no fill was needed.
 func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch bool, fill Fill) (span record.Span, hit bool, err error) {
-	if n <= 0 || n > c.cfg.ChunkBytes || off < 0 || object == "" || len(object) > maxKey {
+	if n <= 0 || n > maxChunk || off < 0 || object == "" || len(object) > maxKey {
 		return record.Span{}, false, fmt.Errorf("cache: no such chunk can be: %q, offset %d, %d bytes", object, off, n)
 	}
 	cid := chunkID(object, off, n)
@@ -174,7 +187,7 @@ func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch 
 	}
 	f, flying := c.flights[cid]
 	if !flying {
-		f = c.launch(cid, object, off, n, fill)
+		f = c.launch(cid, object, off, n, fill, nil)
 	}
 	f.waiters++
 	f.touched = f.touched || touch
@@ -198,7 +211,7 @@ func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch 
 // does not wait. It returns false when it had nothing to do. done, which may
 // be nil, is called when the fill is over.
 func (c *Cache) Prefetch(object string, off int64, n int, fill Fill, done func()) bool {
-	if n <= 0 || n > c.cfg.ChunkBytes || off < 0 || object == "" || len(object) > maxKey {
+	if n <= 0 || n > maxChunk || off < 0 || object == "" || len(object) > maxKey {
 		return false
 	}
 	cid := chunkID(object, off, n)
@@ -207,12 +220,7 @@ func (c *Cache) Prefetch(object string, off int64, n int, fill Fill, done func()
 	if c.closed || c.entries[cid] != nil || c.flights[cid] != nil {
 		return false
 	}
-	c.launch(cid, object, off, n, func(ctx context.Context, p []byte) error {
-		if done != nil {
-			defer done()
-		}
-		return fill(ctx, p)
-	})
+	c.launch(cid, object, off, n, fill, done)
 	return true
 }
 
@@ -235,7 +243,7 @@ func (c *Cache) leave(f *flight, err error) (span record.Span) {
 }
 
 // launch starts a flight; c.mu is held.
-func (c *Cache) launch(cid id, object string, off int64, n int, fill Fill) *flight {
+func (c *Cache) launch(cid id, object string, off int64, n int, fill Fill, over func()) *flight {
 	f := &flight{done: make(chan struct{})}
 	c.flights[cid] = f
 	e := c.entries[cid]
@@ -263,6 +271,9 @@ func (c *Cache) launch(cid id, object string, off int64, n int, fill Fill) *flig
 		if unwanted {
 			span.Release()
 		}
+		if over != nil {
+			over()
+		}
 	}()
 	return f
 }
@@ -289,8 +300,8 @@ func (c *Cache) checkFile(f *os.File, object string, off int64, n int) error {
 	if err != nil {
 		return err
 	}
-	buf := c.bufs.Get().(*[]byte)
-	defer c.bufs.Put(buf)
+	buf := c.check.Get().(*[]byte)
+	defer c.check.Put(buf)
 	h, err := CheckChunk(f, st.Size(), *buf)
 	if err != nil {
 		return err
@@ -305,24 +316,46 @@ func (c *Cache) checkFile(f *os.File, object string, off int64, n int) error {
 // does not take are served from memory.
 func (c *Cache) fetch(cid id, object string, off int64, n int, fill Fill) (record.Span, error) {
 	misses.Inc()
-	pooled := c.bufs.Get().(*[]byte)
+	select {
+	case c.places <- struct{}{}: // before the buffer, so that buffers are bounded too
+		defer func() { <-c.places }()
+	case <-c.ctx.Done():
+		return record.Span{}, ErrClosed
+	}
+	pooled, give := c.buffer(n)
 	buf := (*pooled)[:HeaderSize+n]
 	data := buf[HeaderSize:]
 	if err := fill(c.ctx, data); err != nil {
-		c.bufs.Put(pooled)
+		give()
 		failures.Inc()
+		if c.ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", ErrClosed, err)
+		}
 		return record.Span{}, err
 	}
 	span, err := c.store(cid, object, off, buf)
 	if err == nil {
-		c.bufs.Put(pooled)
+		give()
 		return span, nil
+	}
+	if errors.Is(err, errTooBig) {
+		return record.Span{Bytes: data}, nil
 	}
 	diskErrors.Inc()
 	if c.sick.CompareAndSwap(false, true) {
 		c.log.Error("chunk cache cannot be written, serving from memory", "dir", c.cfg.Dir, "err", err)
 	}
 	return record.Span{Bytes: data}, nil // buf is not pooled again: readers have it
+}
+
+// buffer gives room for a header and n bytes, and how to give it back.
+func (c *Cache) buffer(n int) (*[]byte, func()) {
+	if n <= c.cfg.ChunkBytes {
+		b := c.bufs.Get().(*[]byte)
+		return b, func() { c.bufs.Put(b) }
+	}
+	b := make([]byte, HeaderSize+n)
+	return &b, func() {}
 }
 
 var errTooBig = errors.New("chunk is larger than the whole cache")

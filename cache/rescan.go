@@ -102,7 +102,7 @@ func (c *Cache) recognise(dir string, de os.DirEntry) (foundChunk, bool) {
 	if err != nil {
 		return foundChunk{}, false
 	}
-	if size := info.Size(); size <= HeaderSize || size > c.cfg.MaxBytes || size > HeaderSize+int64(c.cfg.ChunkBytes) {
+	if size := info.Size(); size <= HeaderSize || size > c.cfg.MaxBytes || size > HeaderSize+maxChunk {
 		os.Remove(path)
 		return foundChunk{}, false
 	}
