@@ -7,10 +7,25 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/firnlog/firn/broker/api"
+	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/cache"
+	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/objectstore"
+	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/tiering"
 )
 
 // Config is a broker's settings as plain values; package config reads them
@@ -43,16 +58,262 @@ type Deps struct {
 }
 
 // Broker is a running broker.
-type Broker struct{}
+type Broker struct {
+	cfg      Config
+	log      *slog.Logger
+	storeURL string
+	store    objectstore.Store
 
-// Open makes everything ready to serve; nothing listens yet.
-func Open(ctx context.Context, cfg Config, deps Deps) (*Broker, error) {
-	return nil, errors.New("broker: being built")
+	kafkaLn, httpLn net.Listener
+	meta            *metastore.Store
+	tier            *tiering.Manager
+	cache           *cache.Cache
+	groups          *groups
+	topics          *topics
+	wire            *wire.Server
+	http            *http.Server
+
+	ready  atomic.Bool
+	failed chan struct{} // closed by the first failure
+	mu     sync.Mutex    // guards err
+	err    error         // why the broker cannot go on
+
+	unwatch func()
 }
 
-// Serve answers clients until ctx ends or a listener or disk fails.
-func (b *Broker) Serve(ctx context.Context) error { return nil }
+// Open makes everything ready to serve: sockets bound, etcd running,
+// partitions recovered, the broker registered. On an error nothing is left
+// running. Errors name the folder, file or address at fault.
+func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
+	b := &Broker{cfg: cfg, log: deps.Log, store: deps.Store, storeURL: deps.StoreURL, failed: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			b.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	if b.kafkaLn, err = net.Listen("tcp", cfg.Kafka); err != nil {
+		return nil, fmt.Errorf("listen for Kafka clients on %s: %w (choose another address with --kafka)", cfg.Kafka, err)
+	}
+	if b.httpLn, err = net.Listen("tcp", cfg.HTTP); err != nil {
+		return nil, fmt.Errorf("listen for HTTP on %s: %w (choose another address with --http)", cfg.HTTP, err)
+	}
+	if err := b.openMetastore(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.openTiering(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.openPartitions(ctx); err != nil {
+		return nil, err
+	}
+	handler := api.New(api.Config{
+		BrokerID:         record.BrokerID(cfg.NodeID),
+		AutoCreateTopics: cfg.AutoCreateTopics,
+		NumPartitions:    cfg.NumPartitions,
+	}, api.Deps{
+		Log:                b.log,
+		Meta:               b.meta,
+		Partitions:         b.topics,
+		Groups:             b.groups.coord,
+		Tier:               b.tier,
+		EnsureOffsetsTopic: b.groups.ensureTopic,
+	})
+	b.wire = wire.NewServer(wire.Config{
+		MaxFrameBytes:    cfg.MaxFrameBytes,
+		MaxConnections:   cfg.MaxConnections,
+		MaxInflightBytes: cfg.MaxInflightBytes,
+	}, wire.Deps{Log: b.log, Handler: handler})
+	b.http = b.httpServer()
+	if err := b.meta.Register(ctx); err != nil {
+		return nil, fmt.Errorf("register this broker: %w", err)
+	}
+	return b, nil
+}
 
-// Close stops the broker in order: listeners, groups, partitions synced,
-// leases revoked, etcd.
-func (b *Broker) Close(ctx context.Context) error { return nil }
+func (b *Broker) openMetastore(ctx context.Context) (err error) {
+	advertise := b.cfg.Advertise
+	if advertise == "" {
+		advertise = b.kafkaLn.Addr().String()
+	}
+	host, portText, err := net.SplitHostPort(advertise)
+	if err != nil {
+		return fmt.Errorf("advertised address %q: %w", advertise, err)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return fmt.Errorf("advertised address %q: the port is not a number", advertise)
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		return fmt.Errorf("advertised address %q cannot be connected to: name this machine with --advertise HOST:PORT", advertise)
+	}
+	b.meta, err = metastore.Open(ctx, metastore.Config{
+		Dir:      filepath.Join(b.cfg.DataDir, "etcd"),
+		BrokerID: record.BrokerID(b.cfg.NodeID),
+		Host:     host,
+		Port:     int32(port),
+		HTTP:     b.httpLn.Addr().String(),
+		Rack:     b.cfg.Rack,
+	}, metastore.Deps{Log: b.log})
+	if err != nil {
+		return fmt.Errorf("metadata in %s: %w", filepath.Join(b.cfg.DataDir, "etcd"), err)
+	}
+	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID)
+}
+
+func (b *Broker) openTiering(ctx context.Context) (err error) {
+	b.cache, err = cache.Open(cache.Config{Dir: filepath.Join(b.cfg.DataDir, "cache"), MaxBytes: b.cfg.CacheBytes}, b.log)
+	if err != nil {
+		return fmt.Errorf("chunk cache: %w", err)
+	}
+	b.tier, err = tiering.Open(ctx, tiering.Config{Every: b.cfg.UploadCheck}, tiering.Deps{
+		Log:       b.log,
+		Store:     b.store,
+		Meta:      b.meta,
+		Cache:     b.cache,
+		ClusterID: b.meta.Image().ClusterID,
+	})
+	return err
+}
+
+// openPartitions brings the partitions to what the metastore says, and keeps
+// them there from now on.
+func (b *Broker) openPartitions(ctx context.Context) error {
+	coord := group.New(group.Config{
+		OffsetsPartitions:     b.cfg.OffsetsParts,
+		InitialRebalanceDelay: b.cfg.RebalanceDelay,
+	}, group.Deps{Log: b.log})
+	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), b.cfg.OffsetsParts, b.log)
+	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail)
+	b.groups.await = b.topics.AwaitApplied
+	img := b.meta.Image()
+	if err := b.topics.setStraysAside(img); err != nil {
+		return fmt.Errorf("folders of deleted topics: %w", err)
+	}
+	// The watch calls apply from one goroutine; the first image is applied
+	// before it may.
+	first := make(chan struct{})
+	b.unwatch = b.meta.OnChange(func(img *metastore.Image) {
+		<-first
+		b.topics.apply(img)
+	})
+	b.topics.apply(img)
+	close(first)
+	return ctx.Err()
+}
+
+// KafkaAddr is the address that Kafka clients connect to.
+func (b *Broker) KafkaAddr() net.Addr { return b.kafkaLn.Addr() }
+
+// HTTPAddr is the address of health, metrics and admin.
+func (b *Broker) HTTPAddr() net.Addr { return b.httpLn.Addr() }
+
+// ClusterID is the id that the cluster was given when it first started.
+func (b *Broker) ClusterID() string { return b.meta.Image().ClusterID }
+
+// fail notes why the broker cannot go on and ends Serve with it.
+func (b *Broker) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.err = err
+		close(b.failed)
+	}
+}
+
+func (b *Broker) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// Serve answers clients until ctx ends (then it returns nil) or the broker
+// cannot go on: a listener or a disk failed. Close must follow in any case.
+func (b *Broker) Serve(ctx context.Context) error {
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { b.retention(ctx) })
+	go func() {
+		if err := b.http.Serve(b.httpLn); !errors.Is(err, http.ErrServerClosed) {
+			b.fail(fmt.Errorf("HTTP on %s: %w", b.httpLn.Addr(), err))
+		}
+	}()
+	go func() {
+		if err := b.wire.Serve(b.kafkaLn); err != nil && !errors.Is(err, net.ErrClosed) {
+			b.fail(fmt.Errorf("Kafka clients on %s: %w", b.kafkaLn.Addr(), err))
+		}
+	}()
+	b.ready.Store(true)
+	defer b.ready.Store(false)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-b.failed:
+		return b.failure()
+	}
+}
+
+// retention looks after every open partition again and again.
+func (b *Broker) retention(ctx context.Context) {
+	every := time.NewTicker(b.cfg.RetentionCheck)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-every.C:
+			b.topics.all(func(p *partition.Partition) {
+				if _, err := p.RunRetention(now); err != nil && ctx.Err() == nil {
+					b.log.Warn("retention of a partition failed; it is tried again", "partition", p.TP().String(), "error", err)
+				}
+			})
+		}
+	}
+}
+
+// Close stops the broker in the order that loses nothing: clients, groups,
+// uploads, partitions synced, leases revoked and etcd stopped, the store. It
+// may be called after a failed Open or before Serve.
+func (b *Broker) Close(ctx context.Context) error {
+	var errs []error
+	note := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	b.ready.Store(false)
+	if b.wire != nil {
+		note("stop the Kafka listener", b.wire.Close(ctx))
+	}
+	for _, ln := range []net.Listener{b.kafkaLn, b.httpLn} {
+		if ln != nil {
+			ln.Close() // closed already by its server, as a rule
+		}
+	}
+	if b.unwatch != nil {
+		b.unwatch()
+	}
+	if b.groups != nil {
+		b.groups.close()
+	}
+	if b.tier != nil {
+		note("stop tiering", b.tier.Close(ctx))
+	}
+	if b.topics != nil {
+		note("close partitions", b.topics.close())
+	}
+	if b.cache != nil {
+		note("close the chunk cache", b.cache.Close())
+	}
+	if b.meta != nil {
+		note("stop etcd", b.meta.Close(ctx))
+	}
+	if b.store != nil {
+		note("close the object store", b.store.Close())
+	}
+	if b.http != nil {
+		note("stop HTTP", b.http.Shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,185 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+)
+
+// offsetsTopic is where groups keep their offsets and memberships.
+const offsetsTopic = "__consumer_offsets"
+
+// groups gives the group coordinator its log: one partition of offsetsTopic
+// each, loaded when this broker leads it.
+type groups struct {
+	coord *group.Coordinator
+	meta  *metastore.Store
+	node  record.BrokerID
+	parts int32
+	log   *slog.Logger
+	await func(ctx context.Context, revision int64) error
+
+	ctx    context.Context // of the loads; ends with close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	slots  chan struct{} // bounds the loads that run at once
+
+	create sync.Mutex     // one creation of the topic at a time
+	loaded map[int32]bool // touched by topics.apply only
+}
+
+func newGroups(coord *group.Coordinator, meta *metastore.Store, node record.BrokerID, parts int32, log *slog.Logger) *groups {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &groups{coord: coord, meta: meta, node: node, parts: parts, log: log, ctx: ctx, cancel: cancel, slots: make(chan struct{}, 4), loaded: map[int32]bool{}}
+}
+
+// ensureTopic makes offsetsTopic unless it is there, and returns once its
+// partitions are open.
+func (g *groups) ensureTopic(ctx context.Context) error {
+	if g.meta.Image().Topics[offsetsTopic] != nil {
+		return nil
+	}
+	g.create.Lock()
+	defer g.create.Unlock()
+	if g.meta.Image().Topics[offsetsTopic] != nil {
+		return nil
+	}
+	spec := metastore.TopicSpec{
+		Name:       offsetsTopic,
+		Internal:   true,
+		Configs:    map[string]string{"segment.bytes": "104857600", "retention.ms": "-1"},
+		Assignment: make([][]record.BrokerID, g.parts),
+	}
+	for i := range spec.Assignment {
+		spec.Assignment[i] = []record.BrokerID{g.node}
+	}
+	results, rev, err := g.meta.CreateTopics(ctx, []metastore.TopicSpec{spec})
+	if err != nil {
+		return fmt.Errorf("create %s: %w", offsetsTopic, err)
+	}
+	if err := results[0].Err; err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("create %s: %w", offsetsTopic, err)
+	}
+	return g.await(ctx, rev)
+}
+
+// loadNew starts loading what ot has and the coordinator does not yet.
+func (g *groups) loadNew(ot *openTopic) {
+	if ot == nil {
+		return
+	}
+	for i, p := range ot.partitions {
+		if p == nil || g.loaded[int32(i)] {
+			continue
+		}
+		g.loaded[int32(i)] = true
+		g.wg.Go(func() { g.load(int32(i), p) })
+	}
+}
+
+func (g *groups) load(i int32, p *partition.Partition) {
+	select {
+	case g.slots <- struct{}{}:
+	case <-g.ctx.Done():
+		return
+	}
+	defer func() { <-g.slots }()
+	if err := g.coord.Load(g.ctx, i, &groupLog{p: p}); err != nil && g.ctx.Err() == nil {
+		g.log.Error("groups of this partition are not available", "partition", p.TP().String(), "error", err)
+	}
+}
+
+func (g *groups) dropTopic(name string) { g.coord.DropTopic(name) }
+
+func (g *groups) close() {
+	g.cancel()
+	g.wg.Wait()
+	g.coord.Close()
+}
+
+// groupLog is a partition of offsetsTopic as the coordinator sees it.
+type groupLog struct{ p *partition.Partition }
+
+// Append returns when the batch is as durable as acks=all makes it.
+func (l *groupLog) Append(batch record.Batch) (record.Offset, error) {
+	res, err := l.p.Append(batch, partition.Coordinator)
+	if err != nil {
+		return -1, err
+	}
+	done := make(chan error, 1)
+	l.p.AwaitHighWatermark(res.LastOffset+1, func(err error) { done <- err })
+	return res.BaseOffset, <-done
+}
+
+// replayBytes is how much Replay reads at a time.
+const replayBytes = 1 << 20
+
+func (l *groupLog) Replay(ctx context.Context, fn func(record.Batch) error) error {
+	st := l.p.State()
+	for next := st.LogStart; next < st.HighWatermark; {
+		res, err := l.p.Read(ctx, partition.ReadRequest{Offset: next, MaxBytes: replayBytes, MinOneBatch: true, CurrentEpoch: -1, LastFetchedEpoch: -1})
+		if err != nil {
+			return err
+		}
+		last, err := eachBatch(res.Spans, fn)
+		if err != nil {
+			return fmt.Errorf("%v from offset %d: %w", l.p.TP(), next, err)
+		}
+		if last < next {
+			return fmt.Errorf("%v: nothing to read at offset %d below the high watermark %d", l.p.TP(), next, st.HighWatermark)
+		}
+		next = last + 1
+	}
+	return nil
+}
+
+// eachBatch reads spans into memory, releases them and calls fn with each
+// whole batch; it returns the last offset seen, -1 for none.
+func eachBatch(spans []record.Span, fn func(record.Batch) error) (record.Offset, error) {
+	defer record.ReleaseSpans(spans)
+	buf := make([]byte, record.SpansSize(spans))
+	n := 0
+	for _, s := range spans {
+		size := int(s.Size())
+		if _, err := s.ReadAt(buf[n:n+size], 0); err != nil {
+			return -1, err
+		}
+		n += size
+	}
+	last := record.Offset(-1)
+	for len(buf) > 0 {
+		b, rest, err := record.Next(buf)
+		if errors.Is(err, record.ErrShort) && last >= 0 {
+			break // a read may cut its last batch
+		}
+		if err != nil {
+			return last, err
+		}
+		if err := b.CheckCRC(); err != nil {
+			return last, err
+		}
+		if err := fn(b); err != nil {
+			return last, err
+		}
+		last, buf = b.LastOffset(), rest
+	}
+	return last, nil
+}
+
+// TrimTo drops what lies below o.
+func (l *groupLog) TrimTo(o record.Offset) error {
+	_, err := l.p.DeleteRecords(o)
+	return err
+}
+
+// End is the offset that the next record gets.
+func (l *groupLog) End() record.Offset { return l.p.State().LogEnd }

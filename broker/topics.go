@@ -1,0 +1,275 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/topicconfig"
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/tiering"
+)
+
+// openers is how many partitions are opened at once: recovery reads disks.
+const openers = 8
+
+var openFailures = metrics.NewCounter("firn_broker_partition_open_failures_total")
+
+// topics keeps the open partitions equal to what the metastore's image says
+// this broker leads. apply is called from one goroutine; Get from any.
+type topics struct {
+	dir    string // …/logs
+	node   record.BrokerID
+	log    *slog.Logger
+	tier   *tiering.Manager
+	groups *groups
+	fail   func(error) // ends the broker: a disk failed
+
+	open atomic.Pointer[map[string]*openTopic] // by name; replaced whole, never changed
+
+	mu      sync.Mutex // guards applied and waiters
+	applied int64      // the image revision that open shows
+	waiters map[chan struct{}]int64
+}
+
+// openTopic is a topic of which this broker has partitions.
+type openTopic struct {
+	id         record.TopicID
+	revision   int64                  // of the metadata that was applied
+	partitions []*partition.Partition // by index; nil: not here, or it failed to open
+}
+
+func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error)) *topics {
+	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, waiters: map[chan struct{}]int64{}}
+	t.open.Store(&map[string]*openTopic{})
+	return t
+}
+
+// Get gives an open partition, nil when this broker does not have it.
+func (t *topics) Get(topic string, p record.PartitionID) *partition.Partition {
+	ot := (*t.open.Load())[topic]
+	if ot == nil || p < 0 || int(p) >= len(ot.partitions) {
+		return nil
+	}
+	return ot.partitions[p]
+}
+
+// all calls f with every open partition.
+func (t *topics) all(f func(*partition.Partition)) {
+	for _, ot := range *t.open.Load() {
+		for _, p := range ot.partitions {
+			if p != nil {
+				f(p)
+			}
+		}
+	}
+}
+
+// AwaitApplied returns once the partitions show the metadata of revision.
+func (t *topics) AwaitApplied(ctx context.Context, revision int64) error {
+	t.mu.Lock()
+	if t.applied >= revision {
+		t.mu.Unlock()
+		return nil
+	}
+	ch := make(chan struct{})
+	t.waiters[ch] = revision
+	t.mu.Unlock()
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		t.mu.Lock()
+		delete(t.waiters, ch)
+		t.mu.Unlock()
+		return ctx.Err()
+	}
+}
+
+// apply opens, changes and deletes partitions until they are as img says.
+func (t *topics) apply(img *metastore.Image) {
+	old := *t.open.Load()
+	next := make(map[string]*openTopic, len(img.Topics))
+	var work errgroup.Group
+	work.SetLimit(openers)
+	for name, mt := range img.Topics {
+		was := old[name]
+		if was != nil && was.id == mt.ID && was.revision == mt.Revision {
+			next[name] = was
+			continue
+		}
+		if was != nil && was.id != mt.ID {
+			t.delete(name, was)
+			was = nil
+		}
+		next[name] = t.applyTopic(mt, was, &work)
+	}
+	work.Wait() // each opener reports its own failure
+	t.open.Store(&next)
+	for name, was := range old {
+		if next[name] == nil {
+			t.delete(name, was)
+		}
+	}
+	t.groups.loadNew(next[offsetsTopic])
+	t.mu.Lock()
+	t.applied = max(t.applied, img.Revision)
+	for ch, rev := range t.waiters {
+		if rev <= t.applied {
+			close(ch)
+			delete(t.waiters, ch)
+		}
+	}
+	t.mu.Unlock()
+}
+
+// applyTopic gives the topic as mt says, reusing the partitions of was.
+func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.Group) *openTopic {
+	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, len(mt.Partitions))}
+	cfg, err := topicconfig.Parse(mt.Configs)
+	if err != nil {
+		// Configs are validated before they are stored; an older or newer
+		// Firn may have stored others. The topic stays closed, not guessed.
+		t.log.Error("topic has a config that this version does not know; its partitions stay closed", "topic", mt.Name, "error", err)
+		openFailures.Add(len(mt.Partitions))
+		return now
+	}
+	for i, mp := range mt.Partitions {
+		if mp.Leader != t.node {
+			continue
+		}
+		if was != nil && i < len(was.partitions) && was.partitions[i] != nil {
+			p := was.partitions[i]
+			p.SetConfig(cfg.Partition)
+			p.SetEpoch(mp.Epoch)
+			t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg.Partition, mp.Epoch))
+			now.partitions[i] = p
+			continue
+		}
+		work.Go(func() error {
+			now.partitions[i] = t.openPartition(mt, mp, cfg.Partition)
+			return nil
+		})
+	}
+	return now
+}
+
+func policy(cfg partition.Config, epoch record.Epoch) tiering.Policy {
+	return tiering.Policy{Enabled: cfg.Tiered, RetentionBytes: cfg.RetentionBytes, Retention: cfg.Retention, Epoch: epoch}
+}
+
+// folder is where a partition's files are. The id keeps a topic apart from
+// an earlier one of the same name; the name alone may be 249 bytes long.
+func (t *topics) folder(topic string, id record.TopicID, p record.PartitionID) string {
+	return filepath.Join(t.dir, topic, fmt.Sprintf("%d-%s", p, id.Hex()))
+}
+
+func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg partition.Config) *partition.Partition {
+	tp := record.TopicPartition{Topic: mt.Name, Partition: mp.ID}
+	deps := partition.Deps{
+		Log:   t.log,
+		Cold:  t.tier,
+		Epoch: mp.Epoch,
+		Failed: func(tp record.TopicPartition, err error) {
+			t.fail(fmt.Errorf("partition %v: its disk failed: %w", tp, err))
+		},
+	}
+	p, err := partition.Open(t.folder(mt.Name, mt.ID, mp.ID), tp, mt.ID, cfg, deps)
+	if err == nil {
+		if err = t.tier.Attach(context.Background(), p, policy(cfg, mp.Epoch)); err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}
+	if err != nil {
+		openFailures.Inc()
+		t.log.Error("partition does not open and is not served; the others are", "partition", tp.String(), "error", err)
+		return nil
+	}
+	return p
+}
+
+// delete removes a topic that is no longer in the metadata, here and in the
+// object store.
+func (t *topics) delete(name string, ot *openTopic) {
+	for i, p := range ot.partitions {
+		if p == nil {
+			continue
+		}
+		t.tier.Detach(ot.id, record.PartitionID(i))
+		if err := p.Delete(); err != nil {
+			t.log.Error("deleted partition's folder could not be removed", "partition", p.TP().String(), "error", err)
+		}
+	}
+	os.Remove(filepath.Join(t.dir, name)) // succeeds when it is empty, which is what is wanted
+	t.groups.dropTopic(name)
+	if err := t.tier.DropTopic(context.Background(), ot.id); err != nil {
+		t.log.Warn("deleted topic's objects stay until the next sweep", "topic", name, "error", err)
+	}
+}
+
+// setStraysAside moves folders of topics that img does not have out of the
+// way: what was deleted while this broker was down, or something worse. They
+// are kept, since guessing wrong would lose data.
+func (t *topics) setStraysAside(img *metastore.Image) error {
+	names, err := os.ReadDir(t.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, n := range names {
+		folders, err := os.ReadDir(filepath.Join(t.dir, n.Name()))
+		if err != nil {
+			return err
+		}
+		for _, f := range folders {
+			var p record.PartitionID
+			var hexID string
+			if _, err := fmt.Sscanf(f.Name(), "%d-%s", &p, &hexID); err != nil {
+				continue
+			}
+			id, err := record.ParseTopicID(hexID)
+			if err != nil || img.TopicIDs[id] != nil {
+				continue
+			}
+			from := filepath.Join(t.dir, n.Name(), f.Name())
+			to := filepath.Join(filepath.Dir(t.dir), "stray", n.Name()+"-"+f.Name())
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				return err
+			}
+			if err := os.Rename(from, to); err != nil {
+				return err
+			}
+			t.log.Warn("a folder of a topic that no longer exists was set aside; delete it if nothing in it is missed", "topic", n.Name(), "partition", int32(p), "folder", to)
+		}
+	}
+	return nil
+}
+
+// close syncs and closes every partition.
+func (t *topics) close() error {
+	var work errgroup.Group
+	work.SetLimit(openers)
+	var mu sync.Mutex
+	var errs []error
+	t.all(func(p *partition.Partition) {
+		work.Go(func() error {
+			if err := p.Close(); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("close %v: %w", p.TP(), err))
+				mu.Unlock()
+			}
+			return nil
+		})
+	})
+	work.Wait() // the errors are in errs
+	return errors.Join(errs...)
+}
