@@ -141,8 +141,8 @@ func (l *Log) seal(s *segment) error {
 
 // writeIndexes writes the segment's index files from memory.
 func (s *segment) writeIndexes(x *liveIndex) error {
-	d := s.log.disk
-	if err := d.replaceFile(s.path(indexSuffix), encodeOffsets(s.base, *x.offsets.Load())); err != nil {
+	d, size := s.log.disk, s.size.Load()
+	if err := d.replaceFile(s.path(indexSuffix), encodeOffsets(s.base, size, *x.offsets.Load())); err != nil {
 		return err
 	}
 	if aborted := *x.aborted.Load(); len(aborted) > 0 {
@@ -150,7 +150,9 @@ func (s *segment) writeIndexes(x *liveIndex) error {
 			return err
 		}
 	}
-	return d.replaceFile(s.path(timeSuffix), encodeTimes(s.base, x.summary(), *x.times.Load()))
+	sum := x.summary()
+	sum.Bytes = size
+	return d.replaceFile(s.path(timeSuffix), encodeTimes(s.base, sum, *x.times.Load()))
 }
 
 // checkpoint says durably that everything before point was fsynced; the

@@ -8,19 +8,22 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
+// Both indexes begin with the size that the segment had when they were made:
+// one that was made by a clean close does not fit a segment that grew since.
+//
 // Body of .index (kind OIDX), entries ascending in both fields, the first
 // batch of the segment implied:
 //
-//	┌────────────────────────┬────────────┐
-//	│offset less base offset 4│ position 4 │ × n
-//	└────────────────────────┴────────────┘
+//	┌───────────────┐ ┌─────────────────────────┬────────────┐
+//	│segment bytes 4│ │offset less base offset 4│ position 4 │ × n
+//	└───────────────┘ └─────────────────────────┴────────────┘
 //
 // Body of .timeindex (kind TIDX), entries ascending in both fields:
 //
-//	┌─────────────────┬────────────────────┬─────────┐ ┌───────────┬─────────────────────────┐
-//	│ max timestamp 8 │ offset of the first│aborted  │ │timestamp 8│offset less base offset 4│ × n
-//	│ of the segment  │ record that has it8│txns 4   │ │           │                         │
-//	└─────────────────┴────────────────────┴─────────┘ └───────────┴─────────────────────────┘
+//	┌───────────────┬─────────────────┬────────────────────┬─────────┐ ┌───────────┬─────────────────────────┐
+//	│segment bytes 4│ max timestamp 8 │ offset of the first│aborted  │ │timestamp 8│offset less base offset 4│ × n
+//	│               │ of the segment  │ record that has it8│txns 4   │ │           │                         │
+//	└───────────────┴─────────────────┴────────────────────┴─────────┘ └───────────┴─────────────────────────┘
 //
 // Body of .txnindex (kind TXNS), ascending by last offset:
 //
@@ -30,7 +33,8 @@ import (
 const (
 	offsetEntrySize = 8
 	timeEntrySize   = 12
-	timeHeadSize    = 20
+	offsetHeadSize  = 4
+	timeHeadSize    = 24
 	txnEntrySize    = 24
 	maxIndexEntries = 32768
 )
@@ -50,10 +54,12 @@ type Summary struct {
 	MaxTimestamp int64         // milliseconds, -1 for none
 	MaxTSOffset  record.Offset // of the first record that has it, -1 for none
 	Aborted      int           // transactions in .txnindex
+	Bytes        int64         // of the segment
 }
 
-func encodeOffsets(base record.Offset, entries []offsetEntry) []byte {
-	b := beginFrame(kindOffsets, base, len(entries)*offsetEntrySize)
+func encodeOffsets(base record.Offset, size int64, entries []offsetEntry) []byte {
+	b := beginFrame(kindOffsets, base, offsetHeadSize+len(entries)*offsetEntrySize)
+	b = binary.BigEndian.AppendUint32(b, uint32(size))
 	for _, e := range entries {
 		b = binary.BigEndian.AppendUint32(b, e.rel)
 		b = binary.BigEndian.AppendUint32(b, e.pos)
@@ -61,24 +67,25 @@ func encodeOffsets(base record.Offset, entries []offsetEntry) []byte {
 	return endFrame(b)
 }
 
-func decodeOffsets(b []byte) (record.Offset, []offsetEntry, error) {
+func decodeOffsets(b []byte) (base record.Offset, size int64, entries []offsetEntry, err error) {
 	base, body, err := openFrame(kindOffsets, b)
 	if err != nil {
-		return 0, nil, err
+		return 0, 0, nil, err
 	}
-	if len(body)%offsetEntrySize != 0 {
-		return 0, nil, fmt.Errorf("%w: offset index of %d bytes", ErrFormat, len(body))
+	if len(body) < offsetHeadSize || (len(body)-offsetHeadSize)%offsetEntrySize != 0 {
+		return 0, 0, nil, fmt.Errorf("%w: offset index of %d bytes", ErrFormat, len(body))
 	}
-	entries := make([]offsetEntry, len(body)/offsetEntrySize)
+	size, body = int64(binary.BigEndian.Uint32(body)), body[offsetHeadSize:]
+	entries = make([]offsetEntry, len(body)/offsetEntrySize)
 	var last offsetEntry
 	for i := range entries {
 		e := readOffsetEntry(body[i*offsetEntrySize:])
 		if e.rel <= last.rel || e.pos <= last.pos {
-			return 0, nil, fmt.Errorf("%w: offset index entry %d does not ascend", ErrFormat, i)
+			return 0, 0, nil, fmt.Errorf("%w: offset index entry %d does not ascend", ErrFormat, i)
 		}
 		entries[i], last = e, e
 	}
-	return base, entries, nil
+	return base, size, entries, nil
 }
 
 func readOffsetEntry(b []byte) offsetEntry {
@@ -88,7 +95,7 @@ func readOffsetEntry(b []byte) offsetEntry {
 // DecodeOffsetIndex reads a whole .index file and gives the segment's base
 // offset and the entries. Errors wrap ErrFormat.
 func DecodeOffsetIndex(b []byte) (record.Offset, []record.IndexEntry, error) {
-	base, entries, err := decodeOffsets(b)
+	base, _, entries, err := decodeOffsets(b)
 	return base, publicOffsets(base, entries), err
 }
 
@@ -102,6 +109,7 @@ func publicOffsets(base record.Offset, entries []offsetEntry) []record.IndexEntr
 
 func encodeTimes(base record.Offset, s Summary, entries []timeEntry) []byte {
 	b := beginFrame(kindTimes, base, timeHeadSize+len(entries)*timeEntrySize)
+	b = binary.BigEndian.AppendUint32(b, uint32(s.Bytes))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.MaxTimestamp))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.MaxTSOffset))
 	b = binary.BigEndian.AppendUint32(b, uint32(s.Aborted))
@@ -121,9 +129,10 @@ func decodeTimes(b []byte) (record.Offset, Summary, []timeEntry, error) {
 		return 0, Summary{}, nil, fmt.Errorf("%w: time index of %d bytes", ErrFormat, len(body))
 	}
 	s := Summary{
-		MaxTimestamp: int64(binary.BigEndian.Uint64(body)),
-		MaxTSOffset:  record.Offset(binary.BigEndian.Uint64(body[8:])),
-		Aborted:      int(binary.BigEndian.Uint32(body[16:])),
+		Bytes:        int64(binary.BigEndian.Uint32(body)),
+		MaxTimestamp: int64(binary.BigEndian.Uint64(body[4:])),
+		MaxTSOffset:  record.Offset(binary.BigEndian.Uint64(body[12:])),
+		Aborted:      int(binary.BigEndian.Uint32(body[20:])),
 	}
 	body = body[timeHeadSize:]
 	entries := make([]timeEntry, len(body)/timeEntrySize)

@@ -407,6 +407,16 @@ func (l *Log) DropOldest(moveStart bool, f func(record.Segment, time.Time) bool)
 // drop takes the oldest n segments out of the list and removes their files.
 func (l *Log) drop(n int) error {
 	segs := *l.segs.Load()
+	for _, s := range segs[:n] {
+		if s.live.Load() == nil {
+			continue
+		}
+		// Its end's producer snapshot is what the next segment begins with.
+		if err := l.flush.drain(false); err != nil && !errors.Is(err, ErrFull) {
+			return err
+		}
+		break
+	}
 	rest := slices.Clone(segs[n:])
 	l.segs.Store(&rest)
 	l.changed.Store(true)

@@ -20,15 +20,18 @@ var ErrOutOfRange = errors.New("commitlog: offset is not here")
 
 // Run is what Read found: a range of one segment's file.
 type Run struct {
-	Span  record.Span   // the caller releases it; Size 0: nothing, and nothing to release
-	Next  record.Offset // no record at or above it is in the span
-	Epoch record.Epoch
+	Span record.Span   // the caller releases it; Size 0: nothing, and nothing to release
+	Next record.Offset // no record at or above it is in the span
 }
 
 // find gives the segment that holds o, or the next above it.
 func find(segs []*segment, o record.Offset) *segment {
-	i := sort.Search(len(segs), func(i int) bool { return segs[i].base > o })
-	return segs[max(i-1, 0)]
+	return segs[floorSegment(segs, o)]
+}
+
+// floorSegment gives the index of the last segment with a base <= o, 0 for none.
+func floorSegment(segs []*segment, o record.Offset) int {
+	return max(sort.Search(len(segs), func(i int) bool { return segs[i].base > o })-1, 0)
 }
 
 // retry runs f again when the segment it looked at was deleted meanwhile.
@@ -164,7 +167,7 @@ func (l *Log) Aborted(from, to record.Offset) (out []record.AbortedTxn, err erro
 	err = retry(func() error {
 		out = nil
 		segs := *l.segs.Load()
-		for i := find2(segs, from); i < len(segs); i++ {
+		for i := floorSegment(segs, from); i < len(segs); i++ {
 			info, err := segs[i].loadInfo()
 			if err != nil {
 				return err
@@ -180,11 +183,6 @@ func (l *Log) Aborted(from, to record.Offset) (out []record.AbortedTxn, err erro
 	return out, err
 }
 
-// find2 is find's index.
-func find2(segs []*segment, o record.Offset) int {
-	return max(sort.Search(len(segs), func(i int) bool { return segs[i].base > o })-1, 0)
-}
-
 // OffsetForTimestamp finds the first record at or after from, and before
 // limit, with a timestamp >= ts (milliseconds).
 func (l *Log) OffsetForTimestamp(ts int64, from, limit record.Offset) (found record.TimestampOffset, err error) {
@@ -192,7 +190,7 @@ func (l *Log) OffsetForTimestamp(ts int64, from, limit record.Offset) (found rec
 		found = record.NoTimestampOffset
 		tail := l.tail.Load()
 		segs := *l.segs.Load()
-		for _, s := range segs[find2(segs, from):] {
+		for _, s := range segs[floorSegment(segs, from):] {
 			if s.base >= limit {
 				return nil
 			}
@@ -264,7 +262,7 @@ func (l *Log) MaxTimestamp(from record.Offset) (found record.TimestampOffset, er
 		found = record.NoTimestampOffset
 		tail := l.tail.Load()
 		segs := *l.segs.Load()
-		for _, s := range segs[find2(segs, from):] {
+		for _, s := range segs[floorSegment(segs, from):] {
 			info, err := s.loadInfo()
 			if err != nil {
 				return err
@@ -376,7 +374,7 @@ func (s *segment) describe() (record.Segment, time.Time, error) {
 func (l *Log) Sealed(from, limit record.Offset) ([]record.Segment, error) {
 	segs := *l.segs.Load()
 	var out []record.Segment
-	for _, s := range segs[find2(segs, from) : len(segs)-1] {
+	for _, s := range segs[floorSegment(segs, from) : len(segs)-1] {
 		if record.Offset(s.end.Load()) <= from {
 			continue
 		}
@@ -400,7 +398,7 @@ func (l *Log) Sealed(from, limit record.Offset) ([]record.Segment, error) {
 // damaged; ErrOutOfRange, that there is no such sealed segment.
 func (l *Log) OpenSealed(base record.Offset) (*record.SealedFiles, error) {
 	segs := *l.segs.Load()
-	i := find2(segs, base)
+	i := floorSegment(segs, base)
 	if s := segs[i]; s.base != base || i == len(segs)-1 {
 		return nil, fmt.Errorf("%w: no sealed segment begins at %d", ErrOutOfRange, base)
 	}
@@ -474,7 +472,7 @@ func (s *segment) offsetIndex() ([]offsetEntry, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, entries, err := decodeOffsets(raw)
+		_, _, entries, err := decodeOffsets(raw)
 		return entries, err
 	}
 }

@@ -381,6 +381,9 @@ func (r *recovery) scanAll() error {
 	if err := r.restoreProducers(from); err != nil {
 		return err
 	}
+	if err := r.saveBaseSnapshot(r.segs[from]); err != nil {
+		return err
+	}
 	for i := from; i < len(r.segs); i++ {
 		s := r.segs[i]
 		if i > from && s.base != record.Offset(r.segs[i-1].end.Load()) {
@@ -507,11 +510,29 @@ func (r *recovery) restoreProducers(from int) error {
 	}
 	if r.segs[0].base > 0 {
 		l.producers.ForgetAll()
+		l.deps.Log.Warn("no producer snapshot is left; producers of deleted records have to begin anew", "dir", l.dir, "first_segment", r.segs[0].base, "scanned_from", r.segs[from].base)
 	}
 	if from > 0 || r.segs[0].base > 0 {
 		rebuiltProducers.Inc()
 	}
 	return r.replayHeaders(0, from)
+}
+
+// saveBaseSnapshot writes the snapshot of a segment's base if it is missing:
+// the segments before it, from which the state was made anew, may go soon.
+func (r *recovery) saveBaseSnapshot(s *segment) error {
+	if s.base == 0 {
+		return nil
+	}
+	ps, err := readSnapshot(s.path(snapshotSuffix), s.base)
+	if err == nil {
+		ps.release()
+		return nil
+	}
+	if err = r.l.disk.replaceFile(s.path(snapshotSuffix), r.l.producers.encode(s.base)); isFull(err) {
+		return nil
+	}
+	return err
 }
 
 func (r *recovery) replayHeaders(i, to int) error {

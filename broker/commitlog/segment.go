@@ -229,7 +229,7 @@ func (x *sealedIndex) floor(less func(offsetEntry) bool, find func([]offsetEntry
 	first := (lo - 1) * sampleEvery
 	n := min(sampleEvery, x.n-first)
 	var raw [sampleEvery * offsetEntrySize]byte
-	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], frameHead+int64(first)*offsetEntrySize); err != nil {
+	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], frameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
 		return offsetEntry{}, err
 	}
 	var block [sampleEvery]offsetEntry
@@ -323,11 +323,11 @@ func (s *segment) openIndex() (*sealedIndex, error) {
 // readIndex reads, checks and compares with the segment: the entries must lie
 // in it, and from the last one its batches must lead exactly to its end.
 func (s *segment) readIndex(r io.ReaderAt) ([]offsetEntry, error) {
-	raw, err := io.ReadAll(io.NewSectionReader(r, 0, frameExtra+maxIndexEntries*offsetEntrySize+1))
+	raw, err := io.ReadAll(io.NewSectionReader(r, 0, frameExtra+offsetHeadSize+maxIndexEntries*offsetEntrySize+1))
 	if err != nil {
 		return nil, err
 	}
-	base, entries, err := decodeOffsets(raw)
+	base, size, entries, err := decodeOffsets(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -335,8 +335,8 @@ func (s *segment) readIndex(r io.ReaderAt) ([]offsetEntry, error) {
 	if len(entries) > 0 {
 		last = entries[len(entries)-1]
 	}
-	if base != s.base || int64(last.pos) > s.size.Load() || s.base+record.Offset(last.rel) > record.Offset(s.end.Load()) {
-		return nil, fmt.Errorf("%w: index of another segment", ErrFormat)
+	if base != s.base || size != s.size.Load() || int64(last.pos) > size || s.base+record.Offset(last.rel) > record.Offset(s.end.Load()) {
+		return nil, fmt.Errorf("%w: offset index of base %d and %d bytes, the segment has %d and %d", ErrFormat, base, size, s.base, s.size.Load())
 	}
 	data, err := s.acquireLocked()
 	if err != nil {
@@ -408,8 +408,8 @@ func (s *segment) readTimes() ([]timeEntry, Summary, error) {
 		return nil, Summary{}, err
 	}
 	base, sum, times, err := decodeTimes(raw)
-	if err == nil && base != s.base {
-		err = fmt.Errorf("%w: time index of another segment", ErrFormat)
+	if err == nil && (base != s.base || sum.Bytes != s.size.Load()) {
+		err = fmt.Errorf("%w: time index of base %d and %d bytes, the segment has %d and %d", ErrFormat, base, sum.Bytes, s.base, s.size.Load())
 	}
 	return times, sum, err
 }
