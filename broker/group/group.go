@@ -130,9 +130,17 @@ func New(cfg Config, deps Deps) *Coordinator {
 }
 
 // PartitionFor says which partition of __consumer_offsets holds the group: as
-// in Kafka, Java's String.hashCode without its sign, modulo the partitions.
+// in Kafka, the absolute value of Java's String.hashCode (0 for the one number
+// that has none), modulo the partitions.
 func (c *Coordinator) PartitionFor(group string) int32 {
-	return (javaHash(group) & math.MaxInt32) % c.cfg.OffsetsPartitions
+	h := javaHash(group)
+	switch {
+	case h == math.MinInt32:
+		h = 0
+	case h < 0:
+		h = -h
+	}
+	return h % c.cfg.OffsetsPartitions
 }
 
 // javaHash is String.hashCode: over UTF-16 units.
