@@ -122,7 +122,7 @@ func fill(t *testing.T, b *firntest.Broker, topic string, records, size int) *wr
 // read again.
 func TestObjectStoreDown(t *testing.T) {
 	m := servers.MinIO(t)
-	g := newGate(t, strings.TrimPrefix(m.Endpoint, "http://"))
+	g := newGate(t, m.Host)
 	b := firntest.New(t, "--store", fmt.Sprintf("minio://%s/%s/down?tls=false", g.addr, m.Bucket))
 	b.Env = []string{"MINIO_ROOT_USER=" + m.AccessKey, "MINIO_ROOT_PASSWORD=" + m.SecretKey}
 	b.Start()

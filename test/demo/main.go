@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -114,7 +113,7 @@ func openStore(kind, dir string) (url string, env []string, stop func(), err err
 			return "", nil, nil, err
 		}
 		env = []string{"MINIO_ROOT_USER=" + s.AccessKey, "MINIO_ROOT_PASSWORD=" + s.SecretKey}
-		return fmt.Sprintf("minio://%s/%s/demo?tls=false", strings.TrimPrefix(s.Endpoint, "http://"), s.Bucket), env, func() { s.Stop() }, nil
+		return fmt.Sprintf("minio://%s/%s/demo?tls=false", s.Host, s.Bucket), env, func() { s.Stop() }, nil
 	}
 	return "", nil, nil, fmt.Errorf("--store %s: choose file or minio", kind)
 }
