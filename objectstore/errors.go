@@ -96,7 +96,7 @@ func KindOfStatus(status int, code string) error {
 		return ErrThrottled
 	case status == http.StatusRequestTimeout, status == http.StatusConflict, status >= 500, status == 0:
 		return ErrUnavailable
-	case status >= 400:
+	case status >= 300:
 		return ErrInvalid
 	}
 	return ErrUnavailable

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/firnlog/firn/objectstore"
 	"github.com/firnlog/firn/objectstore/gcs"
 	"github.com/firnlog/firn/objectstore/storetest"
@@ -19,7 +21,14 @@ func open(t testing.TB, srv servers.GCS, addr string) objectstore.Store {
 	return s
 }
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, storetest.IgnoreLeaks()...) }
+
 func TestFakeGCS(t *testing.T) {
 	srv := servers.FakeGCS(t)
-	storetest.Run(t, func(t testing.TB) objectstore.Store { return open(t, srv, srv.Host) })
+	t.Run("Store", func(t *testing.T) {
+		storetest.Run(t, func(t testing.TB) objectstore.Store { return open(t, srv, srv.Host) })
+	})
+	t.Run("Network", func(t *testing.T) {
+		storetest.RunNetwork(t, srv.Host, func(t testing.TB, addr string) objectstore.Store { return open(t, srv, addr) })
+	})
 }

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/firnlog/firn/objectstore"
 	"github.com/firnlog/firn/objectstore/minio"
 	"github.com/firnlog/firn/objectstore/storetest"
@@ -34,8 +36,15 @@ func word(r rune) rune {
 }
 
 func conformance(t *testing.T, srv servers.S3) {
-	storetest.Run(t, func(t testing.TB) objectstore.Store { return open(t, srv, srv.Host) })
+	t.Run("Store", func(t *testing.T) {
+		storetest.Run(t, func(t testing.TB) objectstore.Store { return open(t, srv, srv.Host) })
+	})
+	t.Run("Network", func(t *testing.T) {
+		storetest.RunNetwork(t, srv.Host, func(t testing.TB, addr string) objectstore.Store { return open(t, srv, addr) })
+	})
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, storetest.IgnoreLeaks()...) }
 
 func TestMinIO(t *testing.T)     { conformance(t, servers.MinIO(t)) }
 func TestVersityGW(t *testing.T) { conformance(t, servers.VersityGW(t)) }

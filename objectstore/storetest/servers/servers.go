@@ -117,7 +117,7 @@ func StartFakeGCS(dir string) (*Server, error) {
 	return start("fakegcs", dir, func(s *Server, bin, port string) *exec.Cmd {
 		s.AccessKey, s.SecretKey = "", ""
 		return exec.Command(bin, "-scheme", "http", "-host", "127.0.0.1", "-port", port, "-backend", "memory",
-			"-external-url", s.Endpoint, "-public-host", s.Host, "-log-level", "error")
+			"-public-host", s.Host, "-log-level", "error")
 	}, makeGCSBucket)
 }
 
