@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/firnlog/firn/record"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -38,12 +39,12 @@ func TestCrashChild(t *testing.T) {
 	go func() { // large topics all the time, so that most kills hit one half made
 		for i := 0; ; i++ {
 			name := fmt.Sprintf("large-%d-%d", os.Getpid(), i)
-			results, _, err := s.CreateTopics(ctx, []TopicSpec{{Name: name, Assignment: assign(3 * partitionsPut)}})
+			results, _, err := s.CreateTopics(ctx, []TopicSpec{{Name: name, Assignment: assign(partitionsPut + 7)}})
 			if err != nil || results[0].Err != nil {
 				panic(fmt.Sprint(err, results))
 			}
 			id := results[0].Topic.ID
-			say("topic %s %d", id.Hex(), 3*partitionsPut)
+			say("topic %s %d", id.Hex(), partitionsPut+7)
 			say("deleting %s", id.Hex())
 			if _, err := s.DeleteTopic(ctx, id); err != nil {
 				panic(err)
@@ -174,7 +175,7 @@ func TestCrash(t *testing.T) {
 	}
 	dir := t.TempDir()
 	m := &crashModel{map[record.TopicID]int{}, map[record.TopicID]bool{}, map[record.TopicID]bool{}, map[record.TopicID]uint64{}, map[int64]bool{}}
-	for round := range 6 {
+	for round := range 5 {
 		cmd := exec.CommandContext(testCtx(t), os.Args[0], "-test.run=^TestCrashChild$")
 		cmd.Env = append(os.Environ(), crashDir+"="+dir)
 		cmd.Stderr = os.Stderr
@@ -196,12 +197,12 @@ func TestCrash(t *testing.T) {
 				break
 			}
 			m.hear(t, line)
-			if heard++; heard == 50+round*137 {
+			if heard++; heard == 40+round*61 {
 				cmd.Process.Kill() // what is in the pipe is still read
 			}
 		}
 		err = cmd.Wait()
-		if heard < 50+round*137 {
+		if heard < 40+round*61 {
 			t.Fatalf("round %d: the process ended by itself after %d lines: %v", round, heard, err)
 		}
 		m.check(t, dir)
@@ -209,5 +210,25 @@ func TestCrash(t *testing.T) {
 	t.Logf("answered in all: %d topics, %d deletions, %d pointers, %d producer ids", len(m.topics), len(m.deleted), len(m.pointers), len(m.ids))
 	if len(m.topics) == 0 || len(m.deleted) == 0 || len(m.pointers) == 0 {
 		t.Fatal("the kills came too early to show anything")
+	}
+}
+
+// A process killed at any time of its very first start leaves a folder that
+// can be opened.
+func TestCrashAtFirstStart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	for i := range 10 {
+		dir := t.TempDir()
+		cmd := exec.CommandContext(testCtx(t), os.Args[0], "-test.run=^TestCrashChild$")
+		cmd.Env = append(os.Environ(), crashDir+"="+dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(20+10*i) * time.Millisecond) // any moment will do
+		cmd.Process.Kill()
+		cmd.Wait()
+		(&crashModel{ids: map[int64]bool{}}).check(t, dir)
 	}
 }

@@ -35,13 +35,11 @@ type keeper struct {
 
 // maintain compacts etcd's history every cfg.CompactEvery, gives free space
 // back, watches the quota, and keeps the gauges fresh, until ctx ends.
-func (s *Store) maintain(ctx context.Context) {
-	k := &keeper{}
-	observe := time.NewTicker(min(observeEvery, s.cfg.CompactEvery))
+func (s *Store) maintain(ctx context.Context, k *keeper) {
+	observe := time.NewTicker(s.cfg.observeEvery)
 	defer observe.Stop()
 	compact := time.NewTicker(s.cfg.CompactEvery)
 	defer compact.Stop()
-	s.logMaintain(s.look(ctx, k))
 	for {
 		select {
 		case <-ctx.Done():

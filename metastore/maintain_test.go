@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -74,12 +75,19 @@ func (l *logged) String() string {
 // When the database reaches its quota, writes fail with ErrNoSpace; looking
 // after it makes room and writes work again. Nothing that was answered is lost.
 func TestQuota(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart=%v", restart), func(t *testing.T) { testQuota(t, restart) })
+	}
+}
+
+func testQuota(t *testing.T, restart bool) {
 	ctx := testCtx(t)
 	var log logged
 	cfg := testConfig(t.TempDir())
 	cfg.QuotaBytes = minQuotaBytes
-	cfg.CompactEvery = time.Hour // the test looks after it
-	s, err := Open(ctx, cfg, Deps{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	cfg.observeEvery = time.Hour // the test looks after it
+	deps := Deps{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	s, err := Open(ctx, cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +96,6 @@ func TestQuota(t *testing.T) {
 		t.Fatal(err)
 	}
 	topic := create(t, s, TopicSpec{Name: "a", Assignment: assign(1)})
-	// Stop the store's own maintenance from helping.
 	value := bytes.Repeat([]byte{1}, MaxTierPointer)
 	rev := int64(0)
 	full := false
@@ -106,12 +113,19 @@ func TestQuota(t *testing.T) {
 	if !full {
 		t.Fatal("the quota was never reached")
 	}
-	k := &keeper{}
-	if err := s.look(ctx, k); err != nil {
+	if restart {
+		if err := s.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Open(ctx, cfg, deps); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(ctx)
+		if err := s.Register(ctx); err != nil {
+			t.Fatal(err)
+		}
+	} else if err := s.look(ctx, &keeper{}); err != nil {
 		t.Fatal(err)
-	}
-	if k.compacted == 0 {
-		t.Fatal("nothing was compacted")
 	}
 	if _, err := s.CommitTierPointer(ctx, topic.ID, 0, rev, 0, []byte("after")); err != nil {
 		t.Fatalf("after room was made: %v", err)
@@ -194,10 +208,15 @@ func TestEtcdConfig(t *testing.T) {
 // A start that is cancelled leaves nothing running and no lock.
 func TestOpenCancelled(t *testing.T) {
 	dir := t.TempDir()
-	ctx, cancel := context.WithCancel(testCtx(t))
-	cancel()
-	if s, err := Open(ctx, testConfig(dir), quiet); err == nil {
-		s.Close(testCtx(t)) // etcd was ready at once
+	for i := range 20 {
+		ctx, cancel := context.WithTimeout(testCtx(t), time.Duration(i*i)*time.Millisecond/2)
+		s, err := Open(ctx, testConfig(dir), Deps{Log: slog.New(slog.DiscardHandler)})
+		cancel()
+		if err == nil {
+			s.Close(testCtx(t)) // it was quick
+		} else if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
 	}
 	openRegistered(t, dir)
 }

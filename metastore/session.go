@@ -22,14 +22,17 @@ import (
 type session struct {
 	renew func(context.Context, clientv3.LeaseID) error // tests replace it
 
-	registered atomic.Bool               // Register was called
+	registered atomic.Bool               // Register has succeeded
 	lastRenew  atomic.Pointer[time.Time] // when the last successful renewal was sent
 	controller atomic.Int64              // creation revision of our controller key, 0 when not controller
 
-	// Of Register, then of the goroutine that keepAlive runs in.
+	busy chan struct{} // capacity 1: held by Register, and by Close for good
+	went chan struct{} // closed when Register has succeeded
+
+	// Of Register, then of the goroutine that keepAlive runs in, then of Close.
 	lease clientv3.LeaseID
+	epoch int64 // creation revision of our registration
 	won   int64 // creation revision of our controller key, before its leftovers are collected
-	went  chan struct{}
 }
 
 // margin is how long before the lease runs out the broker fences itself.
@@ -58,17 +61,27 @@ func (s *Store) Fenced() bool {
 // lease is lost the broker registers again by itself, with a new epoch.
 // Register is called once; after an error it may be called again.
 func (s *Store) Register(ctx context.Context) error {
-	if !s.session.registered.CompareAndSwap(false, true) {
+	if err := acquire(ctx, s.session.busy); err != nil {
+		return fmt.Errorf("metastore: register broker %d: %w", s.cfg.BrokerID, err)
+	}
+	defer func() { <-s.session.busy }()
+	if s.keeping.Err() != nil {
+		return ErrClosed
+	}
+	if s.session.registered.Load() {
 		return errors.New("metastore: registered already")
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.keeping, cancel)() // Close does not wait for us
 	err := s.enlist(ctx)
 	if err == nil {
 		err = s.campaign(ctx)
 	}
 	if err != nil {
-		s.session.registered.Store(false)
 		return fmt.Errorf("metastore: register broker %d: %w", s.cfg.BrokerID, err)
 	}
+	s.session.registered.Store(true)
 	close(s.session.went)
 	return nil
 }
@@ -97,7 +110,7 @@ func (s *Store) enlist(ctx context.Context) error {
 			return err
 		}
 		if resp.Succeeded {
-			s.session.lease = grant.ID
+			s.session.lease, s.session.epoch = grant.ID, resp.Header.Revision
 			s.session.lastRenew.Store(&begin)
 			metricLeaseHeld.Set(1)
 			return nil
@@ -172,8 +185,10 @@ func (s *Store) keepAlive(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-wake:
-			s.lookAfterController(ctx)
-			continue
+			if !s.registrationGone() {
+				s.lookAfterController(ctx)
+				continue
+			}
 		case <-timer.C:
 		}
 		err := s.stayAlive(ctx)
@@ -209,6 +224,12 @@ func (s *Store) stayAlive(ctx context.Context) error {
 	if s.session.lease != 0 {
 		err = s.session.renew(ctx, s.session.lease)
 	}
+	if err == nil && s.registrationGone() { // though the lease is alive
+		if _, err := s.srv.cli.Revoke(ctx, s.session.lease); err != nil {
+			return mapError(err)
+		}
+		err = rpctypes.ErrLeaseNotFound
+	}
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		if s.session.lease != 0 {
@@ -228,6 +249,13 @@ func (s *Store) stayAlive(ctx context.Context) error {
 	return nil
 }
 
+// registrationGone says that the image knows of our registration's end.
+func (s *Store) registrationGone() bool {
+	img := s.Image()
+	_, there := img.Brokers[s.cfg.BrokerID]
+	return s.session.lease != 0 && img.Revision >= s.session.epoch && !there
+}
+
 func (s *Store) forgetLease() {
 	s.session.lease, s.session.won = 0, 0
 	s.session.controller.Store(0)
@@ -238,7 +266,7 @@ func (s *Store) forgetLease() {
 // lookAfterController runs for controller when the place is free, or was taken
 // from under us.
 func (s *Store) lookAfterController(ctx context.Context) {
-	if s.session.lease == 0 {
+	if s.session.lease == 0 || s.registrationGone() {
 		return
 	}
 	img := s.Image()
@@ -276,14 +304,14 @@ func (s *Store) endSession(ctx context.Context) error {
 	return nil
 }
 
-// asController gives the guard that every change of topics carries: the
-// controller key is still the one this broker created.
-func (s *Store) asController() (clientv3.Cmp, int64, error) {
+// asController gives the creation revision of the controller key that this
+// broker created, which guards every change of topics.
+func (s *Store) asController() (int64, error) {
 	rev := s.session.controller.Load()
 	if rev == 0 {
-		return clientv3.Cmp{}, 0, fmt.Errorf("metastore: broker %d is not controller (not registered, or lease lost): %w", s.cfg.BrokerID, kerr.NotController)
+		return 0, fmt.Errorf("metastore: broker %d is not controller (not registered, or lease lost): %w", s.cfg.BrokerID, kerr.NotController)
 	}
-	return controllerGuard(rev), rev, nil
+	return rev, nil
 }
 
 func controllerGuard(rev int64) clientv3.Cmp {

@@ -151,6 +151,16 @@ func TestControllerKeyVanishes(t *testing.T) {
 	}
 }
 
+// A registration that vanishes though its lease lives is made again.
+func TestRegistrationVanishes(t *testing.T) {
+	s := openRegistered(t, t.TempDir())
+	epoch := until(t, s, "registered", func(img *Image) bool { return len(img.Brokers) == 1 }).Brokers[1].Epoch
+	if _, err := s.srv.cli.Delete(testCtx(t), brokerKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, s, "registered anew", func(img *Image) bool { return img.Brokers[1].Epoch > epoch && img.Controller == 1 })
+}
+
 // A second store on the same folder is refused while the first lives.
 func TestFolderIsLocked(t *testing.T) {
 	dir := t.TempDir()

@@ -52,6 +52,8 @@ type Config struct {
 	LeaseTTL     time.Duration   // of the registration, whole seconds, ≥ 2 s; 0: DefaultLeaseTTL
 	QuotaBytes   int64           // of etcd's database, ≥ 16 MiB; 0: DefaultQuotaBytes
 	CompactEvery time.Duration   // between compactions; 0: DefaultCompactEvery
+
+	observeEvery time.Duration // between looks at etcd; tests set it
 }
 
 func (c *Config) validate() error {
@@ -63,6 +65,9 @@ func (c *Config) validate() error {
 	}
 	if c.CompactEvery == 0 {
 		c.CompactEvery = DefaultCompactEvery
+	}
+	if c.observeEvery == 0 {
+		c.observeEvery = min(observeEvery, c.CompactEvery)
 	}
 	switch {
 	case c.Dir == "":
@@ -101,7 +106,8 @@ type Store struct {
 	notify      chan struct{} // capacity 1: an image or a subscriber is new
 
 	session     session
-	sessionDone chan struct{} // keepAlive has ended
+	sessionDone chan struct{}   // keepAlive has ended
+	keeping     context.Context // of the session: ends when Close begins
 	endKeeping  context.CancelFunc
 	changing    chan struct{} // capacity 1: held while partitions are added
 	ids         chan struct{} // capacity 1: held while producer ids are taken
@@ -145,6 +151,11 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		_, err := srv.cli.KeepAliveOnce(ctx, id)
 		return err
 	}
+	s.session.busy = make(chan struct{}, 1)
+	s.image.Store(&Image{Controller: -1})
+	k := &keeper{}
+	// A full database that can be made smaller must not prevent the start.
+	s.logMaintain(s.look(ctx, k))
 	st, err := s.start(ctx)
 	if err != nil {
 		srv.close()
@@ -152,15 +163,14 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	keep, endKeeping := context.WithCancel(run)
-	s.endKeeping = endKeeping
+	s.keeping, s.endKeeping = context.WithCancel(run)
 	go func() {
 		defer close(s.sessionDone)
-		s.keepAlive(keep)
+		s.keepAlive(s.keeping)
 	}()
 	s.running.Go(func() { s.watch(run, st) })
 	s.running.Go(s.callbacks)
-	s.running.Go(func() { s.maintain(run) })
+	s.running.Go(func() { s.maintain(run, k) })
 	return s, nil
 }
 
@@ -178,8 +188,13 @@ func (s *Store) start(ctx context.Context) (*state, error) {
 // Image is the newest metadata. It is never nil and never changed.
 func (s *Store) Image() *Image { return s.image.Load() }
 
+// Done is closed when etcd has stopped: after Close, or by itself, and then
+// nothing of the store works any more and the broker had better end too.
+func (s *Store) Done() <-chan struct{} { return s.srv.etcd.Server.StopNotify() }
+
 // Close gives up this broker's registration, stops etcd and waits until its
-// files are synced and closed. When ctx ends first, Close returns its error
+// files are synced and closed. It must not be called from an OnChange callback:
+// it waits for those. When ctx ends first, Close returns its error
 // and the rest goes on behind. Later calls wait for the first and give the
 // same result.
 func (s *Store) Close(ctx context.Context) error {
@@ -189,6 +204,7 @@ func (s *Store) Close(ctx context.Context) error {
 			defer close(s.stopped)
 			s.endKeeping()
 			<-s.sessionDone
+			s.session.busy <- struct{}{}
 			s.closeErr = s.endSession(ctx)
 			s.stop()
 			s.running.Wait()

@@ -46,7 +46,7 @@ type CreateResult struct {
 // nevertheless. revision is the newest one of the topics created, for WaitFor;
 // 0 when there is none. err says that nothing was tried.
 func (s *Store) CreateTopics(ctx context.Context, specs []TopicSpec) (results []CreateResult, revision int64, err error) {
-	if _, _, err := s.asController(); err != nil {
+	if _, err := s.asController(); err != nil {
 		return nil, 0, err
 	}
 	results = make([]CreateResult, len(specs))
@@ -84,7 +84,7 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 	if len(configs) > MaxConfigBytes {
 		return nil, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(configs), MaxConfigBytes, kerr.InvalidConfig)
 	}
-	guard, _, err := s.asController()
+	guard, err := s.asController()
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 	nameFree := clientv3.Compare(clientv3.CreateRevision(nameKey(t.Name)), "=", 0)
 	for len(parts) > partitionsPut {
 		// Not visible to anybody: the topic key comes last.
-		ok, _, err := s.change(ctx, "create_topic", []clientv3.Cmp{guard, nameFree}, putPartitions(t.ID, parts[:partitionsPut]))
+		ok, _, err := s.change(ctx, "create_topic", guard, []clientv3.Cmp{nameFree}, putPartitions(t.ID, parts[:partitionsPut]))
 		if err != nil || !ok {
 			s.takeBack(ctx, t.ID, guard)
 			return nil, s.whyNotCreated(err, t.Name)
@@ -109,7 +109,7 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 		clientv3.OpPut(configKey(t.ID), string(configs)),
 		clientv3.OpPut(nameKey(t.Name), string(encodeTopicID(t.ID))),
 		clientv3.OpPut(topicKey(t.ID), string(value.encode())))
-	ok, rev, err := s.change(ctx, "create_topic", []clientv3.Cmp{guard, nameFree}, ops)
+	ok, rev, err := s.change(ctx, "create_topic", guard, []clientv3.Cmp{nameFree}, ops)
 	if err != nil || !ok {
 		if err == nil {
 			s.takeBack(ctx, t.ID, guard)
@@ -120,16 +120,18 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 	return t, nil
 }
 
-// change runs a guarded transaction. ok is false when a compare failed while
-// this broker is still controller; when it no longer is, that is the error.
-func (s *Store) change(ctx context.Context, op string, cmps []clientv3.Cmp, ops []clientv3.Op) (ok bool, revision int64, err error) {
-	resp, err := s.txn(ctx, op, cmps, ops, []clientv3.Op{clientv3.OpGet(controllerKey)})
+// change runs a transaction under the guard that the controller key is the one
+// created at revision controller. ok is false when another compare failed;
+// when the guard did, that is the error.
+func (s *Store) change(ctx context.Context, op string, controller int64, cmps []clientv3.Cmp, ops []clientv3.Op) (ok bool, revision int64, err error) {
+	cmps = append([]clientv3.Cmp{controllerGuard(controller)}, cmps...)
+	resp, err := s.txn(ctx, op, cmps, ops, []clientv3.Op{clientv3.OpGet(controllerKey, clientv3.WithKeysOnly())})
 	if err != nil {
 		return false, 0, err
 	}
 	if !resp.Succeeded {
 		kvs := resp.Responses[0].GetResponseRange().Kvs
-		if len(kvs) == 0 || kvs[0].CreateRevision != s.session.controller.Load() {
+		if len(kvs) == 0 || kvs[0].CreateRevision != controller {
 			return false, 0, fmt.Errorf("broker %d is no longer controller: %w", s.cfg.BrokerID, kerr.NotController)
 		}
 	}
@@ -145,11 +147,11 @@ func (s *Store) whyNotCreated(err error, name string) error {
 
 // takeBack deletes partitions of a topic that will not be finished. If that
 // fails too, the next controller collects them.
-func (s *Store) takeBack(ctx context.Context, id record.TopicID, guard clientv3.Cmp) {
+func (s *Store) takeBack(ctx context.Context, id record.TopicID, controller int64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpWithin)
 	defer cancel()
 	noTopic := clientv3.Compare(clientv3.CreateRevision(topicKey(id)), "=", 0)
-	_, err := s.txn(ctx, "take_back", []clientv3.Cmp{guard, noTopic},
+	_, err := s.txn(ctx, "take_back", []clientv3.Cmp{controllerGuard(controller), noTopic},
 		[]clientv3.Op{clientv3.OpDelete(partitionsOf(id), clientv3.WithPrefix())}, nil)
 	if err != nil {
 		s.log.Warn("keys of an unfinished topic stay until the next start", "topic_id", id.String(), "err", err)
@@ -199,7 +201,7 @@ func putPartitions(id record.TopicID, parts []Partition) []clientv3.Op {
 func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision int64, err error) {
 	defer wrap(&err, "delete topic", id)
 	for {
-		guard, _, err := s.asController()
+		guard, err := s.asController()
 		if err != nil {
 			return 0, err
 		}
@@ -208,7 +210,7 @@ func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision in
 			return 0, err
 		}
 		same := clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)
-		ok, done, err := s.change(ctx, "delete_topic", []clientv3.Cmp{guard, same}, []clientv3.Op{
+		ok, done, err := s.change(ctx, "delete_topic", guard, []clientv3.Cmp{same}, []clientv3.Op{
 			clientv3.OpDelete(topicKey(id)),
 			clientv3.OpDelete(nameKey(v.Name)),
 			clientv3.OpDelete(configKey(id)),
@@ -280,7 +282,7 @@ func (s *Store) AddPartitions(ctx context.Context, id record.TopicID, assignment
 // addPartitions is one attempt; retry says that the topic key was written by
 // somebody else meanwhile.
 func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Partition, wantCurrent int) (revision int64, retry bool, err error) {
-	guard, _, err := s.asController()
+	guard, err := s.asController()
 	if err != nil {
 		return 0, false, err
 	}
@@ -291,16 +293,16 @@ func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Pa
 	if int(v.Partitions) != wantCurrent {
 		return 0, false, fmt.Errorf("topic %q has %d partitions, not %d: %w: %w", v.Name, v.Partitions, wantCurrent, ErrConflict, kerr.InvalidPartitions)
 	}
-	cmps := []clientv3.Cmp{guard, clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)}
+	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)}
 	for len(parts) > partitionsPut {
-		ok, _, err := s.change(ctx, "add_partitions", cmps, putPartitions(id, parts[:partitionsPut]))
+		ok, _, err := s.change(ctx, "add_partitions", guard, cmps, putPartitions(id, parts[:partitionsPut]))
 		if err != nil || !ok {
 			return 0, err == nil, err
 		}
 		parts = parts[partitionsPut:]
 	}
 	v.Partitions = int32(parts[len(parts)-1].ID) + 1
-	ok, done, err := s.change(ctx, "add_partitions", cmps, append(putPartitions(id, parts), clientv3.OpPut(topicKey(id), string(v.encode()))))
+	ok, done, err := s.change(ctx, "add_partitions", guard, cmps, append(putPartitions(id, parts), clientv3.OpPut(topicKey(id), string(v.encode()))))
 	return done, err == nil && !ok, err
 }
 
@@ -313,7 +315,7 @@ func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Pa
 func (s *Store) SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (revision int64, err error) {
 	defer wrap(&err, "set configs of topic", id)
 	for {
-		guard, _, err := s.asController()
+		guard, err := s.asController()
 		if err != nil {
 			return 0, err
 		}
@@ -343,8 +345,7 @@ func (s *Store) SetTopicConfigs(ctx context.Context, id record.TopicID, edit fun
 		if len(value) > MaxConfigBytes {
 			return 0, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(value), MaxConfigBytes, kerr.InvalidConfig)
 		}
-		ok, done, err := s.change(ctx, "set_configs", []clientv3.Cmp{
-			guard,
+		ok, done, err := s.change(ctx, "set_configs", guard, []clientv3.Cmp{
 			clientv3.Compare(clientv3.CreateRevision(topicKey(id)), "=", topic[0].CreateRevision),
 			clientv3.Compare(clientv3.ModRevision(configKey(id)), "=", seen),
 		}, []clientv3.Op{clientv3.OpPut(configKey(id), string(value))})
