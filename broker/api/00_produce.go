@@ -160,11 +160,8 @@ func (p *produceCall) checkBatch(b []byte) error {
 		return fail(kerr.InvalidRecord, "the request holds no record batch for the partition")
 	}
 	h, err := record.ParseHeader(b)
-	if errors.Is(err, record.ErrMagic) {
-		return fail(kerr.InvalidRecord, "only record batches of format 2 are taken")
-	}
 	if err != nil {
-		return fail(kerr.CorruptMessage, "%v", err)
+		return nil // the partition says what is wrong with it
 	}
 	if h.IsTransactional() || p.req.TransactionID != nil {
 		return fail(kerr.UnsupportedVersion, noTransactions)
