@@ -117,6 +117,7 @@ func (a *app) unreachable(err error) error {
 		f.hint = "is it the HTTP port? Kafka clients need the address that firn start calls Kafka"
 	default:
 		f.err = fmt.Errorf("cannot reach a broker at %s: %w", a.brokers, err)
+		f.hint = "is that the address that firn start calls Kafka?"
 	}
 	return f
 }
@@ -145,6 +146,9 @@ func (a *app) explain(what string, err error, message string) error {
 	text := strings.TrimSuffix(ke.Description, ".")
 	if message != "" {
 		text = strings.TrimSuffix(message, ".")
+	}
+	if strings.HasPrefix(text, what) {
+		return failf(hintFor(ke), "%s (%s)", text, ke.Message)
 	}
 	return failf(hintFor(ke), "%s: %s (%s)", what, text, ke.Message)
 }

@@ -229,7 +229,7 @@ func (c *consumer) groupOptions() []kgo.Opt {
 	default:
 		at = at.AtStart()
 	}
-	return []kgo.Opt{kgo.ConsumerGroup(c.flags.group), kgo.ConsumeTopics(c.topic), kgo.AutoCommitMarks(),
+	return []kgo.Opt{kgo.ConsumerGroup(c.flags.group), kgo.ConsumeTopics(c.topic), kgo.AutoCommitMarks(), kgo.AutoCommitInterval(time.Second),
 		kgo.ConsumeStartOffset(at), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}
 }
 

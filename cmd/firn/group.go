@@ -25,7 +25,8 @@ func (a *app) groupListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List all consumer groups",
-		Long:    "List all consumer groups with their states: Stable, Empty (no members), PreparingRebalance, CompletingRebalance or Dead.",
+		Long: `List all consumer groups with their states: Stable, Empty (no members),
+PreparingRebalance, CompletingRebalance or Dead.`,
 		Example: "  firn group list",
 		Args:    args(cobra.NoArgs, "no arguments; to look at one group: firn group describe NAME"),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -185,15 +185,15 @@ type jsonInput struct {
 	Timestamp   json.RawMessage `json:"timestamp"`
 	Key         json.RawMessage `json:"key"`
 	Value       json.RawMessage `json:"value"`
-	KeyBase64   *string         `json:"key_base64"`
-	ValueBase64 *string         `json:"value_base64"`
+	KeyBase64   *string         `json:"keyBase64"`
+	ValueBase64 *string         `json:"valueBase64"`
 	Headers     json.RawMessage `json:"headers"`
 }
 
 type jsonHeader struct {
 	Key         string          `json:"key"`
 	Value       json.RawMessage `json:"value"`
-	ValueBase64 *string         `json:"value_base64"`
+	ValueBase64 *string         `json:"valueBase64"`
 }
 
 func (r *recordReader) jsonRecord(line []byte) (*kgo.Record, error) {
@@ -249,7 +249,7 @@ func strictJSON(data []byte, v any) error {
 		}
 		msg := strings.TrimPrefix(err.Error(), "json: ")
 		if strings.HasPrefix(msg, "unknown field") {
-			return fmt.Errorf("%s; there are key, value, headers, partition, timestamp, key_base64 and value_base64", msg)
+			return fmt.Errorf("%s; there are key, value, headers, partition, timestamp, keyBase64 and valueBase64", msg)
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			msg = "it ends too early"
@@ -265,11 +265,11 @@ func strictJSON(data []byte, v any) error {
 func jsonBytes(field string, v json.RawMessage, b64 *string) ([]byte, error) {
 	if b64 != nil {
 		if len(v) > 0 {
-			return nil, fmt.Errorf("has both %q and %q", field, field+"_base64")
+			return nil, fmt.Errorf("has both %q and %q", field, field+"Base64")
 		}
 		b, err := base64.StdEncoding.DecodeString(*b64)
 		if err != nil {
-			return nil, fmt.Errorf("%q is not base64: %w", field+"_base64", err)
+			return nil, fmt.Errorf("%q is not base64: %w", field+"Base64", err)
 		}
 		return b, nil
 	}

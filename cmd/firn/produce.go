@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,7 @@ func (a *app) produceCommand() *cobra.Command {
   json   one object per line: {"key": "k", "value": "v", "headers": {"h": "x"},
          "partition": 0, "timestamp": 1700000000000}, where only value is needed. A value
          that is not a string is stored as its JSON text, null as a null value (a
-         tombstone). Bytes that are not text go into key_base64 and value_base64.
+         tombstone). Bytes that are not text go into keyBase64 and valueBase64.
          Headers may also be a list of {"key": …, "value": …}. timestamp is in
          milliseconds or RFC 3339. What "firn consume --format json" prints can be read.
   raw    the whole input is the value of one record
@@ -72,14 +73,14 @@ var codecs = map[string]kgo.CompressionCodec{
 }
 
 // clientOptions turns flags into what the client needs.
-func (p *produceFlags) clientOptions(topic string, maxBatch int32) ([]kgo.Opt, error) {
+func (p *produceFlags) clientOptions(topic string, maxBatch int32, count *atomic.Int32) ([]kgo.Opt, error) {
 	codec, ok := codecs[p.compression]
 	if !ok {
 		return nil, usageError("--compression %s: choose %s", p.compression, strings.Join(codecNames, ", "))
 	}
 	opts := []kgo.Opt{
 		kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec), kgo.AllowAutoTopicCreation(),
-		kgo.RecordPartitioner(choosePartition{}), kgo.RecordDeliveryTimeout(2 * time.Minute), kgo.ProducerLinger(5 * time.Millisecond),
+		kgo.RecordPartitioner(choosePartition{count}), kgo.RecordDeliveryTimeout(2 * time.Minute), kgo.ProducerLinger(5 * time.Millisecond),
 		kgo.UnknownTopicRetries(10), kgo.MaxBufferedBytes(64 << 20), kgo.MaxBufferedRecords(100_000),
 		kgo.ProducerBatchMaxBytes(maxBatch), kgo.BrokerMaxWriteBytes(max(maxBatch+(1<<20), 100<<20)),
 	}
@@ -96,20 +97,24 @@ func (p *produceFlags) clientOptions(topic string, maxBatch int32) ([]kgo.Opt, e
 }
 
 // choosePartition takes the partition that the record names; -1 goes by key
-// as other Kafka clients do (murmur2).
-type choosePartition struct{}
+// as other Kafka clients do (murmur2). It notes how many partitions there are.
+type choosePartition struct{ count *atomic.Int32 }
 
-func (choosePartition) ForTopic(topic string) kgo.TopicPartitioner {
-	return topicPartitioner{kgo.StickyKeyPartitioner(nil).ForTopic(topic)}
+func (c choosePartition) ForTopic(topic string) kgo.TopicPartitioner {
+	return topicPartitioner{kgo.StickyKeyPartitioner(nil).ForTopic(topic), c.count}
 }
 
-type topicPartitioner struct{ byKey kgo.TopicPartitioner }
+type topicPartitioner struct {
+	byKey kgo.TopicPartitioner
+	count *atomic.Int32
+}
 
 func (t topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
 	return r.Partition >= 0 || t.byKey.RequiresConsistency(r)
 }
 
 func (t topicPartitioner) Partition(r *kgo.Record, n int) int {
+	t.count.Store(int32(n))
 	if r.Partition >= 0 {
 		return int(r.Partition) // out of range fails the record, which is right
 	}
@@ -135,8 +140,10 @@ type produced struct {
 	parts   map[int32]*producedPartition
 	records int64
 	bytes   int64
-	err     error // the first that failed
+	err     error // of the first that failed
 	place   string
+	asked   int32        // partition that one named, -1 for none
+	count   atomic.Int32 // partitions of the topic
 }
 
 func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet bool) error {
@@ -149,7 +156,7 @@ func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet 
 	if err != nil {
 		return err
 	}
-	if _, err := p.clientOptions(topic, 1<<20); err != nil {
+	if _, err := p.clientOptions(topic, 1<<20, nil); err != nil {
 		return err
 	}
 	limit, count, err := a.topicLimits(ctx, topic)
@@ -159,7 +166,8 @@ func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet 
 	if count > 0 && p.partition >= count {
 		return failf("see the partitions with: firn topic describe "+topic, "topic %s has no partition %d: it has %s, counted from 0", topic, p.partition, plural(count, "partition"))
 	}
-	opts, err := p.clientOptions(topic, limit)
+	run := produced{parts: map[int32]*producedPartition{}}
+	opts, err := p.clientOptions(topic, limit, &run.count)
 	if err != nil {
 		return err
 	}
@@ -170,7 +178,6 @@ func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet 
 	defer cl.Close()
 	began := time.Now()
 	bar := a.progress("producing to "+topic, size)
-	run := produced{parts: map[int32]*producedPartition{}}
 	readErr := run.feed(ctx, cl, reader, bar)
 	// What was read before a signal is still sent.
 	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
@@ -182,7 +189,7 @@ func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet 
 	}
 	switch {
 	case run.err != nil:
-		return a.produceError(topic, run.place, run.err)
+		return a.produceError(topic, &run)
 	case readErr != nil:
 		return readErr
 	case flushErr != nil:
@@ -215,8 +222,9 @@ func (run *produced) feed(ctx context.Context, cl *kgo.Client, reader *recordRea
 		if in.err != nil {
 			return in.err
 		}
+		asked := in.record.Partition
 		cl.Produce(context.WithoutCancel(ctx), in.record, func(r *kgo.Record, err error) {
-			if run.done(r, err, in.place) != nil {
+			if run.done(r, err, in.place, asked) != nil {
 				cancel()
 			}
 			bar.advance(in.size)
@@ -225,12 +233,12 @@ func (run *produced) feed(ctx context.Context, cl *kgo.Client, reader *recordRea
 }
 
 // done counts one record's outcome and gives its error.
-func (run *produced) done(r *kgo.Record, err error, place string) error {
+func (run *produced) done(r *kgo.Record, err error, place string, asked int32) error {
 	run.mu.Lock()
 	defer run.mu.Unlock()
 	if err != nil {
 		if run.err == nil {
-			run.err, run.place = err, place
+			run.err, run.place, run.asked = err, place, asked
 		}
 		return err
 	}
@@ -268,14 +276,15 @@ func (a *app) printProduced(topic string, run *produced, took time.Duration) err
 	return nil
 }
 
-func (a *app) produceError(topic, place string, err error) error {
+func (a *app) produceError(topic string, run *produced) error {
+	count := run.count.Load()
 	switch {
-	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries):
-		return &failure{err: fmt.Errorf("topic %s, %s: no broker took it in time: %w", topic, place, err), hint: "is the broker still running? its log says more", code: exitUnreachable}
-	case strings.Contains(err.Error(), "invalid record partitioning choice"):
-		return failf("see the partitions with: firn topic describe "+topic, "topic %s, %s: there is no such partition", topic, place)
+	case count > 0 && run.asked >= count:
+		return failf("see the partitions with: firn topic describe "+topic, "topic %s, %s: there is no partition %d, the topic has %s, counted from 0", topic, run.place, run.asked, plural(count, "partition"))
+	case errors.Is(run.err, kgo.ErrRecordTimeout), errors.Is(run.err, kgo.ErrRecordRetries):
+		return &failure{err: fmt.Errorf("topic %s, %s: no broker took it in time: %w", topic, run.place, run.err), hint: "is the broker still running? its log says more", code: exitUnreachable}
 	}
-	return a.explain("topic "+topic+", "+place, err, "")
+	return a.explain("topic "+topic+", "+run.place, run.err, "")
 }
 
 // topicLimits asks for the largest batch that a topic takes and how many

@@ -96,23 +96,23 @@ func parseTemplate(s string) (recordFormat, error) {
 }
 
 // jsonRecord is a record as consume prints it and produce reads it. Of key
-// and key_base64 (and so on) exactly one is there.
+// and keyBase64 (and so on) exactly one is there.
 type jsonOutput struct {
 	Topic       string             `json:"topic"`
 	Partition   int32              `json:"partition"`
 	Offset      int64              `json:"offset"`
 	Timestamp   int64              `json:"timestamp"`
 	Key         json.RawMessage    `json:"key,omitempty"`
-	KeyBase64   *string            `json:"key_base64,omitempty"`
+	KeyBase64   *string            `json:"keyBase64,omitempty"`
 	Value       json.RawMessage    `json:"value,omitempty"`
-	ValueBase64 *string            `json:"value_base64,omitempty"`
+	ValueBase64 *string            `json:"valueBase64,omitempty"`
 	Headers     []jsonOutputHeader `json:"headers"`
 }
 
 type jsonOutputHeader struct {
 	Key         string          `json:"key"`
 	Value       json.RawMessage `json:"value,omitempty"`
-	ValueBase64 *string         `json:"value_base64,omitempty"`
+	ValueBase64 *string         `json:"valueBase64,omitempty"`
 }
 
 func appendJSON(dst []byte, r *kgo.Record) []byte {

@@ -159,7 +159,8 @@ func (a *app) topicListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List all topics",
-		Long:    `List all topics by name. Topics that brokers keep for themselves are left out unless --internal is given.`,
+		Long:    `List all topics by name. Topics that brokers keep for themselves are left out unless
+--internal is given.`,
 		Example: `  firn topic list
   firn topic list --output json`,
 		Args: args(cobra.NoArgs, "no arguments; to look at one topic: firn topic describe NAME"),
