@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	kgzip "github.com/klauspost/compress/gzip"
@@ -52,6 +53,14 @@ var zstdDecoders = sync.Pool{New: func() any {
 	return d
 }}
 
+var (
+	gzipReaders = sync.Pool{New: func() any { return new(kgzip.Reader) }}
+	lz4Readers  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
+)
+
+// zstdEncoders keeps encoders, which are some MiB each, by level.
+var zstdEncoders [zstd.SpeedBestCompression + 1]sync.Pool
+
 // Decompress appends the decompressed src to dst. It allocates at most
 // maxBytes (and a codec's window) whatever src claims, and fails with
 // ErrTooLarge beyond that. For None, src itself is returned when dst is nil.
@@ -68,13 +77,17 @@ func Decompress(dst []byte, codec Codec, src []byte, maxBytes int) ([]byte, erro
 	case Snappy:
 		return unsnappy(dst, src, maxBytes)
 	case Gzip:
-		r, err := kgzip.NewReader(bytes.NewReader(src))
-		if err != nil {
+		r := gzipReaders.Get().(*kgzip.Reader)
+		defer gzipReaders.Put(r)
+		if err := r.Reset(bytes.NewReader(src)); err != nil {
 			return nil, corrupt(codec, err)
 		}
 		return readBounded(dst, codec, r, maxBytes)
 	case LZ4:
-		return readBounded(dst, codec, lz4.NewReader(bytes.NewReader(src)), maxBytes)
+		r := lz4Readers.Get().(*lz4.Reader)
+		defer lz4Readers.Put(r)
+		r.Reset(bytes.NewReader(src))
+		return readBounded(dst, codec, r, maxBytes)
 	case Zstd:
 		d := zstdDecoders.Get().(*zstd.Decoder)
 		defer zstdDecoders.Put(d)
@@ -136,11 +149,12 @@ func unsnappyBlock(dst, src []byte, maxBytes int) ([]byte, error) {
 	if n > maxBytes || n > len(src)*32 {
 		return nil, ErrTooLarge
 	}
-	out, err := s2.Decode(nil, src)
-	if err != nil {
+	start := len(dst)
+	dst = slices.Grow(dst, n)[:start+n]
+	if _, err := s2.Decode(dst[start:], src); err != nil {
 		return nil, corrupt(Snappy, err)
 	}
-	return append(dst, out...), nil
+	return dst, nil
 }
 
 // Compress appends src to dst, compressed. Level 0 is the codec's default;
@@ -183,11 +197,14 @@ func Compress(dst []byte, codec Codec, level int, src []byte) ([]byte, error) {
 		if level != 0 {
 			l = zstd.EncoderLevelFromZstd(level)
 		}
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(l))
-		if err != nil {
-			return nil, err
+		e, ok := zstdEncoders[l].Get().(*zstd.Encoder)
+		if !ok {
+			var err error
+			if e, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(l)); err != nil {
+				return nil, err
+			}
 		}
-		defer e.Close()
+		defer zstdEncoders[l].Put(e)
 		return e.EncodeAll(src, dst), nil
 	}
 	return nil, errors.New("record: unknown codec")
