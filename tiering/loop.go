@@ -23,9 +23,11 @@ func (m *Manager) loop() {
 		case <-m.ctx.Done():
 			return
 		case <-m.wake:
+			m.startChores(func(_ *part, v *view) bool { return !v.loaded })
 			m.startUploads()
 		case <-tick.C:
-			m.startChores()
+			m.measureLag()
+			m.startChores(m.hasChore)
 			m.startUploads()
 			m.once(sweeping, m.collect)
 		case <-sweepTick.C:
@@ -69,16 +71,15 @@ func (m *Manager) startUploads() {
 	}
 }
 
-// startChores looks after partitions that are idle: manifests not loaded yet,
-// and what retention says.
-func (m *Manager) startChores() {
-	m.measureLag()
+// startChores looks after those idle partitions that due picks: manifests not
+// loaded yet, and what retention says.
+func (m *Manager) startChores(due func(*part, *view) bool) {
 	for _, p := range m.attached() {
 		v := p.view.Load()
 		if v == nil || v.rev == 0 {
 			continue
 		}
-		if !m.hasChore(p, v) || !p.hold(m.deps.Now()) {
+		if !due(p, v) || !p.hold(m.deps.Now()) {
 			continue
 		}
 		select {

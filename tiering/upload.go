@@ -294,6 +294,13 @@ func (m *Manager) commitRuns(first jobRun, runs []*scanned, places []section, id
 	if v := p.view.Load(); v.rev != first.view.rev || p.ctx.Err() != nil {
 		return fmt.Errorf("%w: %v was changed while its segments were uploaded", errLost, p.tp)
 	}
+	if !p.view.Load().loaded {
+		// The store is there again, the next tick was not yet. If it cannot be
+		// read the tail may still have room.
+		if err := m.loadManifest(m.ctx, p); err != nil {
+			m.deps.Log.Debug("manifest still not loaded", "partition", p.tp.String(), "err", err)
+		}
+	}
 	v := p.view.Load()
 	next, all := v.withEntries(entries, p.hot.LogStart())
 	if err := m.commit(p, next, all, started); err != nil {
