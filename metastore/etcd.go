@@ -185,12 +185,13 @@ func etcdConfig(dir string, quota int64, log *slog.Logger) *embed.Config {
 // could be promised to anybody.
 type zapBridge struct{ log *slog.Logger }
 
-// notForUs are lines about how we run etcd, which is on purpose, and about the
-// file's schema version, which a new member looks for before its first commit
+// notForUs are lines about how we run etcd, which is on purpose, and about
+// versions in its files, which a new member looks for before its first commit
 // and then again every few seconds.
 var notForUs = map[string]bool{
 	"Failed to detect schema version":  true,
 	"failed to update storage version": true,
+	"failed to update cluster version": true, // cut off by a quick Close; tried again at the next start
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,
 }
