@@ -135,6 +135,17 @@ type fetchCall struct {
 // first reads what is on local disk while the connection's reader waits, and
 // goes on elsewhere if that is not enough.
 func (f *fetchCall) first() {
+	done := false
+	defer func() {
+		if !done { // a panic is on its way
+			f.release()
+		}
+	}()
+	f.firstPass()
+	done = true
+}
+
+func (f *fetchCall) firstPass() {
 	if len(f.fc.parts) == 0 {
 		f.finish()
 		return
@@ -204,7 +215,7 @@ func (f *fetchCall) poll(state readState) {
 			state = f.readHot()
 		}
 		if len(state.cold) > 0 {
-			f.readCold(&state)
+			f.readCold(&state, wake)
 			f.finish() // Kafka too answers when a remote read is over, whatever it gave
 			return
 		}

@@ -113,6 +113,8 @@ type API struct {
 	waiting   atomic.Int64  // fetches that wait
 	cold      chan struct{} // a place for each cold read
 	slow      chan struct{} // a place for each request that waits
+
+	latency map[int16]*metrics.Histogram // of answers, by API key
 }
 
 var _ wire.Handler = (*API)(nil)
@@ -132,6 +134,10 @@ func New(cfg Config, deps Deps) *API {
 	a.producers.take = deps.Meta.AllocateProducerIDs
 	a.cold = make(chan struct{}, cfg.ColdReads)
 	a.slow = make(chan struct{}, cfg.SlowRequests)
+	a.latency = make(map[int16]*metrics.Histogram, len(operations))
+	for key := range operations {
+		a.latency[key] = metrics.GetOrCreateHistogram(`firn_api_request_seconds{api="` + kmsg.NameForKey(key) + `"}`)
+	}
 	return a
 }
 
@@ -191,7 +197,9 @@ func (c *call) reply(r wire.Reply) {
 		}
 		return
 	}
-	c.hist.UpdateDuration(c.start)
+	if c.hist != nil {
+		c.hist.UpdateDuration(c.start)
+	}
 	c.out(r)
 }
 
@@ -217,7 +225,7 @@ func response[T kmsg.Response](c *call) T { return c.req.Body.ResponseKind().(T)
 // order; appends happen before it returns, so that they keep that order.
 func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Reply)) {
 	key := req.Body.Key()
-	c := &call{ctx: ctx, req: req, start: time.Now(), out: reply, hist: latency(key)}
+	c := &call{ctx: ctx, req: req, start: time.Now(), out: reply, hist: a.latency[key]}
 	op, ok := operations[key]
 	if !ok {
 		c.reply(wire.Reply{Close: true, Reason: fmt.Sprintf("API key %d is not answered", key)})
@@ -261,10 +269,6 @@ func (a *API) panicked(c *call, v any) {
 	a.log.Error("a request caused a panic; its connection is closed", "api_key", c.req.Body.Key(), "version", c.req.Body.GetVersion(),
 		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	c.reply(wire.Reply{Close: true, Reason: "internal error"})
-}
-
-func latency(key int16) *metrics.Histogram {
-	return metrics.GetOrCreateHistogram(`firn_api_request_seconds{api="` + kmsg.NameForKey(key) + `"}`)
 }
 
 // deadline gives a context that ends after the request's own timeout in

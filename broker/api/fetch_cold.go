@@ -7,6 +7,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/record"
 )
 
@@ -23,9 +24,10 @@ type coldRead struct {
 
 // readCold reads state's cold partitions side by side. It returns when all
 // have answered, or when the time is up that a cold read may take of this
-// request; what comes later is released.
-func (f *fetchCall) readCold(state *readState) {
-	ctx, cancel := context.WithDeadline(f.c.ctx, f.coldDeadline(state))
+// request; what comes later is released. Hot partitions that move meanwhile
+// (wake) shorten that time.
+func (f *fetchCall) readCold(state *readState, wake <-chan struct{}) {
+	ctx, cancel := context.WithCancel(f.c.ctx)
 	defer cancel()
 	g := &coldGather{results: make(chan *coldRead, len(state.cold))}
 	own := *f // what outlives this call must not see its changes
@@ -34,28 +36,83 @@ func (f *fetchCall) readCold(state *readState) {
 		r.reply.reply.out = newFetchPartition(cp.part.key.p)
 		go own.coldOne(ctx, g, r)
 	}
-	for range state.cold {
+	timer := time.NewTimer(time.Until(f.coldDeadline(state)))
+	defer timer.Stop()
+	moved := false
+	for left, late := len(state.cold), false; left > 0 && !late; {
 		select {
 		case r := <-g.results:
-			state.bytes += r.n
-			state.failed = state.failed || r.fail
-			if r.n > 0 || r.fail {
-				r.part.part.reply = r.reply.reply
+			state.take(r)
+			left--
+		case <-wake:
+			if !moved && f.hotMoved(state) {
+				moved = true
+				timer.Reset(min(coldGrace, max(0, time.Until(f.coldDeadline(state)))))
 			}
-			continue
+		case <-timer.C:
+			late = true
 		case <-ctx.Done():
+			late = true
 		}
-		break
 	}
 	for _, r := range g.close() { // came at the last moment
-		state.bytes += r.n
-		state.failed = state.failed || r.fail
-		if r.n > 0 || r.fail {
-			r.part.part.reply = r.reply.reply
-		}
+		state.take(r)
 	}
-	if state.bytes == 0 && !state.failed {
-		f.unblockHot(state)
+	if moved || state.bytes == 0 && !state.failed {
+		f.readHotAgain(state)
+	}
+}
+
+// take puts a cold read's outcome into the request's.
+func (s *readState) take(r *coldRead) {
+	s.bytes += r.n
+	s.failed = s.failed || r.fail
+	if r.n > 0 || r.fail {
+		r.part.part.reply = r.reply.reply
+	}
+}
+
+// hotMoved says whether a partition on local disk has got something for the
+// reader.
+func (f *fetchCall) hotMoved(state *readState) (moved bool) {
+	f.eachIdleHot(state, func(fp *fetchPart, p *partition.Partition) bool {
+		moved = p.State().HighWatermark > record.Offset(fp.want.offset)
+		return !moved
+	})
+	return moved
+}
+
+// readHotAgain reads hot partitions that gave nothing before: they may have
+// moved, or may now have the right to an oversized batch that a cold one had
+// and did not use.
+func (f *fetchCall) readHotAgain(state *readState) {
+	f.eachIdleHot(state, func(fp *fetchPart, p *partition.Partition) bool {
+		budget := min(max(0, f.maxBytes-int(state.bytes)), max(0, int(fp.want.maxBytes)))
+		n, failed := f.read(f.c.ctx, fp, p, budget, state.bytes == 0)
+		state.bytes += n
+		state.failed = state.failed || failed
+		return true
+	})
+}
+
+// eachIdleHot calls do with each hot partition that has given nothing yet,
+// until do returns false.
+func (f *fetchCall) eachIdleHot(state *readState, do func(*fetchPart, *partition.Partition) bool) {
+	cold := make(map[*fetchPart]bool, len(state.cold))
+	for _, c := range state.cold {
+		cold[c.part] = true
+	}
+	for _, fp := range f.fc.parts {
+		if cold[fp] || fp.reply.out.ErrorCode != 0 || fp.reply.spans != nil {
+			continue
+		}
+		p, _, err := f.resolve(fp)
+		if err != nil || p.IsCold(record.Offset(fp.want.offset)) {
+			continue
+		}
+		if !do(fp, p) {
+			return
+		}
 	}
 }
 
@@ -116,30 +173,6 @@ func (g *coldGather) close() (rest []*coldRead) {
 			rest = append(rest, r)
 		default:
 			return rest
-		}
-	}
-}
-
-// unblockHot gives hot partitions the right to an oversized batch that a cold
-// one had and did not use.
-func (f *fetchCall) unblockHot(state *readState) {
-	cold := make(map[*fetchPart]bool, len(state.cold))
-	for _, c := range state.cold {
-		cold[c.part] = true
-	}
-	for _, fp := range f.fc.parts {
-		if cold[fp] || fp.reply.out.ErrorCode != 0 {
-			continue
-		}
-		p, _, err := f.resolve(fp)
-		if err != nil || p.IsCold(record.Offset(fp.want.offset)) {
-			continue
-		}
-		n, failed := f.read(f.c.ctx, fp, p, min(f.maxBytes, max(0, int(fp.want.maxBytes))), true)
-		state.bytes += n
-		state.failed = state.failed || failed
-		if n > 0 || failed {
-			return
 		}
 	}
 }

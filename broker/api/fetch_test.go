@@ -392,3 +392,48 @@ func TestLateColdReadIsReleased(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// Records that come to a hot partition are not held up by a cold one.
+func TestHotRecordsCutTheColdWaitShort(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
+	asked := make(chan struct{}, 1)
+	topic := coldTopic(t, &slowCold{fn: func(context.Context) ([]record.Span, error) {
+		asked <- struct{}{}
+		<-hang
+		return nil, errors.New("late")
+	}}, 2)
+	a := New(Config{BrokerID: testBroker, ColdWaitMax: time.Hour}, shared.deps)
+	req := fetchRequest(topic, 13, 0, 0)
+	req.MaxWaitMillis = 300_000
+	got := start(t, context.Background(), a, "x", req)
+	<-asked
+	write(t, topic, 1, 1)
+	if p := (<-got).resp.(*kmsg.FetchResponse).Topics[0].Partitions[1]; len(p.RecordBatches) == 0 {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// Two requests of one session at a time: the first to be answered late is
+// told that its epoch has passed, and its spans are released.
+func TestFetchSessionOvertaken(t *testing.T) {
+	topic := makeTopic(t, 1)
+	req := fetchRequest(topic, 13, 0)
+	req.SessionEpoch = 0
+	id := ask[*kmsg.FetchResponse](t, req).SessionID
+	next := func(epoch int32, wait int32) <-chan answer {
+		r := fetchRequest(topic, 13)
+		r.Topics, r.SessionID, r.SessionEpoch, r.MaxWaitMillis = nil, id, epoch, wait
+		return start(t, context.Background(), shared.api, "x", r)
+	}
+	first := next(1, 60_000)
+	if second := (<-next(2, 0)).resp.(*kmsg.FetchResponse); second.ErrorCode != 0 {
+		t.Errorf("got %+v", second)
+	}
+	write(t, topic, 0, 1)
+	got := (<-first).resp.(*kmsg.FetchResponse)
+	wantCode(t, "overtaken", got.ErrorCode, kerr.InvalidFetchSessionEpoch)
+	if len(got.Topics) != 0 {
+		t.Errorf("got %+v", got)
+	}
+}

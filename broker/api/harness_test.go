@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -60,8 +61,16 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	if n := shared.api.waiting.Load() + int64(len(shared.api.slow)+len(shared.api.cold)); n != 0 {
+		fmt.Fprintln(os.Stderr, n, "requests are still under way")
+		code = 1
+	}
 	if err := shared.close(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	for _, name := range openFiles(dir) {
+		fmt.Fprintln(os.Stderr, "a span was not released:", name)
 		code = 1
 	}
 	os.RemoveAll(dir)
@@ -394,4 +403,19 @@ func wantCode(t testing.TB, what string, got int16, want *kerr.Error) {
 	if got != code {
 		t.Errorf("%s: got %v, want %v", what, kerr.ErrorForCode(got), want)
 	}
+}
+
+// openFiles lists the files below dir that this process has open: after the
+// end, each is a span that somebody forgot.
+func openFiles(dir string) (names []string) {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil // not on Linux: nothing to look at
+	}
+	for _, fd := range fds {
+		if name, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(name, dir) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
