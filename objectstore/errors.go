@@ -26,6 +26,10 @@ var (
 	ErrNoBucket = errors.New("no such bucket")
 	// ErrInvalid says that the store refuses the request as wrong; trying again does not help.
 	ErrInvalid = errors.New("request refused by the store")
+	// ErrSource says that the bytes to write could not be read: the caller's
+	// side, not the store's. It wraps the reader's error; io.ErrUnexpectedEOF
+	// where there were too few.
+	ErrSource = errors.New("source cannot be read")
 	// ErrThrottled says that the store asks to slow down.
 	ErrThrottled = errors.New("store asks to slow down")
 	// ErrUnavailable says that the store could not be reached, or failed.
@@ -109,7 +113,7 @@ func Retryable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	for _, final := range []error{ErrNotFound, ErrExists, ErrRange, ErrKey, ErrDenied, ErrNoBucket, ErrInvalid, ErrChanged} {
+	for _, final := range []error{ErrNotFound, ErrExists, ErrRange, ErrKey, ErrDenied, ErrNoBucket, ErrInvalid, ErrSource, ErrChanged} {
 		if errors.Is(err, final) {
 			return false
 		}
@@ -126,6 +130,7 @@ func ErrorKind(err error) string {
 		{nil, "none"}, {ErrTimeout, "timeout"}, {context.Canceled, "canceled"}, {context.DeadlineExceeded, "deadline"},
 		{ErrNotFound, "not_found"}, {ErrExists, "exists"}, {ErrRange, "range"}, {ErrKey, "key"}, {ErrDenied, "denied"},
 		{ErrNoBucket, "no_bucket"}, {ErrInvalid, "invalid"}, {ErrThrottled, "throttled"}, {ErrChanged, "changed"},
+		{ErrSource, "source"},
 		{io.ErrUnexpectedEOF, "short"}, {ErrUnavailable, "unavailable"},
 	} {
 		if errors.Is(err, k.err) {

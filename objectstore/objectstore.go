@@ -35,7 +35,8 @@ type Store interface {
 	// ErrExists when the key is taken. Large objects go in parts. A retried
 	// Put reads r anew through Seek. Nothing reads r once Put has returned.
 	// Where r also is an io.ReaderAt, parts are read concurrently by it.
-	// io.ErrUnexpectedEOF when r has fewer than size bytes.
+	// ErrSource when r fails; io.ErrUnexpectedEOF too when it has fewer than
+	// size bytes.
 	Put(ctx context.Context, key string, r io.ReadSeeker, size int64) (Object, error)
 	// Swap writes a small object (≤ MaxSwap) only if the present one's ETag is
 	// etag; etag "" means that there must be none. ErrExists otherwise, also

@@ -61,7 +61,9 @@ var retryBudgetEmpty = metrics.NewCounter("firn_objectstore_retry_budget_exhaust
 // there is compared with what was to be written (size and CRC-32C, read back
 // where the store keeps none). If it is the same it counts as ours: keys are
 // unique, and who swaps puts something of its own into the data. An object
-// found by the first attempt is ErrExists without any such look.
+// found by the first attempt is ErrExists without any such look. A Swap whose
+// answer was lost, and whose object another Swap has replaced since, is
+// ErrExists too, though it was done for a moment.
 //
 // A body that breaks off is opened again where it broke off, as long as the
 // object's ETag is still the same; ErrChanged otherwise.
@@ -176,6 +178,9 @@ func Backoff(base, max time.Duration, n int) time.Duration {
 // budget are used up. op gets a context with the attempt's deadline, and the
 // attempt's number from 0.
 func (s *retrier) do(ctx context.Context, extra time.Duration, op func(ctx context.Context, n int) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	total := time.Now().Add(s.cfg.Total + time.Duration(s.cfg.Attempts)*extra)
 	for n := 0; ; n++ {
 		timeout := min(s.cfg.Timeout+extra, max(time.Until(total), time.Millisecond))
@@ -186,7 +191,7 @@ func (s *retrier) do(ctx context.Context, extra time.Duration, op func(ctx conte
 			s.budget.success()
 			return nil
 		}
-		if !s.cfg.Retryable(err) || ctx.Err() != nil {
+		if !s.cfg.Retryable(err) {
 			return err
 		}
 		if n+1 >= s.cfg.Attempts || !time.Now().Before(total) || !s.pause(ctx, n) {
@@ -199,7 +204,7 @@ func (s *retrier) gaveUp(ctx context.Context, err error, attempts int) error {
 	if cerr := ctx.Err(); cerr != nil && !errors.Is(err, cerr) {
 		return fmt.Errorf("%w, after %d attempts: %w", cerr, attempts, err)
 	}
-	if attempts == 1 {
+	if attempts <= 1 {
 		return err
 	}
 	return fmt.Errorf("after %d attempts: %w", attempts, err)
@@ -215,7 +220,7 @@ func (s *retrier) Put(ctx context.Context, key string, r io.ReadSeeker, size int
 	}
 	start, err := r.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return obj, Fail(ctx, "put", key, nil, fmt.Errorf("source: %w", err))
+		return obj, Fail(ctx, "put", key, ErrSource, err)
 	}
 	extra := time.Duration(float64(size) / float64(s.cfg.MinRate) * float64(time.Second))
 	sum := func() (string, error) {
@@ -230,7 +235,7 @@ func (s *retrier) Put(ctx context.Context, key string, r io.ReadSeeker, size int
 				return err
 			}
 			if _, err = r.Seek(start, io.SeekStart); err != nil {
-				return Fail(actx, "put", key, ErrInvalid, fmt.Errorf("source: %w", err))
+				return Fail(actx, "put", key, ErrSource, err)
 			}
 		}
 		obj, err = s.Store.Put(actx, key, r, size)
@@ -269,7 +274,7 @@ func (s *retrier) mine(ctx context.Context, key string, size int64, sum func() (
 	}
 	want, err := sum()
 	if err != nil {
-		return Object{}, Fail(ctx, "put", key, ErrInvalid, fmt.Errorf("source: %w", err))
+		return Object{}, Fail(ctx, "put", key, ErrSource, err)
 	}
 	if obj.CRC32C == "" {
 		if obj.CRC32C, err = s.readBack(ctx, key, obj); err != nil {

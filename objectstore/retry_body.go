@@ -12,6 +12,9 @@ import (
 const healedAfter = 256 << 10
 
 func (s *retrier) GetRange(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, Fail(ctx, "get", key, err, err)
+	}
 	b := &retryBody{s: s, ctx: ctx, key: key, off: off, n: n}
 	if err := b.openRetrying(nil); err != nil {
 		return nil, err
@@ -106,7 +109,7 @@ func (b *retryBody) openRetrying(err error) error {
 		if err != nil {
 			b.failures++
 			b.well = 0
-			if !b.s.cfg.Retryable(err) || b.ctx.Err() != nil {
+			if !b.s.cfg.Retryable(err) {
 				return err
 			}
 			if b.failures >= b.s.cfg.Attempts || !b.s.pause(b.ctx, b.failures-1) {

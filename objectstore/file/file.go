@@ -132,6 +132,7 @@ func (s *Store) create() (*os.File, error) {
 func fail(ctx context.Context, op, key string, err error) error {
 	var kind error
 	switch {
+	case errors.Is(err, objectstore.ErrSource):
 	case errors.Is(err, fs.ErrNotExist):
 		kind = objectstore.ErrNotFound
 	case errors.Is(err, fs.ErrExist):
@@ -158,12 +159,12 @@ func (s *Store) write(ctx context.Context, r io.Reader, size int64) (*os.File, e
 			discard(f)
 		}
 	}()
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, &ctxReader{ctx, io.LimitReader(r, size)}, make([]byte, min(1<<20, max(size, 1))))
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, &ctxReader{ctx, sourceReader{io.LimitReader(r, size)}}, make([]byte, min(1<<20, max(size, 1))))
 	if err != nil {
 		return nil, err
 	}
 	if n < size {
-		return nil, fmt.Errorf("source: %w at %d of %d bytes", io.ErrUnexpectedEOF, n, size)
+		return nil, fmt.Errorf("%w: %w at %d of %d bytes", objectstore.ErrSource, io.ErrUnexpectedEOF, n, size)
 	}
 	if err := f.Sync(); err != nil {
 		return nil, err
@@ -191,6 +192,17 @@ func (r *ctxReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
+}
+
+// sourceReader tells the caller's errors from the disk's.
+type sourceReader struct{ r io.Reader }
+
+func (r sourceReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", objectstore.ErrSource, err)
+	}
+	return n, err
 }
 
 // publish gives the file its key's name, durably.
@@ -310,6 +322,17 @@ func (s *Store) Put(ctx context.Context, key string, r io.ReadSeeker, size int64
 func failWrite(ctx context.Context, op, key string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return objectstore.Fail(ctx, op, key, objectstore.ErrNoBucket, err)
+	}
+	return fail(ctx, op, key, err)
+}
+
+// failRead is fail for errors of opening an object: is it the object that is
+// missing, or the store (a mount that went away, for example)?
+func (s *Store) failRead(ctx context.Context, op, key string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, serr := os.Lstat(s.own(tmpDir)); errors.Is(serr, fs.ErrNotExist) {
+			return objectstore.Fail(ctx, op, key, objectstore.ErrNoBucket, serr)
+		}
 	}
 	return fail(ctx, op, key, err)
 }
@@ -435,7 +458,7 @@ func (s *Store) Head(ctx context.Context, key string) (objectstore.Object, error
 	}
 	f, st, err := s.openObject(key)
 	if err != nil {
-		return objectstore.Object{}, fail(ctx, "head", key, err)
+		return objectstore.Object{}, s.failRead(ctx, "head", key, err)
 	}
 	defer f.Close()
 	etag, err := identify(ctx, f, st)
@@ -456,7 +479,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	}
 	f, st, err := s.openObject(key)
 	if err != nil {
-		return nil, fail(ctx, "get", key, err)
+		return nil, s.failRead(ctx, "get", key, err)
 	}
 	if off > st.Size() || n >= 0 && off+n > st.Size() {
 		f.Close()

@@ -19,7 +19,7 @@ import (
 func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[objectstore.Object, error] {
 	return func(yield func(objectstore.Object, error) bool) {
 		w := &walk{ctx: ctx, dir: s.dir, prefix: prefix, after: after, yield: yield}
-		if _, err := os.Lstat(s.dir); err != nil {
+		if _, err := os.Lstat(s.own(tmpDir)); err != nil {
 			yield(objectstore.Object{}, failWrite(ctx, "list", prefix, err))
 			return
 		}

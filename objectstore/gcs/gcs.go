@@ -123,7 +123,7 @@ func fail(ctx context.Context, op, key string, err error) error {
 		return objectstore.Fail(ctx, op, key, objectstore.ErrNotFound, err)
 	case errors.As(err, &api):
 		return objectstore.Fail(ctx, op, key, objectstore.KindOfStatus(api.Code, ""), err)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, multipart.ErrStopped):
+	case errors.Is(err, objectstore.ErrSource), errors.Is(err, io.ErrUnexpectedEOF):
 		return objectstore.Fail(ctx, op, key, nil, err)
 	}
 	return objectstore.Fail(ctx, op, key, objectstore.ErrUnavailable, err)

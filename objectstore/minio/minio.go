@@ -114,7 +114,7 @@ func fail(ctx context.Context, op, key string, err error) error {
 	if errors.As(err, &resp) {
 		return objectstore.Fail(ctx, op, key, objectstore.KindOfStatus(resp.StatusCode, resp.Code), err)
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, objectstore.ErrSource) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return objectstore.Fail(ctx, op, key, nil, err)
 	}
 	return objectstore.Fail(ctx, op, key, objectstore.ErrUnavailable, err)

@@ -53,7 +53,7 @@ type Source struct {
 func NewSource(r io.ReadSeeker, size int64) (*Source, error) {
 	base, err := r.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		return nil, fmt.Errorf("%w: %w", objectstore.ErrSource, err)
 	}
 	at, _ := r.(io.ReaderAt)
 	return &Source{r: r, at: at, base: base, size: size}, nil
@@ -85,9 +85,11 @@ func (s *Source) ReadAt(p []byte, off int64) (int, error) {
 	case n == len(p):
 		return n, io.EOF
 	case err == nil || errors.Is(err, io.EOF):
-		return n, fmt.Errorf("source: %w at %d of %d bytes", io.ErrUnexpectedEOF, off+int64(n), s.size)
+		return n, fmt.Errorf("%w: %w at %d of %d bytes", objectstore.ErrSource, io.ErrUnexpectedEOF, off+int64(n), s.size)
+	case errors.Is(err, ErrStopped):
+		return n, err
 	}
-	return n, err
+	return n, fmt.Errorf("%w: %w", objectstore.ErrSource, err)
 }
 
 func (s *Source) readAt(p []byte, off int64) (int, error) {

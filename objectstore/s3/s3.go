@@ -166,7 +166,10 @@ func kindOf(err error) error {
 	if errors.As(err, &sign) { // no credentials found
 		return objectstore.ErrDenied
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, objectstore.ErrSource):
+		return objectstore.ErrSource
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return nil
 	}
 	return objectstore.ErrUnavailable

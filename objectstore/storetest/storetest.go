@@ -15,6 +15,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -372,6 +373,7 @@ func shortSource(t *testing.T, s objectstore.Store) {
 	for name, size := range map[string]int64{"small": 1001, "large": 20 << 20} {
 		_, err := s.Put(patient(t), name, bytes.NewReader(Data(8, int(size)-1)), size)
 		wantErr(t, "put of a short source", err, io.ErrUnexpectedEOF)
+		wantErr(t, "put of a short source", err, objectstore.ErrSource)
 		wantAbsent(t, s, name)
 	}
 }
@@ -404,6 +406,7 @@ func brokenSource(t *testing.T, s objectstore.Store) {
 		r := &brokenReader{ReadSeeker: bytes.NewReader(Data(9, size)), at: int64(size) - 100}
 		_, err := s.Put(patient(t), name, r, int64(size))
 		wantErr(t, "put of a broken source", err, errSource)
+		wantErr(t, "put of a broken source", err, objectstore.ErrSource)
 		wantAbsent(t, s, name)
 	}
 }
@@ -471,14 +474,15 @@ func swap(t *testing.T, s objectstore.Store) {
 	wantErr(t, "swap of too much", err, objectstore.ErrKey)
 }
 
-// racingSwaps counts with compare-and-swap: no increment may be lost.
+// racingSwaps counts with compare-and-swap: no increment may be lost. The data
+// says who wrote it, as WithRetry asks of those who swap.
 func racingSwaps(t *testing.T, s objectstore.Store) {
 	const racers, each = 4, 6
 	ctx := patient(t)
 	if _, err := s.Swap(ctx, "counter", []byte("0"), ""); err != nil {
 		t.Fatal(err)
 	}
-	race(t, racers, func(int) error {
+	race(t, racers, func(racer int) error {
 		for done := 0; done < each; {
 			rc, err := s.GetRange(ctx, "counter", 0, -1)
 			if err != nil {
@@ -490,11 +494,12 @@ func racingSwaps(t *testing.T, s objectstore.Store) {
 			if err != nil {
 				return err
 			}
-			n, err := strconv.Atoi(string(old))
+			count, _, _ := strings.Cut(string(old), " ")
+			n, err := strconv.Atoi(count)
 			if err != nil {
 				return err
 			}
-			switch _, err := s.Swap(ctx, "counter", []byte(strconv.Itoa(n+1)), etag); {
+			switch _, err := s.Swap(ctx, "counter", fmt.Appendf(nil, "%d by %d, its %d.", n+1, racer, done), etag); {
 			case err == nil:
 				done++
 			case !errors.Is(err, objectstore.ErrExists) && !objectstore.Retryable(err):
@@ -503,7 +508,10 @@ func racingSwaps(t *testing.T, s objectstore.Store) {
 		}
 		return nil
 	})
-	wantContent(t, s, "counter", []byte(strconv.Itoa(racers*each)))
+	got, err := read(t, s, "counter", 0, -1)
+	if count, _, _ := strings.Cut(string(got), " "); err != nil || count != strconv.Itoa(racers*each) {
+		t.Errorf("counter is %q, %v; want %d", got, err, racers*each)
+	}
 }
 
 func swapAgainstPut(t *testing.T, s objectstore.Store) {

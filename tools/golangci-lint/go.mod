@@ -1,3 +1,4 @@
+// build: about 4 minutes of CPU time, 2 minutes on two idle cores, 50 MB
 module github.com/firnlog/firn/tools/golangci-lint
 
 go 1.26.0
