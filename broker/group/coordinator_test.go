@@ -715,3 +715,95 @@ type hookLog struct {
 	*memLog
 	hook func()
 }
+
+// TestManyAtOnce has real goroutines join, sync, commit, describe and leave.
+func TestManyAtOnce(t *testing.T) {
+	logs := []*memLog{newMemLog(), newMemLog(), newMemLog()}
+	c := start(t, Config{InitialRebalanceDelay: -1, SnapshotBytes: 3000, MaxBatchBytes: 200}, logs...)
+	var wg sync.WaitGroup
+	for g := range 6 {
+		for i := range 5 {
+			wg.Go(func() {
+				m := &consumer{c: c, version: 9, group: fmt.Sprint("g", g), meta: fmt.Sprint(i)}
+				for n := range int64(60) {
+					r := m.join()
+					if r.ErrorCode != 0 {
+						m.id = ""
+						continue
+					}
+					assign := map[string]string{}
+					for _, o := range r.Members {
+						assign[o.MemberID] = "x"
+					}
+					if m.sync(assign).ErrorCode == 0 {
+						c.OffsetCommit(commitReq(9, m.group, m.id, m.gen, "t", int32(i), n))
+					}
+					commit(c, "simple", "t", int32(i), n)
+					describe(c, 6, m.group)
+					c.ListGroups(kmsg.NewPtrListGroupsRequest())
+					fetch(c, m.group, "t", 0)
+					if n%7 == 0 {
+						c.DropTopic("t")
+					}
+					if n%3 == 0 {
+						m.leave()
+						m.id = ""
+					}
+				}
+				m.leave()
+			})
+		}
+	}
+	wg.Wait()
+	for g := range 6 {
+		if d := describe(c, 6, fmt.Sprint("g", g)); d.State != "Empty" {
+			t.Errorf("in the end: %+v", d)
+		}
+	}
+	commit(c, "simple", "t", 99, 1) // behind the last DropTopic
+	for g := range 6 {
+		commit(c, fmt.Sprint("g", g), "t", 99, 1)
+	}
+	state := func() (out string) {
+		for g := range 6 {
+			out += fmt.Sprint(fetchAll(c, fmt.Sprint("g", g)))
+		}
+		return out + fmt.Sprint(fetchAll(c, "simple"))
+	}
+	before := state()
+	for i, l := range logs {
+		if l.trims == 0 {
+			t.Errorf("log %d was never trimmed", i)
+		}
+	}
+	c.Close()
+	for i := range logs {
+		logs[i] = logs[i].revive()
+	}
+	if c = start(t, Config{}, logs...); state() != before {
+		t.Errorf("before %s\nafter  %s", before, state())
+	}
+	c.Close()
+	if n := c.bytes.Load(); n != 0 || c.groups.Load() != 0 {
+		t.Errorf("still accounted: %d bytes, %d groups", n, c.groups.Load())
+	}
+}
+
+func TestMemoryLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, Config{MaxBytes: 5000}, newMemLog())
+		n := int64(0)
+		for ; commit(c, "g", "t", int32(n), n) == 0; n++ {
+			if n > 1000 {
+				t.Fatal("never full")
+			}
+		}
+		wantCode(t, "a new offset", commit(c, "g", "t", 1000, 1), kerr.InvalidCommitOffsetSize)
+		wantCode(t, "a known offset", commit(c, "g", "t", 0, 1), nil)
+		m := &consumer{c: c, version: 9, group: "other"}
+		wantCode(t, "a new member", m.join().ErrorCode, kerr.GroupMaxSizeReached)
+		c.DropTopic("t")
+		synctest.Wait()
+		wantCode(t, "room again", commit(c, "g", "t", 0, 1), nil)
+	})
+}

@@ -56,6 +56,7 @@ type Config struct {
 	OffsetsRetention      time.Duration // of an empty group's offsets; 7 d
 	RetentionCheck        time.Duration // how often expired offsets are looked for; 10 min
 	MaxMetadataBytes      int           // of one committed offset, in UTF-16 units as Kafka counts; 4096; negative: none allowed
+	MaxBatchBytes         int64         // at which a batch for the log is closed; one request's records stay in one batch; 512 KiB
 	SnapshotBytes         int64         // appended bytes after which a partition's log is rewritten; 16 MiB
 }
 
@@ -78,6 +79,7 @@ func (cfg *Config) setDefaults() {
 	orDefault(&cfg.OffsetsRetention, 7*24*time.Hour)
 	orDefault(&cfg.RetentionCheck, 10*time.Minute)
 	orDefault(&cfg.MaxMetadataBytes, 4096)
+	orDefault(&cfg.MaxBatchBytes, 512<<10)
 	orDefault(&cfg.SnapshotBytes, 16<<20)
 	cfg.InitialRebalanceDelay = max(cfg.InitialRebalanceDelay, 0)
 	cfg.OffsetsPartitions = max(cfg.OffsetsPartitions, 1)

@@ -26,9 +26,10 @@ type memLog struct {
 	end     record.Offset
 	left    int // -1: never dies
 	dead    bool
-	torn    func() bool // at death: was it done?
-	keep    int         // batches below the trim point that TrimTo leaves
-	fail    error       // Append's, once
+	torn    bool  // at death: it was done, and its caller not told
+	keep    int   // batches below the trim point that TrimTo leaves
+	fail    error // Append's, once
+	failIn  int   // if > 0: the so manieth Append from now fails, once
 	trims   int
 	gate    chan struct{} // if set, Append waits for it
 }
@@ -42,7 +43,7 @@ func (l *memLog) step() (done, lives bool) {
 		return false, false
 	case l.left == 0:
 		l.dead = true
-		return l.torn(), false
+		return l.torn, false
 	case l.left > 0:
 		l.left--
 	}
@@ -58,6 +59,9 @@ func (l *memLog) Append(b record.Batch) (record.Offset, error) {
 	if err := l.fail; err != nil {
 		l.fail = nil
 		return -1, err
+	}
+	if l.failIn--; l.failIn == 0 {
+		return -1, errCrash
 	}
 	done, lives := l.step()
 	base := l.end

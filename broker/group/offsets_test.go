@@ -46,7 +46,7 @@ func (o *offsetModel) open() {
 func (o *offsetModel) arm() {
 	o.log.mu.Lock()
 	defer o.log.mu.Unlock()
-	o.log.torn = func() bool { return o.rng.IntN(2) == 0 }
+	o.log.torn = o.rng.IntN(2) == 0
 	o.log.left = o.rng.IntN(120)
 }
 
@@ -183,7 +183,7 @@ func TestOffsetsOverCrashes(t *testing.T) {
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
 			o := &offsetModel{t: t, rng: rand.New(rand.NewPCG(seed, 3)), log: newMemLog(), may: map[string]map[int64]time.Time{}, members: map[string]bool{"Empty": true}}
-			o.cfg = Config{OffsetsPartitions: 1, SnapshotBytes: 1500, OffsetsRetention: modelRetention, InitialRebalanceDelay: -1, RetentionCheck: 10 * time.Minute}
+			o.cfg = Config{OffsetsPartitions: 1, SnapshotBytes: 1500, MaxBatchBytes: int64(100 + o.rng.IntN(1000)), OffsetsRetention: modelRetention, InitialRebalanceDelay: -1, RetentionCheck: 10 * time.Minute}
 			o.log.keep = o.rng.IntN(6)
 			o.open()
 			for range 400 {
@@ -290,7 +290,7 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("stable group keeps what it reads: %s", got)
 		}
 		m.leave()
-		time.Sleep(119 * time.Minute)
+		time.Sleep(116 * time.Minute)
 		if got := fmt.Sprint(fetchAll(c, "g")); got != "map[read0:1]" {
 			t.Errorf("empty group, early: %s", got)
 		}
@@ -298,6 +298,10 @@ func TestExpiry(t *testing.T) {
 		c.Close()
 		log = log.revive()
 		c = start(t, Config{OffsetsRetention: 2 * time.Hour, RetentionCheck: time.Minute}, log)
+		time.Sleep(3 * time.Minute)
+		if got := fmt.Sprint(fetchAll(c, "g")); got != "map[read0:1]" {
+			t.Errorf("empty group, early, after a restart: %s", got)
+		}
 		time.Sleep(2*time.Minute + time.Second)
 		if got := fmt.Sprint(fetchAll(c, "g")); got != "map[]" {
 			t.Errorf("empty group, late: %s", got)
@@ -315,6 +319,50 @@ func TestExpiry(t *testing.T) {
 		if r := c.ListGroups(kmsg.NewPtrListGroupsRequest()); len(r.Groups) != 0 {
 			t.Errorf("after a restart: %+v", r.Groups)
 		}
+	})
+}
+
+// TestSnapshotFails: a snapshot of which one batch could not be appended lets
+// nothing go, and a later one does.
+func TestSnapshotFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newMemLog()
+		c := start(t, Config{SnapshotBytes: 5000}, log)
+		want := map[string]int64{}
+		write := func() {
+			for p := range int32(5) {
+				want[fmt.Sprint("t", p)]++
+				wantCode(t, "commit", commit(c, "g", "t", p, want[fmt.Sprint("t", p)]), nil)
+				synctest.Wait()
+				if log.failIn == 1 {
+					log.failIn = 2 // the append after the next commit: a snapshot's, if there is one
+				}
+			}
+		}
+		log.failIn = 2
+		for n := 0; log.failIn > 0; n++ {
+			if write(); n > 1000 {
+				t.Fatal("no snapshot was tried")
+			}
+		}
+		if log.trims != 0 {
+			t.Error("trimmed without a snapshot")
+		}
+		check := func() {
+			t.Helper()
+			c.Close()
+			c = start(t, Config{SnapshotBytes: 5000}, log.revive())
+			if got := fetchAll(c, "g"); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("read %v, want %v", got, want)
+			}
+		}
+		for range 40 {
+			write()
+		}
+		if log.trims == 0 {
+			t.Error("never trimmed")
+		}
+		check()
 	})
 }
 

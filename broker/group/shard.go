@@ -9,10 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-const (
-	batchBytes = 512 << 10 // a batch is closed at this size; one larger operation stays whole
-	queueBytes = 64 << 20  // of waiting commits per partition; beyond that they are refused
-)
+const queueBytes = 64 << 20 // of waiting commits per partition; beyond that they are refused
 
 type phase int8
 
@@ -249,7 +246,7 @@ func refuseAll(ops []op) {
 	}
 }
 
-// take cuts the next batch off the queue: operations up to batchBytes, or one
+// take cuts the next batch off the queue: operations up to MaxBatchBytes, or one
 // that runs alone. When the shard is closed it gives all that is left.
 func (s *shard) take() (ops []op, open bool) {
 	s.mu.Lock()
@@ -261,7 +258,7 @@ func (s *shard) take() (ops []op, open bool) {
 	n, size := 0, int64(0)
 	for n < len(s.queue) {
 		o := &s.queue[n]
-		if n > 0 && (o.run != nil || size+o.bytes > batchBytes) {
+		if n > 0 && (o.run != nil || size+o.bytes > s.c.cfg.MaxBatchBytes) {
 			break
 		}
 		size += o.bytes

@@ -59,14 +59,14 @@ func (s *shard) appendLive() error {
 			for p, o := range parts {
 				e := entry{group: id, isOffset: true, topic: topic, partition: p, offset: o}
 				chunk, size = append(chunk, e), size+e.size()
-				if size >= batchBytes {
+				if size >= s.c.cfg.MaxBatchBytes {
 					if err := flush(); err != nil {
 						return err
 					}
 				}
 			}
 		}
-		if size >= batchBytes {
+		if size >= s.c.cfg.MaxBatchBytes {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -112,7 +112,7 @@ func (s *shard) expire() {
 		for _, e := range s.expired(id, s.c.deps.Now()) {
 			chunk, size = append(chunk, e), size+e.size()
 		}
-		if size >= batchBytes || i == len(ids)-1 {
+		if size >= s.c.cfg.MaxBatchBytes || i == len(ids)-1 {
 			if s.tombstones(chunk) != nil {
 				return // the next check tries again
 			}
