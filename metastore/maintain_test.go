@@ -172,6 +172,52 @@ func TestCompact(t *testing.T) {
 	sameAsLoaded(t, s)
 }
 
+// A file that is mostly free space is rewritten, and only such a one.
+func TestDefragment(t *testing.T) {
+	ctx := testCtx(t)
+	s := openRegistered(t, t.TempDir())
+	topic := create(t, s, TopicSpec{Name: "a", Assignment: assign(1)})
+	rev := int64(0)
+	value := bytes.Repeat([]byte{1}, MaxTierPointer)
+	for range 2 * defragFree / MaxTierPointer {
+		var err error
+		if rev, err = s.CommitTierPointer(ctx, topic.ID, 0, rev, 0, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := func() int64 {
+		st, err := s.srv.cli.Status(ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.DbSize
+	}
+	k := &keeper{}
+	if err := s.compact(ctx, k, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := size(); got < 2*defragFree {
+		t.Fatalf("a full file was rewritten to %d bytes", got)
+	}
+	if err := s.compactTo(ctx, k, rev); err != nil {
+		t.Fatal(err)
+	}
+	// The next commit writes down what is free.
+	if rev, err := s.CommitTierPointer(ctx, topic.ID, 0, rev, 0, value); err != nil {
+		t.Fatal(rev, err)
+	}
+	for size() >= defragFree && ctx.Err() == nil { // etcd commits every 100 ms
+		if err := s.compact(ctx, k, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if got := size(); got >= defragFree {
+		t.Fatalf("the file still has %d bytes", got)
+	}
+	sameAsLoaded(t, s)
+}
+
 func TestZapBridge(t *testing.T) {
 	var log logged
 	bridge := zap.New(zapBridge{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})

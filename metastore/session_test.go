@@ -75,6 +75,11 @@ func TestCloseRevokes(t *testing.T) {
 	if !s.Fenced() {
 		t.Error("not fenced after Close")
 	}
+	select {
+	case <-s.Done():
+	default:
+		t.Error("Done is open after Close")
+	}
 	if err := s.WaitFor(ctx, 1<<60); !errors.Is(err, ErrClosed) {
 		t.Errorf("WaitFor after Close: %v", err)
 	}
