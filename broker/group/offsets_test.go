@@ -369,7 +369,7 @@ func TestSnapshotFails(t *testing.T) {
 func TestDropTopic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newMemLog()
-		c := start(t, Config{}, log)
+		c := start(t, Config{MaxBatchBytes: 150}, log)
 		for p := range int32(3) {
 			commit(c, "a", "gone", p, 1)
 			commit(c, "a", "kept", p, 1)
@@ -377,6 +377,9 @@ func TestDropTopic(t *testing.T) {
 		}
 		c.DropTopic("gone")
 		commit(c, "a", "gone", 9, 1) // of the topic's next life
+		if n := len(log.batches); n != 9+2+1 {
+			t.Errorf("6 tombstones of about 50 bytes made %d batches", n-10)
+		}
 		for range 2 {
 			if a, b := fmt.Sprint(fetchAll(c, "a")), fmt.Sprint(fetchAll(c, "b")); a != "map[gone9:1 kept0:1 kept1:1 kept2:1]" || b != "map[]" {
 				t.Errorf("after the topic was dropped: %s %s", a, b)

@@ -151,12 +151,26 @@ func (s *shard) expired(id string, now time.Time) []entry {
 	return due
 }
 
-// tombstones appends deletions, applies them, and forgets the groups that
-// were deleted and not used again meanwhile.
+// tombstones appends deletions, in batches, applies them, and forgets the
+// groups that were deleted and not used again meanwhile.
 func (s *shard) tombstones(entries []entry) error {
-	if err := s.append(entries); err != nil {
-		return err
+	for len(entries) > 0 {
+		n, size := 0, int64(0)
+		for n < len(entries) && (n == 0 || size+entries[n].size() <= s.c.cfg.MaxBatchBytes) {
+			size += entries[n].size()
+			n++
+		}
+		if err := s.append(entries[:n]); err != nil {
+			return err
+		}
+		s.bury(entries[:n])
+		entries = entries[n:]
 	}
+	return nil
+}
+
+// bury applies tombstones that are in the log.
+func (s *shard) bury(entries []entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range entries {
@@ -167,24 +181,17 @@ func (s *shard) tombstones(entries []entry) error {
 			s.forget(gs)
 		}
 	}
-	return nil
 }
 
 // dropTopic deletes all offsets of a topic. It runs in the writer.
 func (s *shard) dropTopic(name string) {
-	var chunk []entry
+	var due []entry
 	for id, d := range s.durable {
 		for p := range d.offsets[name] {
-			chunk = append(chunk, entry{group: id, isOffset: true, topic: name, partition: p})
+			due = append(due, entry{group: id, isOffset: true, topic: name, partition: p})
 		}
 	}
-	for len(chunk) > 0 {
-		n := min(len(chunk), 4096)
-		if s.tombstones(chunk[:n]) != nil {
-			return // logged; retention takes them later
-		}
-		chunk = chunk[n:]
-	}
+	_ = s.tombstones(due) // append has logged it; retention takes them later
 }
 
 // replay rebuilds durable from one batch of the log.
