@@ -10,7 +10,7 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-const walkWindow = 16 << 10
+const walkWindow = 4 << 10
 
 var walkBuffers = sync.Pool{New: func() any { b := make([]byte, walkWindow); return &b }}
 

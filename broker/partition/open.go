@@ -157,17 +157,16 @@ func (p *Partition) Close() error {
 	return p.shut(p.log.Close)
 }
 
-// Delete closes the partition and removes its folder. Spans stay readable.
+// Delete closes the partition, if it is not closed yet, and removes its
+// folder. Spans stay readable.
 func (p *Partition) Delete() error {
 	return p.shut(p.log.Remove)
 }
 
 func (p *Partition) shut(f func() error) error {
-	if p.closed.Swap(true) {
-		return nil
-	}
+	p.closed.Store(true)
 	p.mu.Lock()
-	err := f()
+	err := f() // does nothing twice
 	p.mu.Unlock()
 	p.waiters.close(p.usable())
 	if err != nil {
