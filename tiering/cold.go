@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -19,6 +20,8 @@ func storageErr(tp record.TopicPartition, o record.Offset, err error) error {
 func outOfRange(tp record.TopicPartition, o record.Offset) error {
 	return fmt.Errorf("%v: %w: offset %d is not in the tiered part", tp, kerr.OffsetOutOfRange, o)
 }
+
+var errNotAttached = errors.New("the partition is not attached to tiering (yet)")
 
 // ColdRange gives what is tiered: [start, end). start == end: nothing, or the
 // partition is not attached.
@@ -41,7 +44,9 @@ func (m *Manager) locate(id record.TopicID, tp record.TopicPartition, o record.O
 	}
 	p := m.part(id, tp.Partition)
 	if p == nil {
-		return nil, nil, 0, outOfRange(tp, o)
+		// Whether it is in the tiered part is not known: clients must not
+		// reset their offsets because of that.
+		return nil, nil, 0, storageErr(tp, o, errNotAttached)
 	}
 	v := p.view.Load()
 	if v == nil {
@@ -169,7 +174,7 @@ func (m *Manager) abortedIn(ctx context.Context, p *part, v *view, i int, r *run
 }
 
 // walker reads batch headers of one run through the cache, holding the blocks
-// it has seen.
+// it has seen. It comes from a pool: release gives it back.
 type walker struct {
 	c       *coldReader
 	ctx     context.Context
@@ -187,13 +192,21 @@ type heldBlock struct {
 }
 
 func newWalker(ctx context.Context, c *coldReader, r *run) *walker {
-	return &walker{c: c, ctx: ctx, r: r, held: make([]heldBlock, 0, 4), counted: -1}
+	w := walkers.Get().(*walker)
+	w.c, w.ctx, w.r, w.counted = c, ctx, r, -1
+	return w
 }
+
+var walkers = sync.Pool{New: func() any { return &walker{held: make([]heldBlock, 0, 8)} }}
 
 func (w *walker) release() {
 	for _, h := range w.held {
 		h.span.Release()
 	}
+	clear(w.held)
+	w.held, w.winLen = w.held[:0], 0
+	w.c, w.ctx, w.r = nil, nil, nil
+	walkers.Put(w)
 }
 
 // block gives a block, which stays the walker's.

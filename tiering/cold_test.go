@@ -90,11 +90,16 @@ func TestTimestampsAreExact(t *testing.T) {
 		}
 	}
 	other := record.TopicPartition{Topic: "none"}
-	if got, err := m.ColdTimestamp(ctx, record.TopicID{1}, other, 0); err != nil || got != record.NoTimestampOffset {
-		t.Errorf("%+v, %v", got, err)
+	if got, err := m.ColdTimestamp(ctx, record.TopicID{1}, other, 0); !errors.Is(err, kerr.KafkaStorageError) || got != record.NoTimestampOffset {
+		t.Errorf("not attached: %+v, %v", got, err)
 	}
-	if got, err := m.ColdMaxTimestamp(ctx, record.TopicID{1}, other); err != nil || got != record.NoTimestampOffset {
-		t.Errorf("%+v, %v", got, err)
+	empty := newLog(newWorld(t), "b", 0)
+	attach(t, m, empty, keepAll)
+	if got, err := m.ColdTimestamp(ctx, empty.id, empty.tp, 0); err != nil || got != record.NoTimestampOffset {
+		t.Errorf("nothing tiered: %+v, %v", got, err)
+	}
+	if got, err := m.ColdMaxTimestamp(ctx, empty.id, empty.tp); err != nil || got != record.NoTimestampOffset {
+		t.Errorf("nothing tiered: %+v, %v", got, err)
 	}
 }
 

@@ -84,7 +84,7 @@ func (m *Manager) fold(p *part, next *Pointer, all []Entry) (ObjectID, []Entry, 
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.StoreTimeout)
 	defer cancel()
 	key := ObjectKey(m.deps.ClusterID, id)
-	if _, err := m.deps.Store.Put(ctx, key, bytes.NewReader(b), int64(len(b))); err != nil {
+	if _, err := m.deps.Store.Put(ctx, key, bytes.NewReader(b), int64(len(b))); err != nil && !errors.Is(err, objectstore.ErrExists) {
 		return ObjectID{}, nil, fmt.Errorf("writing manifest %s: %w", key, err)
 	}
 	// Once it is committed the entries are nowhere else: look whether the
@@ -157,6 +157,7 @@ func (m *Manager) readPointer(p *part) (metastore.TierPointer, error) {
 // copyState is what is known of the pointer's copy in the bucket.
 type copyState struct {
 	written    bool // since the partition was attached
+	failing    bool // the last try failed
 	etag       string
 	manifest   ObjectID
 	bytes      int64 // tiered since
@@ -187,7 +188,13 @@ func (m *Manager) copyIfDue(p *part) {
 	etag, err := m.writeCopy(p, v, c.etag)
 	if err != nil {
 		copyFailures.Inc()
-		m.health.note(m.deps.Log, p.tp, err)
+		p.mu.Lock()
+		first := !p.copied.failing
+		p.copied.failing = true
+		p.mu.Unlock()
+		if first {
+			m.deps.Log.Warn("the bucket's copy of a pointer is out of date; it is tried again with each commit", "partition", p.tp.String(), "err", err)
+		}
 		return
 	}
 	p.mu.Lock()

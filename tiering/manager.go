@@ -327,6 +327,9 @@ func (m *Manager) outcome(p *part, err error) {
 	if p.ctx.Err() != nil {
 		return // detached or closing: nobody asks
 	}
+	if errors.Is(err, errLost) {
+		err = nil // another got on with it, and its pointer is ours now
+	}
 	now := m.deps.Now()
 	p.mu.Lock()
 	if err == nil {

@@ -70,8 +70,7 @@ func (m *Manager) ColdMaxTimestamp(ctx context.Context, id record.TopicID, tp re
 // whole gives a partition with all of its entries; no view: nothing is tiered.
 func (m *Manager) whole(id record.TopicID, tp record.TopicPartition) (*part, *view, error) {
 	start, end := m.ColdRange(id, tp)
-	p := m.part(id, tp.Partition)
-	if p == nil || start == end && p.view.Load() != nil {
+	if p := m.part(id, tp.Partition); p != nil && start == end && p.view.Load() != nil {
 		return nil, nil, nil
 	}
 	p, v, _, err := m.locate(id, tp, start)
@@ -140,7 +139,7 @@ func (m *Manager) eachBatch(ctx context.Context, p *part, v *view, e *Entry, sta
 		return err
 	}
 	w := newWalker(ctx, m.cold, r)
-	defer func() { w.release() }()
+	defer w.release()
 	for pos := start(r); ; {
 		b, err := w.header(pos)
 		if err != nil || b == nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/firnlog/firn/objectstore"
 	"github.com/firnlog/firn/record"
 )
 
@@ -246,7 +247,9 @@ func (m *Manager) put(id ObjectID, src *source) error {
 	patience := m.cfg.StoreTimeout + time.Duration(src.size()>>20)*time.Second
 	ctx, cancel := context.WithTimeout(m.ctx, patience)
 	defer cancel()
-	if _, err := m.deps.Store.Put(ctx, key, src, src.size()); err != nil {
+	// The key is new: if it is taken, an earlier try whose answer was lost did
+	// it, and what follows shows whether it is whole.
+	if _, err := m.deps.Store.Put(ctx, key, src, src.size()); err != nil && !errors.Is(err, objectstore.ErrExists) {
 		if errors.Is(err, record.ErrCorrupt) {
 			uploadCorrupt.Inc()
 		}
