@@ -197,7 +197,7 @@ func describeCreated(out *kmsg.CreateTopicsResponseTopic, spec *metastore.TopicS
 		rc.Name, rc.Source = d.Name, int8(kmsg.ConfigSourceDefaultConfig)
 		value := d.Default
 		if v, ok := spec.Configs[d.Name]; ok {
-			value, rc.Source = v, int8(kmsg.ConfigSourceDynamicTopicConfig)
+			value, rc.Source = topicconfig.Canonical(d.Name, v), int8(kmsg.ConfigSourceDynamicTopicConfig)
 		}
 		rc.Value = &value
 		out.Configs = append(out.Configs, rc)

@@ -122,6 +122,7 @@ func topicConfigs(set map[string]string) []configView {
 			v.doc += " This broker does not support it yet: only the default is taken."
 		}
 		if value, ok := set[d.Name]; ok {
+			value = topicconfig.Canonical(d.Name, value)
 			v.value, v.source = value, kmsg.ConfigSourceDynamicTopicConfig
 			v.synonyms = append(v.synonyms, configSynonym{d.Name, value, kmsg.ConfigSourceDynamicTopicConfig})
 		}

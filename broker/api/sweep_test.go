@@ -32,7 +32,7 @@ func TestTableIsWhole(t *testing.T) {
 
 // sweepRequests gives a request of each key that should succeed at any
 // version.
-func sweepRequests(t *testing.T, key, version int16) kmsg.Request {
+func sweepRequests(t testing.TB, key, version int16) kmsg.Request {
 	topic := sweepTopic
 	req := kmsg.RequestForKey(key)
 	req.SetVersion(version)

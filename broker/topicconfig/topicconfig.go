@@ -152,7 +152,7 @@ func Parse(set map[string]string) (Topic, error) {
 	v := values(set)
 	t := Topic{
 		Tiered:              v.bool("remote.storage.enable"),
-		RetentionBytes:      v.long("retention.bytes"),
+		RetentionBytes:      max(-1, v.long("retention.bytes")), // Kafka takes any negative number for "no limit"
 		Retention:           v.ms("retention.ms"),
 		LocalRetentionBytes: v.long("local.retention.bytes"),
 		LocalRetention:      v.ms("local.retention.ms"),
@@ -277,4 +277,15 @@ func distance(a, b string, limit int) int {
 		}
 	}
 	return min(limit, row[len(b)])
+}
+
+// Canonical spells a value that passed Check as it is shown: without
+// surrounding spaces, booleans in lower case, numbers in plain digits. Unknown
+// names keep their value.
+func Canonical(name, value string) string {
+	d, ok := byName[name]
+	if !ok {
+		return value
+	}
+	return d.normal(strings.TrimSpace(value))
 }

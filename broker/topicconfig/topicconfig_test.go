@@ -154,3 +154,23 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
+
+func TestCanonical(t *testing.T) {
+	for _, c := range [][3]string{
+		{"remote.storage.enable", " TRUE", "true"},
+		{"retention.ms", "007 ", "7"},
+		{"cleanup.policy", " delete , ", "delete"},
+		{"min.cleanable.dirty.ratio", "0.50", "0.5"},
+		{"compression.type", "zstd ", "zstd"},
+		{"unknown", " X ", " X "},
+	} {
+		if got := Canonical(c[0], c[1]); got != c[2] {
+			t.Errorf("%s=%q is shown as %q, want %q", c[0], c[1], got, c[2])
+		}
+	}
+	for _, d := range Definitions() {
+		if got := Canonical(d.Name, d.Default); got != d.Default {
+			t.Errorf("default of %s, %q, is shown as %q", d.Name, d.Default, got)
+		}
+	}
+}
