@@ -46,6 +46,7 @@ type Config struct {
 	MaxInflightBytes int64         // of requests being handled, over all connections
 	RetentionCheck   time.Duration // how often retention and rolling by time are looked at
 	UploadCheck      time.Duration // how often sealed segments are looked for
+	UploadWait       time.Duration // how long a small segment waits for others to share an object with
 	RebalanceDelay   time.Duration // group.initial.rebalance.delay.ms
 	Version          string        // of the binary
 }
@@ -165,7 +166,7 @@ func (b *Broker) openTiering(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("chunk cache: %w", err)
 	}
-	b.tier, err = tiering.Open(ctx, tiering.Config{Every: b.cfg.UploadCheck}, tiering.Deps{
+	b.tier, err = tiering.Open(ctx, tiering.Config{Every: b.cfg.UploadCheck, PackWait: b.cfg.UploadWait}, tiering.Deps{
 		Log:       b.log,
 		Store:     b.store,
 		Meta:      b.meta,
@@ -251,8 +252,14 @@ func (b *Broker) Serve(ctx context.Context) error {
 		return nil
 	case <-b.failed:
 		return b.failure()
+	case <-b.meta.Done():
+		return errors.New("the embedded etcd stopped by itself; its log lines above say why")
 	}
 }
+
+// drainFor is how long requests in flight may take to be answered at a stop;
+// what still waits then is a poll or a join, which clients repeat.
+const drainFor = time.Second
 
 // retention looks after every open partition again and again.
 func (b *Broker) retention(ctx context.Context) {
@@ -272,7 +279,7 @@ func (b *Broker) retention(ctx context.Context) {
 	}
 }
 
-// Close stops the broker in the order that loses nothing: clients, groups,
+// Close stops the broker in the order that loses nothing: groups, clients,
 // uploads, partitions synced, leases revoked and etcd stopped, the store. It
 // may be called after a failed Open or before Serve.
 func (b *Broker) Close(ctx context.Context) error {
@@ -283,8 +290,15 @@ func (b *Broker) Close(ctx context.Context) error {
 		}
 	}
 	b.ready.Store(false)
+	if b.groups != nil {
+		b.groups.close() // first: joins that wait are answered
+	}
 	if b.wire != nil {
-		note("stop the Kafka listener", b.wire.Close(ctx))
+		drain, cancel := context.WithTimeout(ctx, drainFor)
+		if err := b.wire.Close(drain); !errors.Is(err, context.DeadlineExceeded) {
+			note("stop the Kafka listener", err)
+		}
+		cancel()
 	}
 	for _, ln := range []net.Listener{b.kafkaLn, b.httpLn} {
 		if ln != nil {
@@ -293,9 +307,6 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
-	}
-	if b.groups != nil {
-		b.groups.close()
 	}
 	if b.tier != nil {
 		note("stop tiering", b.tier.Close(ctx))

@@ -30,7 +30,7 @@ type writer struct {
 func newWriter(b *firntest.Broker, topic string, size int) *writer {
 	w := &writer{topic: topic, size: size, acked: map[int32]map[int64]uint64{}}
 	w.cl = b.Client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()),
-		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(200), kgo.ProducerBatchMaxBytes(64<<10),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(200), kgo.ProducerBatchMaxBytes(int32(max(64<<10, 2*size))),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond }))
 	return w
 }

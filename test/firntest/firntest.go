@@ -27,11 +27,11 @@ var build struct {
 	err  error
 }
 
-// Binary gives the firn under test: $FIRN_BIN, or one built with the race
+// Binary gives the firn under test: $FIRNDEV_BIN, or one built with the race
 // detector from this checkout, once per test process.
 func Binary(t testing.TB) string {
 	t.Helper()
-	if bin := os.Getenv("FIRN_BIN"); bin != "" {
+	if bin := os.Getenv("FIRNDEV_BIN"); bin != "" {
 		return bin
 	}
 	build.once.Do(func() {

@@ -20,10 +20,10 @@ import (
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 )
 
-// start runs $FIRN_BIN (or the checkout's bin/firn) on a fresh folder.
+// start runs $FIRNDEV_BIN (or the checkout's bin/firn) on a fresh folder.
 func start(t *testing.T) (bootstrap, httpAddr string) {
 	t.Helper()
-	bin := os.Getenv("FIRN_BIN")
+	bin := os.Getenv("FIRNDEV_BIN")
 	if bin == "" {
 		bin = filepath.Join("..", "..", "bin", "firn")
 	}
