@@ -309,6 +309,7 @@ func (g *classic) staticStored(now time.Time, s *store, err *kerr.Error, fx *eff
 		resp.LeaderID = s.static.leaderBefore
 	}
 	g.answerJoin(m, resp, fx)
+	g.touch(now, m) // the session may have ended while the write took its time
 }
 
 func (g *classic) rebalanceOrComplete(now time.Time, why string, fx *effects) {

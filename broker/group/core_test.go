@@ -372,6 +372,12 @@ func (s *sim) check() {
 		if m.sync != nil && g.state != completing {
 			s.fail("%s waits for sync", m.id)
 		}
+		if m.join == nil && m.sync == nil && m.deadline.IsZero() && g.state != dead {
+			s.fail("%s can stay for ever", m.id)
+		}
+		if !m.deadline.IsZero() && (g.next.IsZero() || g.next.After(m.deadline)) {
+			s.fail("the session of %s ends before the next tick", m.id)
+		}
 		for _, p := range m.protocols {
 			supported[p.name]++
 		}
@@ -456,7 +462,7 @@ func (s *sim) trouble(c *simClient) {
 			s.restart()
 		}
 	case 10:
-		s.advance(time.Duration(s.rng.IntN(25)) * time.Second)
+		s.advance(time.Duration(s.rng.IntN([]int{25, 25, 25, 100}[s.rng.IntN(4)])) * time.Second)
 	case 11:
 		if c.instance != nil && c.alive { // the bounce of a static member
 			c.memberID = ""
@@ -548,4 +554,27 @@ func codeName(c int16) string {
 		return err.Message
 	}
 	return ""
+}
+
+// TestSlowStaticStore: a static member whose return took longer to write than
+// its session lasts has a session again, and can end.
+func TestSlowStaticStore(t *testing.T) {
+	s := newSim(t, 0)
+	c := s.clients[0]
+	for c.phase != "stable" {
+		s.act(c)
+		s.advance(time.Second)
+		s.write(true)
+	}
+	c.memberID, c.version = "", 9
+	s.join(c)
+	s.advance(2 * time.Minute)
+	s.write(true)
+	if c.phase != "joined" || s.g.byID[c.memberID].deadline.IsZero() {
+		t.Fatalf("client is %q, member %+v", c.phase, s.g.byID[c.memberID])
+	}
+	s.advance(2 * time.Minute)
+	if len(s.g.members) != 0 {
+		t.Fatal("it stays for ever")
+	}
 }
