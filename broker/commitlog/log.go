@@ -148,10 +148,17 @@ func (l *Log) fail(err error) error {
 	return fmt.Errorf("%w: %w", ErrFailed, err)
 }
 
-// judge turns a failed write into ErrFull or into the log's failure.
+// judge turns a failed write into ErrFull or into the log's failure. That the
+// process has no descriptors or memory left says nothing about the disk and
+// is the caller's to try again.
 func (l *Log) judge(err error) error {
-	if isFull(err) {
+	switch {
+	case isFull(err):
 		return fmt.Errorf("%w: %w", ErrFull, err)
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
+		return fmt.Errorf("commitlog: out of resources: %w", err)
+	case errors.Is(err, ErrFailed):
+		return err
 	}
 	return l.fail(err)
 }

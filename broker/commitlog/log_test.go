@@ -549,6 +549,37 @@ func TestFailedDiskStopsTheLog(t *testing.T) {
 	}
 }
 
+// TestNoDescriptors: a log that cannot open a file for want of descriptors is
+// not broken.
+func TestNoDescriptors(t *testing.T) {
+	var none atomic.Bool
+	d := realDisk()
+	real := *d
+	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+		if none.Load() {
+			return 0, syscall.EMFILE
+		}
+		return real.writeAt(f, p, off)
+	}
+	l := openLog(t, t.TempDir(), small, Deps{disk: d, Failed: func(err error) { t.Errorf("failed: %v", err) }})
+	mustAdd(t, l, 3, 3, 100)
+	none.Store(true)
+	if err := add(l, 3, 100); !errors.Is(err, syscall.EMFILE) || errors.Is(err, ErrFailed) {
+		t.Fatalf("%v", err)
+	}
+	if err := l.Sync(); !errors.Is(err, syscall.EMFILE) || errors.Is(err, ErrFailed) {
+		t.Fatalf("%v", err)
+	}
+	none.Store(false)
+	mustAdd(t, l, 3, 3, 100)
+	if err := readAll(l, 0, l.End()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // appendUntilKilled is the child of TestKilled: it tells what was appended.
 func appendUntilKilled(dir string) {
 	l, err := Open(dir, topicID, Config{SegmentBytes: 20000, IndexIntervalBytes: 300}, Deps{Log: quiet})
@@ -621,7 +652,9 @@ func TestKilled(t *testing.T) {
 
 // TestConcurrency runs readers against the writer and retention.
 func TestConcurrency(t *testing.T) {
-	l := openLog(t, t.TempDir(), Config{SegmentBytes: 3000, IndexIntervalBytes: 200}, Deps{})
+	d := realDisk()
+	d.sync = func(*os.File) error { return nil } // it is the order that is tried here
+	l := openLog(t, t.TempDir(), Config{SegmentBytes: 3000, IndexIntervalBytes: 200}, Deps{disk: d})
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var reads atomic.Int64

@@ -214,6 +214,10 @@ type sealedIndex struct {
 	samples []offsetEntry // entry 0, 128, 256 …
 }
 
+var blockBuffers = sync.Pool{New: func() any { return new([sampleEvery * offsetEntrySize]byte) }}
+
+// floor gives the last entry for which less holds, the segment's start for
+// none; find does the same within a block of entries.
 func (x *sealedIndex) floor(less func(offsetEntry) bool, find func([]offsetEntry) offsetEntry) (offsetEntry, error) {
 	lo, hi := 0, len(x.samples) // the last sample for which less holds
 	for lo < hi {
@@ -228,7 +232,8 @@ func (x *sealedIndex) floor(less func(offsetEntry) bool, find func([]offsetEntry
 	}
 	first := (lo - 1) * sampleEvery
 	n := min(sampleEvery, x.n-first)
-	var raw [sampleEvery * offsetEntrySize]byte
+	raw := blockBuffers.Get().(*[sampleEvery * offsetEntrySize]byte)
+	defer blockBuffers.Put(raw)
 	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], frameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
 		return offsetEntry{}, err
 	}

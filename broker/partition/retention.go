@@ -148,8 +148,10 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 		}
 		return now.UnixMilli()-ts > age.Milliseconds()
 	}
-	if err := p.rollExpired(expired); err != nil {
-		return deleted, err
+	if !cfg.Tiered { // as Kafka: a tiered one's active segment is not on object storage and stays
+		if err := p.rollExpired(expired); err != nil {
+			return deleted, err
+		}
 	}
 	readable := min(record.Offset(p.hw.Load()), record.Offset(p.lso.Load()))
 	if cfg.Tiered {
@@ -170,7 +172,7 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 }
 
 // rollExpired seals the active segment when every record in it has expired,
-// so that it can go (or be tiered) too.
+// so that it can go too.
 func (p *Partition) rollExpired(expired func(int64, time.Time) bool) error {
 	ts, ok := p.log.ActiveMaxTimestamp()
 	if !ok || ts < 0 || !expired(ts, time.Time{}) {
