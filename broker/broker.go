@@ -47,7 +47,7 @@ type Config struct {
 	RetentionCheck   time.Duration // how often retention and rolling by time are looked at
 	UploadCheck      time.Duration // how often sealed segments are looked for
 	UploadWait       time.Duration // how long a small segment waits for others to share an object with
-	RebalanceDelay   time.Duration // group.initial.rebalance.delay.ms
+	RebalanceDelay   time.Duration // group.initial.rebalance.delay.ms; 0 is none
 	Version          string        // of the binary
 }
 
@@ -179,9 +179,13 @@ func (b *Broker) openTiering(ctx context.Context) (err error) {
 // openPartitions brings the partitions to what the metastore says, and keeps
 // them there from now on.
 func (b *Broker) openPartitions(ctx context.Context) error {
+	delay := b.cfg.RebalanceDelay
+	if delay == 0 {
+		delay = -1 // what package group calls none
+	}
 	coord := group.New(group.Config{
 		OffsetsPartitions:     b.cfg.OffsetsParts,
-		InitialRebalanceDelay: b.cfg.RebalanceDelay,
+		InitialRebalanceDelay: delay,
 	}, group.Deps{Log: b.log})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), b.cfg.OffsetsParts, b.log)
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail)
