@@ -217,8 +217,8 @@ type sealedIndex struct {
 var blockBuffers = sync.Pool{New: func() any { return new([sampleEvery * offsetEntrySize]byte) }}
 
 // floor gives the last entry for which less holds, the segment's start for
-// none; find does the same within a block of entries.
-func (x *sealedIndex) floor(less func(offsetEntry) bool, find func([]offsetEntry) offsetEntry) (offsetEntry, error) {
+// none.
+func (x *sealedIndex) floor(less func(offsetEntry) bool) (offsetEntry, error) {
 	lo, hi := 0, len(x.samples) // the last sample for which less holds
 	for lo < hi {
 		if mid := (lo + hi) / 2; less(x.samples[mid]) {
@@ -237,11 +237,15 @@ func (x *sealedIndex) floor(less func(offsetEntry) bool, find func([]offsetEntry
 	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], frameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
 		return offsetEntry{}, err
 	}
-	var block [sampleEvery]offsetEntry
-	for i := range n {
-		block[i] = readOffsetEntry(raw[i*offsetEntrySize:])
+	best := 0 // the first entry is a sample, less holds for it
+	for lo, hi := 1, n; lo < hi; {
+		if mid := (lo + hi) / 2; less(readOffsetEntry(raw[mid*offsetEntrySize:])) {
+			best, lo = mid, mid+1
+		} else {
+			hi = mid
+		}
 	}
-	return find(block[:n]), nil
+	return readOffsetEntry(raw[best*offsetEntrySize:]), nil
 }
 
 // floorOffset gives a position at or before the batch that contains o.
@@ -272,7 +276,7 @@ func (s *segment) floor(find func([]offsetEntry) offsetEntry, less func(offsetEn
 		if x == nil {
 			continue // made anew: it is live now
 		}
-		e, err := x.floor(less, find)
+		e, err := x.floor(less)
 		x.file.Release()
 		return e, err
 	}
