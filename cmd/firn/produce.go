@@ -80,7 +80,7 @@ func (p *produceFlags) clientOptions(topic string, maxBatch int32, count *atomic
 	}
 	opts := []kgo.Opt{
 		kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec), kgo.AllowAutoTopicCreation(),
-		kgo.RecordPartitioner(choosePartition{count}), kgo.RecordDeliveryTimeout(2 * time.Minute), kgo.ProducerLinger(5 * time.Millisecond),
+		kgo.RecordPartitioner(choosePartition{count}), kgo.ProducerLinger(5 * time.Millisecond),
 		kgo.UnknownTopicRetries(10), kgo.MaxBufferedBytes(64 << 20), kgo.MaxBufferedRecords(100_000),
 		kgo.ProducerBatchMaxBytes(maxBatch), kgo.BrokerMaxWriteBytes(max(maxBatch+(1<<20), 100<<20)),
 	}
@@ -144,6 +144,32 @@ type produced struct {
 	place   string
 	asked   int32        // partition that one named, -1 for none
 	count   atomic.Int32 // partitions of the topic
+
+	sent, ended atomic.Int64 // records given to the client, and come back from it
+}
+
+// stallTimeout is how long records may wait without any being taken.
+const stallTimeout = 30 * time.Second
+
+// watch calls stalled when records wait and none came back for stallTimeout.
+func (run *produced) watch(ctx context.Context, stalled func()) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	seen, since := int64(0), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if n := run.ended.Load(); n != seen || n == run.sent.Load() {
+				seen, since = n, now
+			}
+			if now.Sub(since) > stallTimeout {
+				stalled()
+				return
+			}
+		}
+	}
 }
 
 func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet bool) error {
@@ -178,16 +204,21 @@ func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet 
 	defer cl.Close()
 	began := time.Now()
 	bar := a.progress("producing to "+topic, size)
-	readErr := run.feed(ctx, cl, reader, bar)
-	// What was read before a signal is still sent.
-	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
-	defer cancel()
-	flushErr := cl.Flush(fctx)
+	// What was read before a signal is still sent, so sending has a context of
+	// its own, which ends when no broker takes anything any more.
+	sending, stalled := context.WithCancel(context.WithoutCancel(ctx))
+	defer stalled()
+	go run.watch(sending, stalled)
+	readErr := run.feed(ctx, sending, cl, reader, bar)
+	flushErr := cl.Flush(sending)
 	bar.stop()
 	if err := a.printProduced(topic, &run, time.Since(began)); err != nil {
 		return err
 	}
 	switch {
+	case sending.Err() != nil:
+		return &failure{err: fmt.Errorf("topic %s: no broker took a record for %s; of %s sent, %d are not confirmed", topic, stallTimeout, plural(run.sent.Load(), "record"), run.sent.Load()-run.ended.Load()),
+			hint: "is the broker still running? its log says more", code: exitUnreachable}
 	case run.err != nil:
 		return a.produceError(topic, &run)
 	case readErr != nil:
@@ -202,9 +233,10 @@ func (a *app) produce(ctx context.Context, topic string, p produceFlags, keySet 
 
 // feed gives records to the client until the input, the first error or a
 // signal ends it.
-func (run *produced) feed(ctx context.Context, cl *kgo.Client, reader *recordReader, bar *bar) error {
+func (run *produced) feed(ctx, sending context.Context, cl *kgo.Client, reader *recordReader, bar *bar) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(sending, cancel)()
 	inputs := make(chan input, 64)
 	// A read of a terminal cannot be interrupted; left alone, it ends with the
 	// process.
@@ -223,7 +255,9 @@ func (run *produced) feed(ctx context.Context, cl *kgo.Client, reader *recordRea
 			return in.err
 		}
 		asked := in.record.Partition
-		cl.Produce(context.WithoutCancel(ctx), in.record, func(r *kgo.Record, err error) {
+		run.sent.Add(1)
+		cl.Produce(sending, in.record, func(r *kgo.Record, err error) {
+			run.ended.Add(1)
 			if run.done(r, err, in.place, asked) != nil {
 				cancel()
 			}
@@ -281,8 +315,6 @@ func (a *app) produceError(topic string, run *produced) error {
 	switch {
 	case count > 0 && run.asked >= count:
 		return failf("see the partitions with: firn topic describe "+topic, "topic %s, %s: there is no partition %d, the topic has %s, counted from 0", topic, run.place, run.asked, plural(count, "partition"))
-	case errors.Is(run.err, kgo.ErrRecordTimeout), errors.Is(run.err, kgo.ErrRecordRetries):
-		return &failure{err: fmt.Errorf("topic %s, %s: no broker took it in time: %w", topic, run.place, run.err), hint: "is the broker still running? its log says more", code: exitUnreachable}
 	}
 	return a.explain("topic "+topic+", "+run.place, run.err, "")
 }

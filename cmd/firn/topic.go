@@ -159,7 +159,7 @@ func (a *app) topicListCommand() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List all topics",
-		Long:    `List all topics by name. Topics that brokers keep for themselves are left out unless
+		Long: `List all topics by name. Topics that brokers keep for themselves are left out unless
 --internal is given.`,
 		Example: `  firn topic list
   firn topic list --output json`,
