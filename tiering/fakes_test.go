@@ -484,6 +484,7 @@ func (w *world) managerWith(t testing.TB, cfg Config, c *cache.Cache, own bool) 
 		defer w.mu.Unlock()
 		w.ids++
 		id := newObjectID(w.now)
+		id[6], id[7] = 7<<4, 0
 		binary.BigEndian.PutUint64(id[8:], 2<<62|w.ids)
 		return id
 	}

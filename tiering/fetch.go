@@ -16,12 +16,12 @@ import (
 
 // coldReader gets blocks and run indexes through the chunk cache.
 type coldReader struct {
-	m       *Manager
-	indexes indexCache
-	ahead   chan struct{}    // one place per readahead GET under way
-	pace    *rate.Limiter    // of readahead bytes; nil: none
-	lat     latencies        // of ranged GETs, to know when one is late
-	inform  func(key string) // tests: called before each GET
+	m        *Manager
+	indexes  indexCache
+	ahead    chan struct{} // one place per readahead GET under way
+	pace     *rate.Limiter // of readahead bytes; nil: none
+	lat      latencies     // of ranged GETs, to know when one is late
+	attempts sync.Pool     // *[]byte: buffers of GETs that may be hedged
 }
 
 func newColdReader(m *Manager) *coldReader {
@@ -176,8 +176,8 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 		answers <- answer{b, err}
 	}
 	// Each attempt has a buffer of its own: the loser may still write when
-	// the winner's bytes are in use.
-	go ask(make([]byte, len(p)))
+	// the winner's bytes are in use. The winner's is used again.
+	go ask(c.attempt(len(p)))
 	timer := time.NewTimer(late)
 	defer timer.Stop()
 	asked := 1
@@ -187,6 +187,7 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 		case a := <-answers:
 			if done++; a.err == nil {
 				copy(p, a.b)
+				c.attempts.Put(&a.b)
 				return nil
 			}
 			err = a.err
@@ -194,7 +195,7 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 			if c.lat.spend() {
 				hedges.Inc()
 				asked++
-				go ask(make([]byte, len(p)))
+				go ask(c.attempt(len(p)))
 			}
 		case <-ctx.Done():
 			return fmt.Errorf("object %s, %d bytes at %d: %w", key, len(p), off, ctx.Err())
@@ -203,11 +204,16 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 	return err
 }
 
+// attempt gives a buffer of n bytes.
+func (c *coldReader) attempt(n int) []byte {
+	if b, ok := c.attempts.Get().(*[]byte); ok && cap(*b) >= n {
+		return (*b)[:n]
+	}
+	return make([]byte, n, max(n, c.m.cfg.ChunkBytes))
+}
+
 func (c *coldReader) get(ctx context.Context, key string, off int64, p []byte) error {
 	began := time.Now()
-	if c.inform != nil {
-		c.inform(key)
-	}
 	rc, err := c.m.deps.Store.GetRange(ctx, key, off, int64(len(p)))
 	if err != nil {
 		coldFailures.Inc()

@@ -23,7 +23,10 @@ type garbage struct {
 	gone      map[partKey]time.Time  // pointers whose topic is not in the image; since when
 }
 
-const maxDoomed = 1 << 17 // more are left to the sweep
+const (
+	maxDoomed   = 1 << 17 // more are left to the sweep
+	maxSuspects = 1 << 18 // more are left to later sweeps
+)
 
 func newGarbage() *garbage {
 	return &garbage{
@@ -223,7 +226,7 @@ func (m *Manager) sweep(ctx context.Context) error {
 		if _, ok := parsePointerKey(m.deps.ClusterID, obj.Key); ok {
 			copies++
 		}
-		if m.suspect(k, obj.Key, now) {
+		if len(suspects) < maxSuspects && m.suspect(k, obj.Key, now) {
 			suspects[obj.Key] = true
 		}
 	}

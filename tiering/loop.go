@@ -36,6 +36,8 @@ func (m *Manager) loop() {
 	}
 }
 
+const collectTimeout = 30 * time.Minute // of one sweep: a LIST that hangs must not hold it for ever
+
 // once runs f in the background unless the place is taken.
 func (m *Manager) once(place chan struct{}, f func(context.Context) error) {
 	select {
@@ -47,7 +49,9 @@ func (m *Manager) once(place chan struct{}, f func(context.Context) error) {
 	go func() {
 		defer m.work.Done()
 		defer func() { <-place }()
-		if err := f(m.ctx); err != nil && m.ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(m.ctx, collectTimeout)
+		defer cancel()
+		if err := f(ctx); err != nil && m.ctx.Err() == nil {
 			sweepFailures.Inc()
 			m.deps.Log.Warn("collection of objects did not finish, it will be tried again", "err", err)
 		}

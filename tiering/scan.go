@@ -147,7 +147,11 @@ func (sc *scanner) batch(b record.Batch) {
 	r := sc.s.run
 	if r.Length >= sc.indexAt {
 		r.Offsets = append(r.Offsets, record.IndexEntry{Offset: b.BaseOffset(), Position: r.Length})
-		if n := len(r.Times); r.Batches > 0 && (n == 0 || sc.maxBefore > r.Times[n-1].Timestamp) {
+		switch n := len(r.Times); {
+		case r.Batches == 0:
+		case n > 0 && sc.maxBefore == r.Times[n-1].Timestamp:
+			r.Times[n-1].Offset = b.BaseOffset() // it holds up to here, too
+		default:
 			r.Times = append(r.Times, record.TimeEntry{Timestamp: sc.maxBefore, Offset: b.BaseOffset()})
 		}
 		sc.indexAt = r.Length + indexEvery
