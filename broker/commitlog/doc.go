@@ -18,7 +18,7 @@
 // most 32,768 entries: when it is full every second entry goes and the
 // interval doubles, so an index never forces a roll and the memory of an
 // active segment is bounded (about 0.8 MiB). One goroutine at a time may call
-// the writing methods (Append, Roll, SetLogStart, DeleteBefore, ResetTo,
+// the writing methods (Append, Roll, RollIfOld, SetLogStart, DropOldest, DropDamaged, ResetTo,
 // AssignEpoch, Close, Remove, everything of Producers); reading methods and
 // Sync may be called by anyone at any time and never wait for a writer.
 //
