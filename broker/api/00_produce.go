@@ -52,8 +52,13 @@ type produceCall struct {
 	timer *time.Timer
 }
 
+// awaiter is the part of a partition that acks=all needs.
+type awaiter interface {
+	AwaitHighWatermark(o record.Offset, fn func(error)) (cancel func())
+}
+
 type produceWait struct {
-	part    *partition.Partition
+	part    awaiter
 	end     record.Offset // wanted high watermark
 	out     *kmsg.ProduceResponseTopicPartition
 	settled bool

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -203,6 +205,58 @@ func TestDeleteRecords(t *testing.T) {
 		wantCode(t, c.topic, got.ErrorCode, c.want)
 		if got.LowWatermark != c.low {
 			t.Errorf("%s to %d: low watermark %d, want %d", c.topic, c.offset, got.LowWatermark, c.low)
+		}
+	}
+}
+
+// laggard is a partition whose high watermark moves when the test says so.
+type laggard struct {
+	fn       chan func(error)
+	canceled chan struct{}
+}
+
+func (l *laggard) AwaitHighWatermark(_ record.Offset, fn func(error)) func() {
+	l.fn <- fn
+	return func() { close(l.canceled) }
+}
+
+// acks=all is answered when the last partition is there, or when time is up;
+// a partition that is not there then has no offset.
+func TestProduceAwaitsTheHighWatermark(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		timeout int32
+		settle  func(fn func(error))
+		want    *kerr.Error
+	}{
+		{"in time", 60_000, func(fn func(error)) { fn(nil) }, nil},
+		{"closed", 60_000, func(fn func(error)) { fn(errors.New("closed")) }, kerr.NotLeaderForPartition},
+		{"too late", 1, func(func(error)) {}, kerr.RequestTimedOut},
+	} {
+		req := produceRequest(&metastore.Topic{Name: "x"}, 9, -1)
+		req.TimeoutMillis = c.timeout
+		replies := make(chan wire.Reply, 2)
+		l := &laggard{fn: make(chan func(error), 1), canceled: make(chan struct{})}
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		resp.Topics = []kmsg.ProduceResponseTopic{{Partitions: []kmsg.ProduceResponseTopicPartition{{BaseOffset: 5}}}}
+		p := &produceCall{a: shared.api, c: &call{out: func(r wire.Reply) { replies <- r }}, req: req, resp: resp,
+			waits: []produceWait{{part: l, end: 6, out: &resp.Topics[0].Partitions[0]}}}
+		p.await()
+		fn := <-l.fn
+		c.settle(fn)
+		got := (<-replies).Body.(*kmsg.ProduceResponse).Topics[0].Partitions[0]
+		wantCode(t, c.name, got.ErrorCode, c.want)
+		if want := int64(5); c.want == nil && got.BaseOffset != want || c.want != nil && got.BaseOffset != -1 {
+			t.Errorf("%s: base offset %d", c.name, got.BaseOffset)
+		}
+		if c.want == kerr.RequestTimedOut {
+			<-l.canceled
+		}
+		fn(nil) // a late call changes nothing
+		select {
+		case <-replies:
+			t.Errorf("%s: answered twice", c.name)
+		default:
 		}
 	}
 }

@@ -166,7 +166,10 @@ func assign(rt *kmsg.CreateTopicsRequestTopic, p int32, brokers ...int32) {
 
 func TestCreateTopicsErrors(t *testing.T) {
 	have := makeTopic(t, 1)
-	dotted := createTopic(t, func(_ *kmsg.CreateTopicsRequest, rt *kmsg.CreateTopicsRequestTopic) { rt.Topic = "collide.x" })
+	n := topicCount.Add(1)
+	dotted := createTopic(t, func(_ *kmsg.CreateTopicsRequest, rt *kmsg.CreateTopicsRequestTopic) {
+		rt.Topic = fmt.Sprintf("collide.x%d", n)
+	})
 	wantCode(t, "dotted", dotted[0].ErrorCode, nil)
 	str := kmsg.StringPtr
 	type rq = *kmsg.CreateTopicsRequestTopic
@@ -181,7 +184,7 @@ func TestCreateTopicsErrors(t *testing.T) {
 		{"dot", func(rt rq) { rt.Topic = ".." }, kerr.InvalidTopicException, ".."},
 		{"long name", func(rt rq) { rt.Topic = strings.Repeat("x", 250) }, kerr.InvalidTopicException, "249"},
 		{"bad character", func(rt rq) { rt.Topic = "a/b" }, kerr.InvalidTopicException, "character"},
-		{"collision", func(rt rq) { rt.Topic = "collide_x" }, kerr.InvalidTopicException, "collide.x"},
+		{"collision", func(rt rq) { rt.Topic = fmt.Sprintf("collide_x%d", n) }, kerr.InvalidTopicException, "collide.x"},
 		{"internal", func(rt rq) { rt.Topic = "__transaction_state" }, kerr.InvalidRequest, "internal"},
 		{"no partitions", func(rt rq) { rt.NumPartitions = 0 }, kerr.InvalidPartitions, "above 0"},
 		{"negative partitions", func(rt rq) { rt.NumPartitions = -2 }, kerr.InvalidPartitions, "above 0"},
