@@ -56,7 +56,7 @@ func (s *sim) check() {
 }
 
 func TestSimulation(t *testing.T) {
-	seeds := uint64(60)
+	seeds := uint64(30)
 	if testing.Short() {
 		seeds = 10
 	}
