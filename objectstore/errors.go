@@ -162,7 +162,11 @@ func CheckKey(key string) error {
 }
 
 func notKeyByte(r rune) bool {
-	return !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || r == '.' || r == '_' || r == '-')
+	switch {
+	case '0' <= r && r <= '9', 'A' <= r && r <= 'Z', 'a' <= r && r <= 'z', r == '.', r == '_', r == '-':
+		return false
+	}
+	return true
 }
 
 // CheckSwap says whether Swap takes this key and this much data.

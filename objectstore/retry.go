@@ -293,7 +293,7 @@ func (s *retrier) readBack(ctx context.Context, key string, obj Object) (string,
 	if err != nil {
 		return "", err
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	if b, ok := rc.(Body); ok && b.ETag() != obj.ETag {
 		return "", Fail(ctx, "get", key, ErrExists, ErrChanged)
 	}

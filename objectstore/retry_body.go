@@ -82,14 +82,14 @@ func (b *retryBody) open() error {
 	body, ok := rc.(Body)
 	if !ok {
 		if n < 0 {
-			rc.Close()
+			_ = rc.Close()
 			cancel(nil)
 			return fmt.Errorf("get %q: %w: %T does not tell its length", b.key, ErrInvalid, rc)
 		}
 		body = NewBody(rc, b.key, n, "")
 	}
 	if b.opened && (body.ETag() == "" || body.ETag() != b.etag) {
-		body.Close()
+		_ = body.Close()
 		cancel(nil)
 		return fmt.Errorf("get %q: %w", b.key, ErrChanged)
 	}
@@ -154,7 +154,7 @@ func (b *retryBody) Read(p []byte) (int, error) {
 			err = fmt.Errorf("get %q: %w at %d of %d bytes", b.key, io.ErrUnexpectedEOF, b.done, b.n)
 		}
 		err = attemptError(b.ctx, b.actx, err)
-		b.drop()
+		_ = b.drop()
 		if err = b.openRetrying(err); err != nil {
 			b.err = err
 			return 0, err

@@ -43,7 +43,7 @@ func get(s objectstore.Store, key string, off, n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	return io.ReadAll(rc)
 }
 
@@ -214,7 +214,7 @@ func TestBodyOfAChangedObject(t *testing.T) {
 	f.Set(faults.Rule{Ops: []faults.Op{faults.Get}, Times: 1, Effect: faults.ShortBody, Bytes: 500})
 	rc, err := s.GetRange(t.Context(), "k", 0, -1)
 	must(t, err)
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	_, err = s.Swap(t.Context(), "k", bytes.Repeat([]byte("b"), 1000), obj.ETag)
 	must(t, err)
 	got, err := io.ReadAll(rc)

@@ -184,7 +184,7 @@ func validPort(p string) bool {
 func checkBucket(b, scheme string) error {
 	bad := len(b) < 3 || len(b) > 222 || net.ParseIP(b) != nil
 	for _, r := range b {
-		bad = bad || !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '.' || r == '-' || r == '_')
+		bad = bad || notKeyByte(r) || 'A' <= r && r <= 'Z'
 	}
 	if bad {
 		return fmt.Errorf("%w: %q is no bucket name (3 or more of lower-case letters, digits, . - _); the form is %s", ErrURL, b, urlForms[scheme])

@@ -274,7 +274,7 @@ func (f *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return rc, err
 	}
 	if err := r.after(ctx, nil); err != nil {
-		rc.Close()
+		_ = rc.Close()
 		return nil, err
 	}
 	switch r.Effect {

@@ -101,7 +101,7 @@ func (s *Store) collect() error {
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			err = os.Remove(f.Name())
 		}
-		f.Close()
+		_ = f.Close()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -124,7 +124,7 @@ func (s *Store) create() (*os.File, error) {
 			unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0 {
 			return f, nil
 		}
-		f.Close()
+		_ = f.Close()
 	}
 	return nil, errors.New("another process keeps removing the temporary files")
 }
@@ -284,7 +284,7 @@ func syncDir(dir string) error {
 		}
 		return err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	return d.Sync()
 }
 
@@ -431,7 +431,7 @@ func (s *Store) openObject(key string) (*os.File, fs.FileInfo, error) {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, nil, err
 	}
 	return f, st, nil
@@ -460,7 +460,7 @@ func (s *Store) Head(ctx context.Context, key string) (objectstore.Object, error
 	if err != nil {
 		return objectstore.Object{}, s.failRead(ctx, "head", key, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	etag, err := identify(ctx, f, st)
 	if err != nil {
 		return objectstore.Object{}, fail(ctx, "head", key, err)
@@ -482,7 +482,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, s.failRead(ctx, "get", key, err)
 	}
 	if off > st.Size() || n >= 0 && off+n > st.Size() {
-		f.Close()
+		_ = f.Close()
 		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrRange, fmt.Errorf("bytes %d+%d of %d", off, n, st.Size()))
 	}
 	if n < 0 {
@@ -490,7 +490,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	}
 	etag, err := identify(ctx, f, st)
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fail(ctx, "get", key, err)
 	}
 	return objectstore.NewBody(&fileBody{ctxReader{ctx, io.NewSectionReader(f, off, n)}, f}, key, n, etag), nil

@@ -193,7 +193,7 @@ func TestLeftovers(t *testing.T) {
 	if rc, err := s.GetRange(t.Context(), "alive", 0, -1); err != nil {
 		t.Error(err)
 	} else {
-		rc.Close()
+		_ = rc.Close()
 	}
 	if left := tmpFiles(t, dir); len(left) > 0 {
 		t.Errorf("after put: %q", left)

@@ -216,11 +216,11 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	}
 	length := r.Remain()
 	if a := r.Attrs; length < 0 || a.StartOffset != off || off+length > a.Size || n > 0 && length > n {
-		r.Close()
+		_ = r.Close()
 		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrUnavailable,
 			fmt.Errorf("bytes %d+%d were asked for, the response has %d+%d of %d", off, n, a.StartOffset, length, a.Size))
 	} else if n > 0 && length < n {
-		r.Close()
+		_ = r.Close()
 		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrRange, fmt.Errorf("bytes %d+%d of %d", off, n, a.Size))
 	}
 	return objectstore.NewBody(r, key, length, etag(r.Attrs.Generation)), nil

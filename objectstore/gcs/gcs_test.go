@@ -80,7 +80,7 @@ func TestMissingBucket(t *testing.T) {
 	srv := servers.FakeGCS(t)
 	srv.Bucket = "no-such-bucket"
 	s := open(t, srv, srv.Host)
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	var err error
 	for _, err = range s.List(t.Context(), "", "") {
 	}

@@ -248,7 +248,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	}
 	length, err := objectstore.CheckRange(off, n, header.Get("Content-Range"), info.Size)
 	if err != nil {
-		rc.Close()
+		_ = rc.Close()
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	return objectstore.NewBody(rc, key, length, info.ETag), nil

@@ -92,7 +92,7 @@ func TestWrongBucketAndKeys(t *testing.T) {
 		for _, err = range s.List(t.Context(), "", "") {
 		}
 		want(t, name+": list", err, tc.want)
-		s.Close()
+		_ = s.Close()
 	}
 }
 
@@ -121,7 +121,7 @@ func TestNoUploadsLeft(t *testing.T) {
 	}
 	const size = 40 << 20
 	s := open(t, srv, srv.Host)
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := 0

@@ -315,7 +315,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	}
 	length, err := objectstore.CheckRange(off, n, aws.ToString(out.ContentRange), aws.ToInt64(out.ContentLength))
 	if err != nil {
-		out.Body.Close()
+		_ = out.Body.Close()
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	return objectstore.NewBody(out.Body, key, length, unquote(out.ETag)), nil

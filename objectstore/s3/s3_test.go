@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,7 +94,7 @@ func TestWrongBucketAndKeys(t *testing.T) {
 		for _, err = range s.List(t.Context(), "", "") {
 		}
 		want(t, name+": list", err, tc.want)
-		s.Close()
+		_ = s.Close()
 	}
 }
 
@@ -121,7 +123,7 @@ func TestNoUploadsLeft(t *testing.T) {
 	}
 	const size = 40 << 20
 	s := open(t, srv, srv.Host)
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := 0
@@ -154,4 +156,53 @@ func (r *spy) ReadAt(p []byte, off int64) (int, error) {
 		r.second()
 	}
 	return r.Reader.ReadAt(p, off)
+}
+
+// Region, endpoint and keys come from where the AWS tools look for them.
+func TestConfiguration(t *testing.T) {
+	srv := servers.MinIO(t)
+	home := t.TempDir()
+	for name, value := range map[string]string{"HOME": home, "AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_PROFILE": "", "AWS_ACCESS_KEY_ID": "",
+		"AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": filepath.Join(home, "config"),
+		"AWS_SHARED_CREDENTIALS_FILE": filepath.Join(home, "credentials")} {
+		t.Setenv(name, value)
+	}
+	if _, err := s3.Open(t.Context(), s3.Config{Bucket: "bucket"}); err == nil || !strings.Contains(err.Error(), "?region=") {
+		t.Errorf("without a region: %v", err)
+	}
+	u, err := objectstore.ParseURL("s3://" + srv.Bucket + "/p?endpoint=" + srv.Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := s3.Open(t.Context(), s3.FromURL(u))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	// Not a refusal: the instance's role may only be out of reach for a moment.
+	_, err = s.Put(t.Context(), "k", strings.NewReader("x"), 1)
+	want(t, "put without credentials", err, objectstore.ErrUnavailable)
+	for path, content := range map[string]string{
+		"credentials": "[firn]\naws_access_key_id=" + srv.AccessKey + "\naws_secret_access_key=" + srv.SecretKey + "\n",
+		"config":      "[profile firn]\nregion=us-east-1\n",
+	} {
+		if err := os.WriteFile(filepath.Join(home, path), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("AWS_PROFILE", "firn")
+	p, err := s3.Open(t.Context(), s3.FromURL(u))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	if _, err := p.Put(t.Context(), "k", strings.NewReader("x"), 1); err != nil {
+		t.Errorf("put with a profile: %v", err)
+	}
+	if p.String() != u.String() {
+		t.Errorf("store is %s, want %s", p, u)
+	}
+	if _, err := s3.Open(t.Context(), s3.Config{Bucket: "bucket", Region: "x", PartSize: 1 << 20}); err == nil {
+		t.Error("parts of 1 MiB were taken")
+	}
 }

@@ -53,9 +53,9 @@ func RunAnswers(t *testing.T, body func(status int, code string) string, open fu
 					_, _ = io.WriteString(w, doc)
 				}
 			}))
-			defer srv.Close()
+			defer func() { _ = srv.Close() }()
 			s := open(t, strings.TrimPrefix(srv.URL, "http://"))
-			defer s.Close()
+			defer func() { _ = s.Close() }()
 			ctx := patient(t)
 			for name, call := range map[string]func(context.Context) error{
 				"put": func(ctx context.Context) error {

@@ -161,7 +161,7 @@ func cancelledBefore(t *testing.T, s objectstore.Store) {
 		rc, err := s.GetRange(ctx, "there", 0, -1)
 		if err == nil {
 			_, err = io.ReadAll(rc)
-			rc.Close()
+			_ = rc.Close()
 		}
 		wantErr(t, "get", err, want)
 		wantErr(t, "delete", s.Delete(ctx, "there"), want)
@@ -194,7 +194,7 @@ func (r *triggerReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (r *triggerReader) Read(p []byte) (int, error) {
-	pos, _ := r.Reader.Seek(0, io.SeekCurrent)
+	pos, _ := r.Seek(0, io.SeekCurrent)
 	r.note(pos, int64(len(p)))
 	return r.Reader.Read(p)
 }
@@ -247,7 +247,7 @@ func cancelledGet(t *testing.T, s objectstore.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	if _, err := io.ReadFull(rc, make([]byte, 100)); err != nil {
 		t.Fatal(err)
 	}

@@ -206,7 +206,7 @@ func blackholeInBody(t *testing.T, s objectstore.Store, p *proxy.Proxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	head := make([]byte, 1<<20)
 	if _, err := io.ReadFull(rc, head); err != nil {
 		t.Fatal(err)

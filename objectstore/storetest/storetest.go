@@ -108,7 +108,7 @@ func read(t testing.TB, s objectstore.Store, key string, off, n int64) ([]byte, 
 		}
 		return nil, err
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	return io.ReadAll(rc)
 }
 
@@ -181,7 +181,7 @@ func putGetHead(t *testing.T, s objectstore.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	b, ok := rc.(objectstore.Body)
 	if !ok {
 		t.Fatalf("body %T is no objectstore.Body", rc)
@@ -490,7 +490,7 @@ func racingSwaps(t *testing.T, s objectstore.Store) {
 			}
 			old, err := io.ReadAll(rc)
 			etag := rc.(objectstore.Body).ETag()
-			rc.Close()
+			_ = rc.Close()
 			if err != nil {
 				return err
 			}
@@ -584,7 +584,7 @@ func readAfterDelete(t *testing.T, s objectstore.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rc.Close()
+	defer func() { _ = rc.Close() }()
 	head := make([]byte, 1000)
 	if _, err := io.ReadFull(rc, head); err != nil {
 		t.Fatal(err)

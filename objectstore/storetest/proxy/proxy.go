@@ -99,7 +99,7 @@ func (p *Proxy) CloseAll() {
 
 func (p *Proxy) close() {
 	p.cancel()
-	p.ln.Close()
+	_ = p.ln.Close()
 	p.CloseAll()
 	p.wg.Wait()
 }
@@ -128,13 +128,13 @@ func (p *Proxy) accept() {
 }
 
 func (p *Proxy) serve(client net.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
 	if err != nil {
 		reset(client)
 		return
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	if !p.track(client, server) {
 		return
 	}
@@ -233,5 +233,5 @@ func reset(c net.Conn) {
 	if tc, ok := c.(*net.TCPConn); ok {
 		_ = tc.SetLinger(0)
 	}
-	c.Close()
+	_ = c.Close()
 }

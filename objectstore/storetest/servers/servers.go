@@ -253,13 +253,17 @@ func makeGCSBucket(ctx context.Context, s *Server) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusConflict {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return fmt.Errorf("making the bucket: %s: %s", resp.Status, body)
 	}
 	return nil
 }
+
+// environ is as it was at the start: a test that changes HOME must not send
+// the build looking for another cache.
+var environ = os.Environ()
 
 // Binary gives the path of a tool from tools/, building it first if this
 // machine has it not yet; what is being built goes to standard error.
@@ -269,6 +273,7 @@ func Binary(name string) (string, error) {
 		return "", err
 	}
 	cmd := exec.Command("bash", script, name)
+	cmd.Env = environ
 	var errs bytes.Buffer
 	cmd.Stderr = io.MultiWriter(os.Stderr, &errs)
 	out, err := cmd.Output()
