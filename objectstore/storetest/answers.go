@@ -53,7 +53,7 @@ func RunAnswers(t *testing.T, body func(status int, code string) string, open fu
 					_, _ = io.WriteString(w, doc)
 				}
 			}))
-			defer func() { _ = srv.Close() }()
+			defer srv.Close()
 			s := open(t, strings.TrimPrefix(srv.URL, "http://"))
 			defer func() { _ = s.Close() }()
 			ctx := patient(t)
