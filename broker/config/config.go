@@ -33,6 +33,7 @@ type Settings struct {
 	MaxInflightBytes  int64         // of all Kafka requests being handled
 	RetentionCheck    time.Duration // between two looks at what may be deleted
 	UploadCheck       time.Duration // between two looks at what may be uploaded
+	UploadWait        time.Duration // a small sealed segment waits so long for company
 	RebalanceDelay    time.Duration // a new group waits so long for members
 	LogLevel          string        // debug, info, warn, error
 	LogFormat         string        // text, json

@@ -67,7 +67,7 @@ func TestPrecedence(t *testing.T) {
 		"default-partitions": {"4", "5", "6"}, "offsets-partitions": {"4", "5", "6"},
 		"cache-bytes": {"1GiB", "3GiB", "4GiB"}, "max-connections": {"7", "8", "9"},
 		"max-request-bytes": {"1MiB", "2MiB", "3MiB"}, "max-inflight-bytes": {"600MiB", "700MiB", "800MiB"},
-		"retention-check": {"1s", "2s", "3s"}, "upload-check": {"1s", "2s", "3s"}, "rebalance-delay": {"1s", "2s", "4s"},
+		"retention-check": {"1s", "2s", "3s"}, "upload-check": {"1s", "2s", "3s"}, "upload-wait": {"0s", "2s", "3s"}, "rebalance-delay": {"1s", "2s", "4s"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"},
 	}
 	for i := range table {

@@ -71,6 +71,8 @@ var table = []Setting{
 		duration(func(s *Settings) durationField { return &s.RetentionCheck }, "100ms", "24h")},
 	{"upload-check", kindDuration, "5s", "", "time between two looks at which sealed segments wait for upload (a freshly sealed one is taken at once)",
 		duration(func(s *Settings) durationField { return &s.UploadCheck }, "100ms", "24h")},
+	{"upload-wait", kindDuration, "60s", "", "how long a small sealed segment waits for others to share an object with, which saves requests; 0s uploads each at once",
+		duration(func(s *Settings) durationField { return &s.UploadWait }, "0s", "24h")},
 	{"rebalance-delay", kindDuration, "3s", "group.initial.rebalance.delay.ms", "how long a new, empty consumer group waits for more members before it starts; 0s starts at once",
 		duration(func(s *Settings) durationField { return &s.RebalanceDelay }, "0s", "10m")},
 	{"log-level", "LEVEL", "info", "", "what is logged: debug, info, warn or error",

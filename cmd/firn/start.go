@@ -124,6 +124,10 @@ func (a *app) logger(s config.Settings) *slog.Logger {
 }
 
 func brokerConfig(s config.Settings) broker.Config {
+	uploadWait := s.UploadWait
+	if uploadWait == 0 {
+		uploadWait = -1 // 0 would be tiering's default
+	}
 	return broker.Config{
 		NodeID:           s.NodeID,
 		DataDir:          s.Data,
@@ -140,6 +144,7 @@ func brokerConfig(s config.Settings) broker.Config {
 		MaxInflightBytes: s.MaxInflightBytes,
 		RetentionCheck:   s.RetentionCheck,
 		UploadCheck:      s.UploadCheck,
+		UploadWait:       uploadWait,
 		RebalanceDelay:   s.RebalanceDelay,
 		Version:          version,
 	}
