@@ -108,9 +108,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		return nil, err
 	}
 	handler := api.New(api.Config{
-		BrokerID:         record.BrokerID(cfg.NodeID),
-		AutoCreateTopics: cfg.AutoCreateTopics,
-		NumPartitions:    cfg.NumPartitions,
+		BrokerID:          record.BrokerID(cfg.NodeID),
+		AutoCreateTopics:  cfg.AutoCreateTopics,
+		NumPartitions:     cfg.NumPartitions,
+		OffsetsPartitions: cfg.OffsetsParts,
 	}, api.Deps{
 		Log:                b.log,
 		Meta:               b.meta,

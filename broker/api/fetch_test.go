@@ -314,7 +314,7 @@ func coldTopic(t *testing.T, cold *slowCold, partitions int32) *metastore.Topic 
 		shared.cold = nil
 		shared.mu.Unlock()
 	}()
-	topic := makeTopic(t, partitions, "remote.storage.enable", "true", "local.retention.bytes", "0", "retention.bytes", "1000000000", "file.delete.delay.ms", "0")
+	topic := makeTopic(t, partitions, "remote.storage.enable", "true", "local.retention.bytes", "0", "retention.bytes", "1000000000")
 	p := shared.Get(topic.Name, 0)
 	write(t, topic, 0, 10)
 	if err := p.Roll(); err != nil {

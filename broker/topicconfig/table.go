@@ -30,7 +30,7 @@ var table = []Definition{
 	{Name: "delete.retention.ms", Type: Long, Default: "86400000", Synonym: "log.cleaner.delete.retention.ms",
 		Valid: "0 and up", check: atLeast(0),
 		Doc: "In a compacted topic, how long (milliseconds) a tombstone stays readable after compaction has seen it."},
-	{Name: "file.delete.delay.ms", Type: Long, Default: "60000", Synonym: "log.segment.delete.delay.ms", Supported: true,
+	{Name: "file.delete.delay.ms", Type: Long, Default: "60000", Synonym: "log.segment.delete.delay.ms",
 		Valid: "0 and up", check: atLeast(0),
 		Doc: "How long (milliseconds) a segment's files stay on disk after the segment has left the log."},
 	{Name: "flush.messages", Type: Long, Default: forever, Synonym: "log.flush.interval.messages", Supported: true,

@@ -198,7 +198,6 @@ func (v values) partition(t *Topic) partition.Config {
 		Tiered:               t.Tiered,
 		LocalRetentionBytes:  t.LocalRetentionBytes,
 		LocalRetention:       t.LocalRetention,
-		FileDeleteDelay:      v.ms("file.delete.delay.ms"),
 		ProducerIDExpiration: 24 * time.Hour, // producer.id.expiration.ms of the broker
 		DeleteOnRetention:    slices.Contains(v.list("cleanup.policy"), "delete"),
 	}

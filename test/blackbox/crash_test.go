@@ -128,7 +128,7 @@ func (w *writer) verify(t *testing.T, b *firntest.Broker) {
 // are produced, uploaded, committed and deleted locally.
 func TestKillWhileEverythingMoves(t *testing.T) {
 	b := firntest.Start(t)
-	b.CreateTopic("moving", 3, "remote.storage.enable", "true", "segment.bytes", "1048576", "local.retention.ms", "1", "retention.ms", "-1", "file.delete.delay.ms", "0")
+	b.CreateTopic("moving", 3, "remote.storage.enable", "true", "segment.bytes", "1048576", "local.retention.ms", "1", "retention.ms", "-1")
 	w := newWriter(b, "moving", 4096)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
