@@ -146,7 +146,9 @@ func (b *Broker) Launch() {
 	if b.cmd != nil {
 		b.t.Fatal("firntest: the broker runs already")
 	}
-	args := append([]string{"start", "--data", b.Data, "--kafka", b.Kafka, "--http", b.HTTP}, b.Args...)
+	// Nothing waits for company or for the next look: tests wait for the outcome.
+	args := append([]string{"start", "--data", b.Data, "--kafka", b.Kafka, "--http", b.HTTP,
+		"--upload-check", "200ms", "--upload-wait", "0s", "--retention-check", "200ms", "--rebalance-delay", "0s"}, b.Args...)
 	cmd := exec.Command(b.bin, args...)
 	cmd.Env = append(os.Environ(), b.Env...)
 	cmd.Stdout, cmd.Stderr = b.out, b.out

@@ -40,7 +40,8 @@ func start(t *testing.T) (bootstrap, httpAddr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "start", "--data", filepath.Join(t.TempDir(), "data"), "--kafka", bootstrap, "--http", httpAddr)
+	cmd := exec.Command(bin, "start", "--data", filepath.Join(t.TempDir(), "data"), "--kafka", bootstrap, "--http", httpAddr,
+		"--upload-check", "200ms", "--upload-wait", "0s", "--retention-check", "200ms")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
