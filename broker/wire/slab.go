@@ -14,11 +14,11 @@ type slab struct {
 	class int // index of its pool, -1 for none
 }
 
-// Pools have four sizes per power of two, from 4 KiB to 4 MiB: at most a
+// Pools have four sizes per power of two, from 4 KiB to 16 MiB: at most a
 // quarter is wasted. Larger frames are rare and are not kept.
 const (
 	minSlabShift = 12
-	maxSlabShift = 22
+	maxSlabShift = 24
 	slabClasses  = 4*(maxSlabShift-minSlabShift) + 1
 )
 
