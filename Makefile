@@ -24,10 +24,10 @@ test: build ## every test, with whatever they need installed or built first
 	./test/run
 
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck
+lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
-	$$(./tools/build staticcheck) ./...
+	$$(./tools/build golangci-lint) run ./...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target in turn, FUZZTIME each

@@ -89,7 +89,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 	b := &Broker{cfg: cfg, log: deps.Log, store: deps.Store, storeURL: deps.StoreURL, failed: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			b.Close(context.WithoutCancel(ctx))
+			err = errors.Join(err, b.Close(context.WithoutCancel(ctx)))
 		}
 	}()
 	if b.kafkaLn, err = net.Listen("tcp", cfg.Kafka); err != nil {

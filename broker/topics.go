@@ -114,7 +114,7 @@ func (t *topics) apply(img *metastore.Image) {
 		}
 		next[name] = t.applyTopic(mt, was, &work)
 	}
-	work.Wait() // each opener reports its own failure
+	_ = work.Wait() // each opener reports its own failure
 	t.open.Store(&next)
 	for name, was := range old {
 		if next[name] == nil {
@@ -270,6 +270,6 @@ func (t *topics) close() error {
 			return nil
 		})
 	})
-	work.Wait() // the errors are in errs
+	_ = work.Wait() // the errors are in errs
 	return errors.Join(errs...)
 }

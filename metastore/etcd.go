@@ -124,7 +124,7 @@ func launch(ctx context.Context, home string, quota int64, log *slog.Logger) (*e
 // files. Later calls do nothing (etcd itself must not be closed twice).
 func (s *server) close() {
 	s.once.Do(func() {
-		s.cli.Close() // reports only that its own context was cancelled
+		_ = s.cli.Close() // reports only that its own context was cancelled
 		s.etcd.Close()
 		s.lock.Close()
 	})

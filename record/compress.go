@@ -95,7 +95,7 @@ func Decompress(dst []byte, codec Codec, src []byte, maxBytes int) ([]byte, erro
 			return nil, corrupt(codec, err)
 		}
 		out, err := readBounded(dst, codec, d, maxBytes)
-		d.Reset(nil)
+		_ = d.Reset(nil) // lets go of src; nil cannot fail
 		return out, err
 	}
 	return nil, fmt.Errorf("%w: unknown %v", ErrCorrupt, codec)

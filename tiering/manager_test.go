@@ -616,8 +616,6 @@ func TestLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(1, 1))
-	l.mu.Lock()
-	l.mu.Unlock()
 	for range 5 {
 		l.seal(t, r, 3, 500, 0)
 		m.Kick(l.id, 0)

@@ -115,12 +115,12 @@ func (s *sim) live() {
 			case 9:
 				_ = s.m.sweep(ctx) // fails after a crash, as it should
 				_ = s.m.collect(ctx)
-			default:
-				s.read(l, r.Int64())
 			case 11:
 				if start, end := s.m.ColdRange(l.id, l.tp); r.IntN(4) == 0 && end > start {
 					_ = l.AdvanceLogStart(start + record.Offset(r.Int64N(int64(end-start)+1)))
 				}
+			default:
+				s.read(l, r.Int64())
 			}
 		}
 		s.w.mu.Lock()

@@ -307,16 +307,6 @@ func askOf[R kmsg.Response](t testing.TB, a *API, req kmsg.Request) R {
 	return r
 }
 
-// newest gives the highest version that is answered of a key.
-func newest(req kmsg.Request) int16 {
-	for _, v := range wire.Supported() {
-		if v.Key == req.Key() {
-			return v.Max
-		}
-	}
-	panic("unknown key")
-}
-
 var topicCount atomic.Int64
 
 // makeTopic creates a topic of its own for a test.

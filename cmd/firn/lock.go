@@ -59,7 +59,7 @@ func lockFolder(dir, kafka string) (release func(), err error) {
 		return nil, failf("is the disk full?", "write %s: %w", path, err)
 	}
 	return func() {
-		f.Truncate(0) // a stale name would only confuse; the lock is what counts
+		_ = f.Truncate(0) // a stale name would only confuse; the lock is what counts
 		f.Close()
 	}, nil
 }

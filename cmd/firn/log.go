@@ -154,7 +154,7 @@ func (o *dumpOutput) line(v any, format string, args ...any) {
 		fmt.Fprintf(o.w, format+"\n", args...)
 	}
 	if o.w.Len() > 64<<10 {
-		o.flush()
+		_ = o.flush() // kept in o.err
 	}
 }
 

@@ -178,7 +178,7 @@ func (a *app) banner(s config.Settings, b *broker.Broker, took time.Duration) {
 		advertised = kafka
 	}
 	if a.json() {
-		a.printJSON(map[string]any{
+		_ = a.printJSON(map[string]any{
 			"event": "ready", "version": version, "kafka": kafka, "advertise": advertised, "http": httpAddr,
 			"data": data, "store": config.Redact(s.Store), "clusterId": b.ClusterID(), "nodeId": s.NodeID, "startMs": took.Milliseconds(),
 		})

@@ -26,8 +26,8 @@ type plainError string
 
 func (e plainError) Error() string { return string(e) }
 
-// openStore opens the object store that a URL names. Calls are retried, and
-// counted with their retries as one.
+// openStore opens the object store that a URL names. Calls are retried, and each
+// attempt is counted, as a provider bills it.
 func openStore(ctx context.Context, raw string) (objectstore.Store, error) {
 	u, err := objectstore.ParseURL(raw)
 	if err != nil {
@@ -49,5 +49,5 @@ func openStore(ctx context.Context, raw string) (objectstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return objectstore.WithMetrics(objectstore.WithRetry(store, objectstore.RetryConfig{}), u.Scheme), nil
+	return objectstore.WithRetry(objectstore.WithMetrics(store, u.Scheme), objectstore.RetryConfig{}), nil
 }

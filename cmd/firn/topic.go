@@ -335,7 +335,7 @@ cannot be undone. At a terminal it asks first, unless --yes is given.`,
 			if !yes && terminal(a.in) && terminal(a.err) {
 				fmt.Fprintf(a.err, "Delete %s with all records? This cannot be undone. [y/N] ", strings.Join(names, ", "))
 				var answer string
-				fmt.Fscanln(a.in, &answer)
+				_, _ = fmt.Fscanln(a.in, &answer) // no answer is no
 				if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
 					return failf("", "nothing was deleted")
 				}
