@@ -18,9 +18,10 @@
 // most 32,768 entries: when it is full every second entry goes and the
 // interval doubles, so an index never forces a roll and the memory of an
 // active segment is bounded (about 0.8 MiB). One goroutine at a time may call
-// the writing methods (Append, Roll, RollIfOld, SetLogStart, DropOldest, DropDamaged, ResetTo,
-// AssignEpoch, Close, Remove, everything of Producers); reading methods and
-// Sync may be called by anyone at any time and never wait for a writer.
+// the writing methods (Append, Roll, RollIfOld, Active, SetLogStart,
+// DropOldest, DropDamaged, ResetTo, AssignEpoch, Close, Remove, everything of
+// Producers); reading methods and Sync may be called by anyone at any time
+// and never wait for a writer.
 //
 // # What is assumed of the disk
 //
@@ -28,7 +29,9 @@
 // happens to this process. After a power loss, bytes that were fsynced before
 // it are there; others may be there in any part, or be zeroes. A rename
 // within the folder is atomic, and durable once the folder was fsynced.
-// Single bits may flip: every batch and every file of ours has a CRC-32C.
+// Single bits may flip: every batch and every file of ours has a CRC-32C, and
+// base offset and leader epoch, which a batch's checksum leaves out, follow
+// from the batch before and from leader-epoch-checkpoint.
 //
 // # Order of writing
 //
@@ -61,4 +64,16 @@
 // that was written has been cut off again; the log stays usable. Any other
 // failed write, and every failed fsync, fails the log for good: what the page
 // cache holds afterwards is not known.
+//
+// # Damage
+//
+// A properly closed log is opened without reading its segments. Bytes that
+// this process neither wrote nor scanned are checked when they are first
+// asked for, and once only: offsets, epochs and checksums of the whole
+// batches from the nearest index entry to the end of what is read. Reads get
+// everything before a damaged batch; that batch, and what follows it up to
+// the next index entry beyond it, is a *CorruptError. Searches by time check
+// likewise. What flips in the page cache, or on disk after it was checked, is
+// not seen before the next start; OpenSealed, which is how a segment gets
+// copied, always checks all of it.
 package commitlog

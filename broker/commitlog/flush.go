@@ -20,6 +20,7 @@ type flusher struct {
 	queue   []*segment
 	running bool
 	stopped bool
+	full    bool // the disk was, when sealing was last tried
 	wg      sync.WaitGroup
 
 	work sync.Mutex // held by whoever flushes
@@ -52,10 +53,26 @@ func (q *flusher) startLocked() {
 	q.wg.Add(1)
 	go func() {
 		defer q.wg.Done()
-		if err := q.drain(true); err != nil {
-			q.log.deps.Log.Warn("sealing segments", "dir", q.log.dir, "err", err)
-		}
+		q.report(q.drain(true))
 	}()
+}
+
+// report logs how sealing went. That the disk is full is said once, however
+// often it is tried again, and so is that it no longer is.
+func (q *flusher) report(err error) {
+	full := errors.Is(err, ErrFull)
+	q.mu.Lock()
+	changed := full != q.full
+	q.full = full
+	q.mu.Unlock()
+	switch log := q.log.deps.Log.With("dir", q.log.dir); {
+	case full && changed:
+		log.Warn("the disk is full: sealing segments waits for room", "err", err)
+	case err != nil && !full:
+		log.Warn("sealing segments", "err", err)
+	case err == nil && changed:
+		log.Info("the disk has room again, segments are sealed")
+	}
 }
 
 // drain flushes until the queue is empty or something fails. After ErrFull

@@ -169,7 +169,7 @@ func isFull(err error) bool {
 
 // Append writes whole batches at the end. buf is all of them, one after the
 // other, and entries describes each; their offsets begin at End without
-// gaps. After an error nothing was appended: ErrFull can be tried again,
+// gaps, and their leader epochs are not below LastEpoch. After an error nothing was appended: ErrFull can be tried again,
 // ErrFailed cannot.
 func (l *Log) Append(buf []byte, entries []Entry) error {
 	if err := l.usable(); err != nil {
@@ -178,6 +178,9 @@ func (l *Log) Append(buf []byte, entries []Entry) error {
 	first, last := entries[0].Batch, entries[len(entries)-1].Batch
 	if first.BaseOffset() != l.End() {
 		return fmt.Errorf("commitlog: append at offset %d, the log ends at %d", first.BaseOffset(), l.End())
+	}
+	if e := l.LastEpoch(); first.LeaderEpoch() < e {
+		return fmt.Errorf("commitlog: append with leader epoch %d, the log has %d", first.LeaderEpoch(), e)
 	}
 	now := l.deps.Now()
 	if l.mustRoll(int64(len(buf)), first, last.LastOffset(), now) {
@@ -194,6 +197,7 @@ func (l *Log) Append(buf []byte, entries []Entry) error {
 	if pos == 0 {
 		seg.created, seg.firstTS = now, first.MaxTimestamp()
 	}
+	seg.written = now
 	l.appended(seg, entries, now.UnixMilli())
 	appends.Inc()
 	appendedBytes.Add(len(buf))
@@ -337,6 +341,15 @@ func (l *Log) AssignEpoch(e record.Epoch, start record.Offset) {
 
 // Epochs gives where each leader epoch began. Do not change the result.
 func (l *Log) Epochs() []record.EpochStart { return *l.epochs.Load() }
+
+// LastEpoch is the latest leader epoch, -1 for none.
+func (l *Log) LastEpoch() record.Epoch {
+	epochs := *l.epochs.Load()
+	if len(epochs) == 0 {
+		return -1
+	}
+	return epochs[len(epochs)-1].Epoch
+}
 
 // trimEpochs forgets epochs that ended before the log's start.
 func (l *Log) trimEpochs(start record.Offset) {
@@ -505,14 +518,15 @@ func (l *Log) release() {
 // Kick tries again to write small files that a full disk left undone.
 func (l *Log) Kick() { l.flush.kick() }
 
-// ActiveMaxTimestamp is the greatest timestamp in the active segment; ok is
-// false when it is empty.
-func (l *Log) ActiveMaxTimestamp() (ts int64, ok bool) {
+// Active says of the active segment what its greatest timestamp is, -1 for
+// none, and when the first and the last append to it were; ok is false when
+// it is empty. Only the writer may call it.
+func (l *Log) Active() (maxTS int64, first, last time.Time, ok bool) {
 	s := l.active()
 	if s.size.Load() == 0 {
-		return -1, false
+		return -1, first, last, false
 	}
-	return s.live.Load().summary().MaxTimestamp, true
+	return s.live.Load().summary().MaxTimestamp, s.created, s.written, true
 }
 
 // DropDamaged removes the sealed segment that c names and all before it, if

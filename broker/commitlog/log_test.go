@@ -272,8 +272,34 @@ func TestDamagedSegments(t *testing.T) {
 		}
 		l := openLog(t, dir, small, Deps{})
 		defer l.Close()
-		if _, err := l.Read(0, 1<<20, l.End(), true); !errors.Is(err, record.ErrCorrupt) {
+		run, err := l.Read(0, 1<<20, l.End(), true)
+		if err != nil || run.Span.Size() == 0 || run.Span.Size() > 1000 {
+			t.Fatalf("what is left of it: %d bytes, %v", run.Span.Size(), err)
+		}
+		run.Span.Release()
+		if err := readAll(l, 0, run.Next); err != nil {
+			t.Fatal(err)
+		}
+		var c *CorruptError
+		for _, at := range []record.Offset{run.Next, run.Next + 1} {
+			if _, err := l.Read(at, 1<<20, l.End(), true); !errors.As(err, &c) || c.Position != run.Span.Size() {
+				t.Fatalf("%v", err)
+			}
+		}
+		if _, err := l.OffsetForTimestamp(1000+int64(run.Next), 0, l.End()); !errors.Is(err, record.ErrCorrupt) {
 			t.Fatalf("%v", err)
+		}
+		if _, err := l.MaxTimestamp(0); !errors.Is(err, record.ErrCorrupt) {
+			t.Fatalf("%v", err)
+		}
+		if segs, err := l.Sealed(0, l.End()); len(segs) != 0 || !errors.Is(err, record.ErrCorrupt) {
+			t.Fatalf("%d sealed, %v", len(segs), err)
+		}
+		// Retention gets rid of it all the same.
+		if n, err := l.DropOldest(true, func(s record.Segment, modified time.Time) bool {
+			return s.Base == 0 && s.MaxTimestamp < 0 && !modified.IsZero()
+		}); n != 1 || err != nil {
+			t.Fatalf("dropped %d, %v", n, err)
 		}
 	})
 	t.Run("flipped bit in the active one, synced", func(t *testing.T) {
@@ -736,43 +762,5 @@ func TestSpansOutliveTheirSegment(t *testing.T) {
 	run.Span.Release()
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("the folder is still there: %v", err)
-	}
-}
-
-func BenchmarkAppend(b *testing.B) {
-	l := openLog(b, b.TempDir(), Config{}, Deps{})
-	defer l.Remove()
-	batch := batchAt(0, 16, 1024, record.None)
-	entries := []Entry{{Batch: batch}}
-	b.SetBytes(int64(len(batch)))
-	b.ReportAllocs()
-	for b.Loop() {
-		batch.SetBaseOffset(l.End())
-		entries[0].MaxTSOffset = l.End()
-		if err := l.Append(batch, entries); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkRead(b *testing.B) {
-	l := openLog(b, b.TempDir(), Config{SegmentBytes: 16 << 20}, Deps{})
-	defer l.Remove()
-	mustAdd(b, l, 2000, 16, 1024)
-	if err := l.Sync(); err != nil {
-		b.Fatal(err)
-	}
-	rnd := rand.New(rand.NewPCG(1, 1))
-	for name, last := range map[string]int64{"sealed": 10000, "anywhere": int64(l.End())} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				run, err := l.Read(record.Offset(rnd.Int64N(last)), 1<<20, l.End(), true)
-				if err != nil {
-					b.Fatal(err)
-				}
-				run.Span.Release()
-			}
-		})
 	}
 }

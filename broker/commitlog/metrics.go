@@ -20,6 +20,8 @@ var (
 	tornBytes        = metrics.NewCounter("firn_log_recovery_torn_bytes_total")
 	rebuiltIndexes   = metrics.NewCounter("firn_log_indexes_rebuilt_total")
 	rebuiltProducers = metrics.NewCounter("firn_log_producer_states_rebuilt_total")
+	checkedBytes     = metrics.NewCounter("firn_log_checked_bytes_total")
+	corruptReads     = metrics.NewCounter("firn_log_corrupt_reads_total")
 	corruptSegments  = metrics.NewCounter("firn_log_corrupt_segments_total")
 	failedLogs       = metrics.NewCounter("firn_log_failed_total")
 	syncs            = metrics.NewCounter("firn_log_syncs_total")

@@ -49,11 +49,19 @@ func retry(f func() error) error {
 // be cut only when nothing better is known. With minOne the first batch is
 // whole even when it is larger; otherwise a first batch that does not fit
 // gives nothing.
+//
+// What is given was written by this process, or its checksums have been
+// compared: a damaged batch is never part of it. What comes before the damage
+// is given; from there on, the error is a *CorruptError.
 func (l *Log) Read(from record.Offset, maxBytes int64, limit record.Offset, minOne bool) (run Run, err error) {
+	maxBytes = min(maxBytes, MaxSegmentBytes)
 	err = retry(func() error {
 		run, err = l.read(from, maxBytes, limit, minOne)
 		return err
 	})
+	if err != nil && errors.Is(err, record.ErrCorrupt) {
+		corruptReads.Inc()
+	}
 	return run, err
 }
 
@@ -72,18 +80,36 @@ func (l *Log) read(from record.Offset, maxBytes int64, limit record.Offset, minO
 	if err != nil {
 		return Run{}, err
 	}
-	keep := false
-	defer func() {
-		if !keep {
-			f.Release()
-		}
-	}()
-	upto, end, err := s.boundary(f.OS(), tail, limit)
+	run, err := s.run(f.OS(), tail, from, maxBytes, limit, minOne)
+	if err != nil || run.Span.Len == 0 {
+		f.Release()
+		return run, err
+	}
+	run.Span.File = f
+	return run, nil
+}
+
+// run is Read of one segment, which must hold from; the span lacks its file.
+func (s *segment) run(r io.ReaderAt, tail *mark, from record.Offset, maxBytes int64, limit record.Offset, minOne bool) (Run, error) {
+	size, end := s.extent(tail)
+	e, err := s.floorOffset(from)
 	if err != nil {
 		return Run{}, err
 	}
-	pos, first, err := s.locate(f.OS(), from, upto)
-	if err != nil || first == 0 {
+	if int64(e.pos) < s.known.below.Load() {
+		if size, end, err = s.vouch(r, e, from, limit, maxBytes, size, end); err != nil {
+			return Run{}, err
+		}
+	}
+	pos, first, err := s.locate(r, e, from, size)
+	if err != nil {
+		return Run{}, err
+	}
+	if first == 0 {
+		return Run{}, s.corrupt(size, fmt.Errorf("%w: nothing holds offset %d of [%d,%d)", record.ErrCorrupt, from, s.base, end))
+	}
+	upto, end, err := s.boundary(r, size, end, limit)
+	if err != nil || pos >= upto {
 		return Run{Next: end}, err
 	}
 	if first > maxBytes {
@@ -93,21 +119,24 @@ func (l *Log) read(from record.Offset, maxBytes int64, limit record.Offset, minO
 		maxBytes = first
 	}
 	if pos+maxBytes < upto {
-		if upto, end, err = s.cut(f.OS(), pos, pos+maxBytes, upto); err != nil {
+		if upto, end, err = s.cut(r, pos, pos+maxBytes, upto); err != nil {
 			return Run{}, err
 		}
 	}
-	keep = true
-	return Run{Span: record.Span{File: f, Off: pos, Len: upto - pos}, Next: end}, nil
+	return Run{Span: record.Span{Off: pos, Len: upto - pos}, Next: end}, nil
+}
+
+// extent gives the size and the end of the segment as of tail.
+func (s *segment) extent(tail *mark) (int64, record.Offset) {
+	if s == tail.seg {
+		return tail.pos, tail.offset
+	}
+	return s.size.Load(), record.Offset(s.end.Load())
 }
 
 // boundary gives the position before which every batch lies wholly below
-// limit, and the offset there.
-func (s *segment) boundary(r io.ReaderAt, tail *mark, limit record.Offset) (int64, record.Offset, error) {
-	size, end := s.size.Load(), record.Offset(s.end.Load())
-	if s == tail.seg {
-		size, end = tail.pos, tail.offset
-	}
+// limit, and the offset there, in a segment of that size and end.
+func (s *segment) boundary(r io.ReaderAt, size int64, end, limit record.Offset) (int64, record.Offset, error) {
 	if limit >= end {
 		return size, end, nil
 	}
@@ -126,13 +155,9 @@ func (s *segment) boundary(r io.ReaderAt, tail *mark, limit record.Offset) (int6
 	return pos, next, err
 }
 
-// locate gives the position and size of the first batch that ends at or after
-// from, size 0 when there is none before position upto.
-func (s *segment) locate(r io.ReaderAt, from record.Offset, upto int64) (pos, size int64, err error) {
-	e, err := s.floorOffset(from)
-	if err != nil || int64(e.pos) >= upto {
-		return 0, 0, err
-	}
+// locate gives the position and size of the first batch from index entry e on
+// that ends at or after from, size 0 when there is none before position upto.
+func (s *segment) locate(r io.ReaderAt, e offsetEntry, from record.Offset, upto int64) (pos, size int64, err error) {
 	err = s.walk(r, int64(e.pos), upto, func(h record.Batch, at int64) bool {
 		if h.LastOffset() < from {
 			return true
@@ -169,6 +194,9 @@ func (l *Log) Aborted(from, to record.Offset) (out []record.AbortedTxn, err erro
 		segs := *l.segs.Load()
 		for i := floorSegment(segs, from); i < len(segs); i++ {
 			info, err := segs[i].loadInfo()
+			if err == nil && segs[i].damage.openTxn.Load() {
+				err = segs[i].damage.err()
+			}
 			if err != nil {
 				return err
 			}
@@ -213,13 +241,13 @@ func (l *Log) OffsetForTimestamp(ts int64, from, limit record.Offset) (found rec
 func (s *segment) searchTime(ts int64, from record.Offset, tail *mark) (record.TimestampOffset, bool, error) {
 	none := record.NoTimestampOffset
 	info, err := s.loadInfo()
-	if err != nil || info.MaxTimestamp < ts {
+	if err != nil {
 		return none, false, err
 	}
-	size := s.size.Load()
-	if s == tail.seg {
-		size = tail.pos
+	if info.MaxTimestamp < ts {
+		return none, false, s.damage.err()
 	}
+	size, _ := s.extent(tail)
 	times, err := s.timeIndex()
 	if err != nil {
 		return none, false, err
@@ -239,16 +267,16 @@ func (s *segment) searchTime(ts int64, from record.Offset, tail *mark) (record.T
 	defer f.Release()
 	found, ok := none, false
 	var inner error
-	err = s.walk(f.OS(), int64(e.pos), size, func(h record.Batch, pos int64) bool {
+	err = s.walkSound(f.OS(), e, size, func(h record.Batch, pos int64) bool {
 		if h.MaxTimestamp() < ts || h.LastOffset() < from {
 			return true
 		}
 		var b record.Batch
-		if b, inner = readBatch(f.OS(), pos); inner == nil {
+		if b, inner = readSound(f.OS(), pos); inner == nil {
 			found, ok, inner = b.FirstAtOrAfter(ts, from, MaxBatchBytes)
 		}
 		if inner != nil {
-			inner = s.corrupt(pos, inner)
+			inner = s.damaged(pos, inner)
 		}
 		return !ok && inner == nil
 	})
@@ -264,6 +292,9 @@ func (l *Log) MaxTimestamp(from record.Offset) (found record.TimestampOffset, er
 		segs := *l.segs.Load()
 		for _, s := range segs[floorSegment(segs, from):] {
 			info, err := s.loadInfo()
+			if err == nil {
+				err = s.damage.err()
+			}
 			if err != nil {
 				return err
 			}
@@ -286,26 +317,24 @@ func (l *Log) MaxTimestamp(from record.Offset) (found record.TimestampOffset, er
 // offset on, by reading them.
 func (s *segment) maxFrom(from record.Offset, tail *mark) (Summary, error) {
 	sum := Summary{MaxTimestamp: -1, MaxTSOffset: -1}
-	size := s.size.Load()
-	if s == tail.seg {
-		size = tail.pos
+	size, _ := s.extent(tail)
+	e, err := s.floorOffset(from)
+	if err != nil {
+		return sum, err
 	}
 	f, err := s.acquire()
 	if err != nil {
 		return sum, err
 	}
 	defer f.Release()
-	pos, n, err := s.locate(f.OS(), from, size)
-	if err != nil || n == 0 {
-		return sum, err
-	}
 	var inner error
-	err = s.walk(f.OS(), pos, size, func(h record.Batch, at int64) bool {
-		if h.MaxTimestamp() <= sum.MaxTimestamp {
+	err = s.walkSound(f.OS(), e, size, func(h record.Batch, at int64) bool {
+		if h.LastOffset() < from || h.MaxTimestamp() <= sum.MaxTimestamp {
 			return true
 		}
 		var b record.Batch
-		if b, inner = readBatch(f.OS(), at); inner != nil {
+		if b, inner = readSound(f.OS(), at); inner != nil {
+			inner = s.damaged(at, inner)
 			return false
 		}
 		inner = b.EachRecord(MaxBatchBytes, func(r *record.Record) bool {
@@ -314,6 +343,9 @@ func (s *segment) maxFrom(from record.Offset, tail *mark) (Summary, error) {
 			}
 			return true
 		})
+		if inner != nil {
+			inner = s.damaged(at, inner)
+		}
 		return inner == nil
 	})
 	return sum, errors.Join(err, inner)
@@ -348,15 +380,18 @@ func (l *Log) EpochEnd(e record.Epoch) (record.Epoch, record.Offset) {
 	return epochs[i-1].Epoch, epochs[i].Start
 }
 
-// describe gives a sealed segment's facts and when it was last written.
+// describe gives a sealed segment's facts and, when it has no timestamps or
+// they cannot all be known any more, when it was last written.
 func (s *segment) describe() (record.Segment, time.Time, error) {
 	seg := record.Segment{Base: s.base, End: record.Offset(s.end.Load()), Bytes: s.size.Load(), MaxTimestamp: -1, MaxTSOffset: -1}
 	info, err := s.loadInfo()
 	if err != nil {
 		return seg, time.Time{}, err
 	}
-	seg.MaxTimestamp, seg.MaxTSOffset = info.MaxTimestamp, info.MaxTSOffset
-	if info.MaxTimestamp >= 0 {
+	if s.damage.err() == nil {
+		seg.MaxTimestamp, seg.MaxTSOffset = info.MaxTimestamp, info.MaxTSOffset
+	}
+	if seg.MaxTimestamp >= 0 {
 		return seg, time.Time{}, nil
 	}
 	st, err := os.Stat(s.path(logSuffix))
@@ -384,6 +419,9 @@ func (l *Log) Sealed(from, limit record.Offset) ([]record.Segment, error) {
 		seg, _, err := s.describe()
 		if errors.Is(err, errGone) {
 			continue
+		}
+		if err == nil {
+			err = s.damage.err()
 		}
 		if err != nil {
 			return out, err
@@ -416,16 +454,16 @@ func (l *Log) OpenSealed(base record.Offset) (*record.SealedFiles, error) {
 }
 
 func (s *segment) export(f *record.File) (*record.SealedFiles, error) {
-	next, end := s.base, record.Offset(s.end.Load())
-	good, err := scan(f.OS(), s.size.Load(), func(b record.Batch, _ int64) error {
-		if b.BaseOffset() < next || b.LastOffset() >= end {
-			return fmt.Errorf("%w: batch of offsets %d–%d in [%d,%d)", record.ErrCorrupt, b.BaseOffset(), b.LastOffset(), next, end)
-		}
-		next = b.LastOffset() + 1
-		return nil
-	})
+	size := s.size.Load()
+	a, err := s.check(f.OS(), area{next: s.base}, size, func(record.Batch, int64) bool { return true })
+	if end := record.Offset(s.end.Load()); err == nil && a.next != end {
+		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, end)
+	}
 	if err != nil {
-		return nil, s.corrupt(good, err)
+		if errors.Is(err, record.ErrCorrupt) {
+			s.distrust(a)
+		}
+		return nil, s.damaged(a.to, err)
 	}
 	seg, _, err := s.describe()
 	if err != nil {

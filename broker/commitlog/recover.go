@@ -132,8 +132,9 @@ func (r *recovery) list() error {
 			if err != nil {
 				return err
 			}
-			s := &segment{log: r.l, base: record.Offset(base), created: st.ModTime(), firstTS: -1}
+			s := &segment{log: r.l, base: record.Offset(base), created: st.ModTime(), written: st.ModTime(), firstTS: -1}
 			s.size.Store(st.Size())
+			s.known.doubt(st.Size())
 			r.segs = append(r.segs, s)
 			r.fresh = false
 		case snapshotSuffix:
@@ -348,10 +349,14 @@ func (s *segment) loadFirst() error {
 		return err
 	}
 	defer f.Release()
-	return s.walk(f.OS(), 0, s.size.Load(), func(h record.Batch, _ int64) bool {
+	err = s.walk(f.OS(), 0, s.size.Load(), func(h record.Batch, _ int64) bool {
 		s.firstTS = h.MaxTimestamp()
 		return false
 	})
+	if errors.Is(err, record.ErrCorrupt) {
+		return nil // whoever reads it is told
+	}
+	return err
 }
 
 func readSnapshot(path string, at record.Offset) (*Producers, error) {
@@ -415,9 +420,9 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 	defer f.Release()
 	size, next := s.size.Load(), s.base
 	b := newBuilder(s, l.producers)
-	good, cause := scan(f.OS(), size, func(batch record.Batch, pos int64) error {
-		if batch.BaseOffset() < next || batch.LastOffset()-s.base > 1<<31-1 {
-			return fmt.Errorf("%w: base offset %d, want %d", record.ErrCorrupt, batch.BaseOffset(), next)
+	good, cause := scan(f.OS(), 0, size, func(batch record.Batch, pos int64) (bool, error) {
+		if batch.BaseOffset() != next || batch.LastOffset()-s.base > 1<<31-1 {
+			return false, fmt.Errorf("%w: base offset %d, want %d", record.ErrCorrupt, batch.BaseOffset(), next)
 		}
 		if pos == 0 {
 			s.firstTS = batch.MaxTimestamp()
@@ -425,9 +430,10 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 		next = batch.LastOffset() + 1
 		l.AssignEpoch(batch.LeaderEpoch(), batch.BaseOffset())
 		b.add(batch, pos, f.OS())
-		return nil
+		return true, nil
 	})
 	scannedBytes.Add(int(good))
+	s.known.trust() // what is not sound is cut off, or the log is not opened
 	b.finish(f.OS())
 	s.live.Store(b.x)
 	s.end.Store(int64(next))
@@ -443,12 +449,23 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 	return true, r.cutTail(i, good, next, cause)
 }
 
+// The search for valid batches in what looks like a torn tail compares the
+// checksums of so many bytes for each byte there is, and of so many more.
+const (
+	searchTimes = 8
+	searchFloor = 16 << 20
+)
+
 // cutTail removes what follows position good in segment i, if that can only
 // be the remains of a write that never finished.
 func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) error {
 	l, s := r.l, r.segs[i]
 	if next < l.meta.RecoveryPoint {
 		return s.corrupt(good, fmt.Errorf("%w (everything before offset %d was synced, so this is damage and not a torn write)", cause, l.meta.RecoveryPoint))
+	}
+	budget := searchFloor - searchTimes*good
+	for _, later := range r.segs[i:] {
+		budget += searchTimes * later.size.Load()
 	}
 	for _, later := range r.segs[i:] {
 		from := int64(0)
@@ -459,8 +476,11 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 		if err != nil {
 			return err
 		}
-		pos, found, err := findValid(f.OS(), from, later.size.Load(), next)
+		pos, found, err := findValid(f.OS(), from, later.size.Load(), next, &budget)
 		f.Release()
+		if errors.Is(err, errUndecided) {
+			return s.corrupt(good, fmt.Errorf("%w (%w, so damage cannot be told from a torn write; nothing was cut off)", cause, err))
+		}
 		if err != nil {
 			return err
 		}

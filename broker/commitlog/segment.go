@@ -63,12 +63,32 @@ type segment struct {
 	index atomic.Pointer[sealedIndex] // loaded .index of a sealed segment
 	info  atomic.Pointer[sealedInfo]  // loaded .timeindex and .txnindex
 
+	known  soundness // which bytes may be handed out
+	damage damage    // why the index in memory covers only a part
+
 	mu   sync.Mutex // of opening, loading and deleting; not of reading
 	gone bool
 
 	// The writer's own, of the active segment.
-	created time.Time // of the first append
+	created time.Time // of the first append; after an open, of the last one
+	written time.Time // of the last append
 	firstTS int64     // max timestamp of the first batch, -1 for none
+}
+
+// damage is nil until the segment's index had to be made anew and its batches
+// turned out to be damaged.
+type damage struct {
+	p atomic.Pointer[CorruptError]
+	// openTxn says that a transaction may have been open at the damage: what
+	// became of it is not known.
+	openTxn atomic.Bool
+}
+
+func (d *damage) err() error {
+	if e := d.p.Load(); e != nil {
+		return e
+	}
+	return nil
 }
 
 type sealedInfo struct {
@@ -80,7 +100,7 @@ func (s *segment) path(suffix string) string {
 	return filepath.Join(s.log.dir, fmt.Sprintf("%020d%s", s.base, suffix))
 }
 
-func (s *segment) corrupt(pos int64, err error) error {
+func (s *segment) corrupt(pos int64, err error) *CorruptError {
 	corruptSegments.Inc()
 	return &CorruptError{Path: s.path(logSuffix), Position: pos, Err: err}
 }
@@ -329,10 +349,11 @@ func (s *segment) openIndex() (*sealedIndex, error) {
 	return x, nil
 }
 
-// readIndex reads, checks and compares with the segment: the entries must lie
-// in it, and from the last one its batches must lead exactly to its end.
-func (s *segment) readIndex(r io.ReaderAt) ([]offsetEntry, error) {
-	raw, err := io.ReadAll(io.NewSectionReader(r, 0, frameExtra+offsetHeadSize+maxIndexEntries*offsetEntrySize+1))
+// readIndex reads, checks and compares with the segment: base and size must
+// be its own and the entries must lie in it. Whether the segment is damaged
+// shows when it is read.
+func (s *segment) readIndex(r io.Reader) ([]offsetEntry, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, frameExtra+offsetHeadSize+maxIndexEntries*offsetEntrySize+1))
 	if err != nil {
 		return nil, err
 	}
@@ -347,24 +368,7 @@ func (s *segment) readIndex(r io.ReaderAt) ([]offsetEntry, error) {
 	if base != s.base || size != s.size.Load() || int64(last.pos) > size || s.base+record.Offset(last.rel) > record.Offset(s.end.Load()) {
 		return nil, fmt.Errorf("%w: offset index of base %d and %d bytes, the segment has %d and %d", ErrFormat, base, size, s.base, s.size.Load())
 	}
-	data, err := s.acquireLocked()
-	if err != nil {
-		return nil, err
-	}
-	defer data.Release()
-	first := true
-	err = s.walk(data.OS(), int64(last.pos), s.size.Load(), func(h record.Batch, _ int64) bool {
-		ok := !first || h.BaseOffset() == s.base+record.Offset(last.rel)
-		first = false
-		if !ok {
-			err = fmt.Errorf("%w: index points into a batch", ErrFormat)
-		}
-		return ok
-	})
-	if err != nil && !errors.Is(err, ErrFormat) {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err) // index or segment: rebuilding tells
-	}
-	return entries, err
+	return entries, nil
 }
 
 // sealedInfo gives the summary and the aborted transactions.
@@ -451,8 +455,9 @@ func (s *segment) timeIndex() ([]timeEntry, error) {
 	}
 }
 
-// rebuildLocked makes a sealed segment's indexes anew from its batches and
-// queues them to be written. s.mu is held.
+// rebuildLocked makes a sealed segment's indexes anew from its batches, whose
+// checksums it compares, and queues them to be written. Those of a damaged
+// segment reach until the damage and stay in memory. s.mu is held.
 func (s *segment) rebuildLocked(cause error) error {
 	s.log.deps.Log.Warn("index is missing or damaged, making it anew", "segment", s.path(logSuffix), "cause", cause)
 	data, err := s.acquireLocked()
@@ -461,23 +466,21 @@ func (s *segment) rebuildLocked(cause error) error {
 	}
 	defer data.Release()
 	ps, err := readSnapshot(s.path(snapshotSuffix), s.base)
+	unsure := err != nil && s.base > 0
 	if err != nil {
 		ps = NewProducers()
 	}
 	defer ps.release()
 	b := newBuilder(s, ps)
-	next := s.base
-	err = s.walk(data.OS(), 0, s.size.Load(), func(h record.Batch, pos int64) bool {
-		if h.BaseOffset() < next || h.LastOffset() >= record.Offset(s.end.Load()) {
-			err = s.corrupt(pos, fmt.Errorf("%w: offsets %d–%d in a segment of [%d,%d)", record.ErrCorrupt, h.BaseOffset(), h.LastOffset(), next, s.end.Load()))
-			return false
-		}
-		next = h.LastOffset() + 1
+	a, err := s.check(data.OS(), area{next: s.base}, s.size.Load(), func(h record.Batch, pos int64) bool {
 		b.add(h, pos, data.OS())
 		return true
 	})
-	if err != nil {
-		return err
+	if end := record.Offset(s.end.Load()); err == nil && a.next != end {
+		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, end)
+	}
+	if err != nil && !errors.Is(err, record.ErrCorrupt) {
+		return s.damaged(a.to, err)
 	}
 	b.finish(data.OS())
 	rebuiltIndexes.Inc()
@@ -485,6 +488,13 @@ func (s *segment) rebuildLocked(cause error) error {
 		x.file.Release()
 	}
 	s.info.Store(nil)
+	if err != nil {
+		s.distrust(a)
+		s.damage.openTxn.Store(unsure || ps.FirstOpenTxn() >= 0)
+		s.damage.p.Store(s.corrupt(a.to, err))
+		s.live.Store(b.x)
+		return nil
+	}
 	s.live.Store(b.x)
 	s.log.flush.add(s)
 	return nil
@@ -528,7 +538,7 @@ func (b *builder) finish(r io.ReaderAt) {
 	if b.maxAt < 0 {
 		return
 	}
-	batch, err := readBatch(r, b.maxAt)
+	batch, err := readSound(r, b.maxAt)
 	if err != nil {
 		return // the batch's base offset stands
 	}

@@ -1,7 +1,6 @@
 package commitlog
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -47,6 +46,15 @@ func (s *segment) walk(r io.ReaderAt, pos, limit int64, f func(h record.Batch, p
 	return nil
 }
 
+// readSound is readBatch with the checksum compared.
+func readSound(r io.ReaderAt, pos int64) (record.Batch, error) {
+	b, err := readBatch(r, pos)
+	if err == nil {
+		err = b.CheckCRC()
+	}
+	return b, err
+}
+
 // readBatch reads one whole batch.
 func readBatch(r io.ReaderAt, pos int64) (record.Batch, error) {
 	var head [record.HeaderSize]byte
@@ -70,91 +78,41 @@ func readBatch(r io.ReaderAt, pos int64) (record.Batch, error) {
 // maxStoredBatch bounds what a damaged length field can make us allocate.
 const maxStoredBatch = 1 << 30
 
-// scan reads [0, size) batch by batch with checksum, and calls f with each;
-// the batch is overwritten by the next call. It returns the position up to
-// which all was well and why it stopped there, nil at size. An error of f
-// stops the scan at the batch's start.
-func scan(r io.ReaderAt, size int64, f func(b record.Batch, pos int64) error) (good int64, err error) {
-	buf := make([]byte, min(size, 1<<20))
-	var win []byte
-	var winAt int64
-	fill := func(pos, need int64) ([]byte, error) {
-		if have := winAt + int64(len(win)) - pos; have < need {
-			if need > int64(len(buf)) {
-				buf = make([]byte, need)
-			}
-			n, err := r.ReadAt(buf[:min(int64(len(buf)), size-pos)], pos)
-			if int64(n) < need {
-				if err == nil || errors.Is(err, io.EOF) {
-					err = record.ErrShort
-				}
-				return nil, err
-			}
-			win, winAt = buf[:n], pos
-		}
-		return win[pos-winAt:], nil
-	}
-	for pos := int64(0); pos < size; {
-		if size-pos < record.HeaderSize {
-			return pos, record.ErrShort
-		}
-		b, err := fill(pos, record.HeaderSize)
-		if err != nil {
-			return pos, err
-		}
-		h, err := record.ParseHeader(b)
-		if err != nil {
-			return pos, err
-		}
-		n := h.Size()
-		if n > size-pos || n > maxStoredBatch {
-			return pos, fmt.Errorf("%w: a batch of %d bytes, %d are left", record.ErrShort, n, size-pos)
-		}
-		if b, err = fill(pos, n); err != nil {
-			return pos, err
-		}
-		batch := record.Batch(b[:n:n])
-		if err := batch.CheckCRC(); err != nil {
-			return pos, err
-		}
-		if err := f(batch, pos); err != nil {
-			return pos, err
-		}
-		pos += n
-	}
-	return size, nil
-}
+// errUndecided says that a search for valid batches was given up.
+var errUndecided = errors.New("commitlog: too much looks like a batch")
 
 // findValid looks in [from, size) for a whole batch with a good checksum and
 // a base offset of at least least, at any byte. That there is one says that
-// what lies before it is not a torn tail.
-func findValid(r io.ReaderAt, from, size int64, least record.Offset) (pos int64, found bool, err error) {
+// what lies before it is not a torn tail. It compares checksums of at most
+// *budget bytes, which it counts down: records can be made so that every few
+// bytes look like the header of a batch that goes on to the end. When the
+// budget does not last it gives errUndecided.
+func findValid(r io.ReaderAt, from, size int64, least record.Offset, budget *int64) (pos int64, found bool, err error) {
 	const window = 1 << 20
-	buf := make([]byte, window)
+	buf := make([]byte, min(window, max(size-from, 0)))
+	c := checkers.Get().(*checker)
+	defer checkers.Put(c)
 	for at := from; at+record.HeaderSize <= size; {
-		n, err := r.ReadAt(buf[:min(window, size-at)], at)
+		n, err := r.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return 0, false, err
 		}
 		win := buf[:n]
 		last := len(win) - record.HeaderSize
 		for i := 0; i <= last; i++ {
-			if win[i+16] != 2 || win[i] != 0 {
+			if win[i+16] != 2 || win[i] != 0 || !plausible(win[i:], size-at-int64(i), least) {
 				continue
 			}
-			if o := record.Offset(binary.BigEndian.Uint64(win[i:])); o < least || o > least+1<<31 {
-				continue
+			if *budget -= record.Batch(win[i:]).Size(); *budget < 0 {
+				return 0, false, errUndecided
 			}
-			h, err := record.ParseHeader(win[i:])
-			if err != nil || h.Size() > size-at-int64(i) || h.Size() > maxStoredBatch {
-				continue
-			}
-			b, err := readBatch(r, at+int64(i))
-			if err != nil {
-				return 0, false, err
-			}
-			if b.CheckCRC() == nil {
+			c.win = nil
+			_, err := c.batch(r, at+int64(i), size)
+			if err == nil {
 				return at + int64(i), true, nil
+			}
+			if !errors.Is(err, record.ErrCorrupt) {
+				return 0, false, err
 			}
 		}
 		if last < 0 {
@@ -163,4 +121,20 @@ func findValid(r io.ReaderAt, from, size int64, least record.Offset) (pos int64,
 		at += int64(last) + 1
 	}
 	return 0, false, nil
+}
+
+// plausible says whether b, of which left bytes are there, begins with what
+// could be the header of a batch that this log holds at or above offset
+// least: the checks that cost nothing.
+func plausible(b []byte, left int64, least record.Offset) bool {
+	h, err := record.ParseHeader(b)
+	if err != nil || h.Size() > left || h.Size() > maxStoredBatch {
+		return false
+	}
+	if o := h.BaseOffset(); o < least || o > least+1<<31 {
+		return false
+	}
+	// Nothing that is stored has another codec, or fewer or more records than
+	// offsets.
+	return h.LeaderEpoch() >= -1 && h.Codec() <= record.Zstd && h.NumRecords() == h.LastOffsetDelta()+1
 }

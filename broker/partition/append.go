@@ -76,7 +76,9 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 			return res, nil
 		}
 	}
-	next, epoch := p.log.End(), record.Epoch(p.epoch.Load())
+	// The log's epochs never go back, even if the metadata's do (a restored
+	// backup): readers take that for lost records.
+	next, epoch := p.log.End(), max(record.Epoch(p.epoch.Load()), p.log.LastEpoch())
 	res.BaseOffset = next
 	for i := range v.entries {
 		e := &v.entries[i]

@@ -33,7 +33,6 @@ type Config struct {
 	LocalRetentionBytes  int64         // local.retention.bytes, resolved: -2 became RetentionBytes
 	LocalRetention       time.Duration // local.retention.ms, resolved likewise
 	FlushMessages        int64         // flush.messages; <=0 never
-	FileDeleteDelay      time.Duration // file.delete.delay.ms: taken, without effect; files go at once, and whoever reads one keeps it
 	ProducerIDExpiration time.Duration // producer.id.expiration.ms
 	DeleteOnRetention    bool          // cleanup.policy contains delete
 }

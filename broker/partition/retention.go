@@ -102,13 +102,15 @@ func (p *Partition) SetTieredEnd(end record.Offset) {
 // An untiered partition loses its oldest segments by retention.ms and
 // retention.bytes, and its log start moves. A tiered one loses only local
 // copies, below the tiered end, by local.retention.*; how much history it
-// keeps is for tiering to say (AdvanceLogStart).
+// keeps is for tiering to say (AdvanceLogStart). Either one's active segment
+// is sealed when all its records have expired, so that a partition that has
+// gone quiet does not keep its last ones.
 func (p *Partition) RunRetention(now time.Time) (deleted int, err error) {
 	if err := p.usable(); err != nil {
 		return 0, err
 	}
 	cfg := p.cfg.Load()
-	before := p.log.Start()
+	before, local := p.log.Start(), p.log.LocalStart()
 	p.mu.Lock()
 	deleted, err = p.retainLocked(cfg, now)
 	p.mu.Unlock()
@@ -116,7 +118,7 @@ func (p *Partition) RunRetention(now time.Time) (deleted int, err error) {
 	if p.log.Start() != before {
 		p.waiters.advance(record.Offset(p.hw.Load()))
 	}
-	if err != nil && !errors.Is(err, commitlog.ErrFull) && !p.heal(err, p.log.LocalStart()) {
+	if err != nil && !errors.Is(err, commitlog.ErrFull) && !p.heal(err, local) {
 		return deleted, p.storageError(err)
 	}
 	return deleted, nil
@@ -148,10 +150,8 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 		}
 		return now.UnixMilli()-ts > age.Milliseconds()
 	}
-	if !cfg.Tiered { // as Kafka: a tiered one's active segment is not on object storage and stays
-		if err := p.rollExpired(expired); err != nil {
-			return deleted, err
-		}
+	if err := p.rollExpired(cfg, now, expired); err != nil {
+		return deleted, err
 	}
 	readable := min(record.Offset(p.hw.Load()), record.Offset(p.lso.Load()))
 	if cfg.Tiered {
@@ -171,11 +171,26 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 	return deleted + n, err
 }
 
+// tieredRollAge is how long a tiered partition's active segment is left alone
+// after its first record, even when all of it may go from local disk. Kafka
+// looks that often (log.retention.check.interval.ms); this broker looks every
+// few seconds, and with a short local retention, or records that are old when
+// they come, every look would make a segment, and its objects.
+const tieredRollAge = 5 * time.Minute
+
 // rollExpired seals the active segment when every record in it has expired,
-// so that it can go too.
-func (p *Partition) rollExpired(expired func(int64, time.Time) bool) error {
-	ts, ok := p.log.ActiveMaxTimestamp()
-	if !ok || ts < 0 || !expired(ts, time.Time{}) {
+// so that it can go too: at once, or after tiering has copied it. Like Kafka
+// it also seals a tiered one's when local.retention.bytes is 0.
+func (p *Partition) rollExpired(cfg *Config, now time.Time, expired func(int64, time.Time) bool) error {
+	ts, first, last, ok := p.log.Active()
+	if !ok {
+		return nil
+	}
+	roll := expired(ts, last)
+	if cfg.Tiered {
+		roll = (roll || cfg.LocalRetentionBytes == 0) && now.Sub(first) >= tieredRollAge
+	}
+	if !roll {
 		return nil
 	}
 	if err := p.log.Roll(); err != nil && !errors.Is(err, commitlog.ErrFull) {
@@ -231,7 +246,7 @@ func (p *Partition) OpenSealed(base record.Offset) (*record.SealedFiles, error) 
 // heal looks at an error of reading the segment that holds offset at. When it
 // is damage, and object storage has everything up to that segment's end, the
 // local copies up to it go, and reads become cold. It says whether trying
-// again makes sense.
+// again makes sense: also when another reader met the same and was first.
 func (p *Partition) heal(err error, at record.Offset) bool {
 	var corrupt *commitlog.CorruptError
 	if !errors.As(err, &corrupt) || !p.cfg.Load().Tiered || p.deps.Cold == nil {
@@ -241,7 +256,7 @@ func (p *Partition) heal(err error, at record.Offset) bool {
 	defer p.mu.Unlock()
 	n, derr := p.log.DropDamaged(corrupt, record.Offset(p.tieredEnd.Load()))
 	if derr != nil || n == 0 {
-		return false
+		return derr == nil && p.log.LocalStart() > at
 	}
 	corruptDropped.Add(n)
 	p.deps.Log.Error("a local segment is damaged; dropped, object storage has it", "partition", p.tp.String(), "offset", at, "err", err)
