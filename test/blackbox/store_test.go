@@ -337,7 +337,7 @@ func TestDamagedObjectIsNeverServed(t *testing.T) {
 			t.Fatalf("offset %d: damaged bytes were served", r.Offset)
 		}
 	}
-	if b.Metric("firn_tiering_corrupt_total")+b.Metric("firn_tiering_corrupt_reads_total") == 0 {
+	if b.Metric("firn_tiering_cold_corrupt_total") == 0 {
 		t.Error("no metric counts the damage")
 	}
 }

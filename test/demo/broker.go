@@ -114,7 +114,6 @@ type tierPartition struct {
 	Partition   int32  `json:"partition"`
 	RemoteEnd   int64  `json:"remoteEnd"`
 	RemoteBytes int64  `json:"remoteBytes"`
-	Objects     int64  `json:"objects"`
 	LogEnd      int64  `json:"logEnd"`
 	LocalBytes  int64  `json:"localBytes"`
 	LastError   string `json:"lastError"`

@@ -61,10 +61,11 @@ func (l *ledger) check(rec *kgo.Record, scratch []byte) ([]byte, error) {
 	return scratch, nil
 }
 
-// replay consumes until every partition p was read over [from[p], to[p]),
-// compares each record and returns the bytes of keys and values it saw. Each
-// offset must come exactly once and in order.
-func (l *ledger) replay(ctx context.Context, cl *kgo.Client, from, to []int64, progress func(records int)) (bytesSeen int64, err error) {
+// replay consumes until every partition p was read over [from[p], to[p]) and
+// compares each record. It returns the bytes of keys and values it saw and how
+// long that took from the first records on: what a group waits for before
+// them is no reading. Each offset must come exactly once and in order.
+func (l *ledger) replay(ctx context.Context, cl *kgo.Client, from, to []int64, progress func(records int)) (bytesSeen int64, took time.Duration, err error) {
 	next := slices.Clone(from)
 	left, done := 0, 0
 	for p := range next {
@@ -73,13 +74,17 @@ func (l *ledger) replay(ctx context.Context, cl *kgo.Client, from, to []int64, p
 		}
 	}
 	var scratch []byte
+	var began time.Time
 	for left > 0 {
 		fetches := cl.PollRecords(ctx, 50_000)
+		if began.IsZero() {
+			began = time.Now()
+		}
 		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("replay stopped with offsets %v of %v read: %w", next, to, err)
+			return 0, 0, fmt.Errorf("replay stopped with offsets %v of %v read: %w", next, to, err)
 		}
 		for _, e := range fetches.Errors() {
-			return 0, fmt.Errorf("%s-%d: %w", e.Topic, e.Partition, e.Err)
+			return 0, 0, fmt.Errorf("%s-%d: %w", e.Topic, e.Partition, e.Err)
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
 			rec := it.Next()
@@ -87,10 +92,10 @@ func (l *ledger) replay(ctx context.Context, cl *kgo.Client, from, to []int64, p
 				continue // past what this replay is about
 			}
 			if rec.Offset != next[rec.Partition] {
-				return 0, fmt.Errorf("partition %d: offset %d came where %d was due", rec.Partition, rec.Offset, next[rec.Partition])
+				return 0, 0, fmt.Errorf("partition %d: offset %d came where %d was due", rec.Partition, rec.Offset, next[rec.Partition])
 			}
 			if scratch, err = l.check(rec, scratch); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			bytesSeen += int64(len(rec.Key) + len(rec.Value))
 			done++
@@ -100,5 +105,5 @@ func (l *ledger) replay(ctx context.Context, cl *kgo.Client, from, to []int64, p
 		}
 		progress(done)
 	}
-	return bytesSeen, nil
+	return bytesSeen, time.Since(began), nil
 }

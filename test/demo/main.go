@@ -221,12 +221,10 @@ func replayGroup(ctx context.Context, b *process, led *ledger, group string, sta
 	defer cl.Close()
 	bar := newProgress(label, len(led.in))
 	defer bar.finish()
-	began := time.Now()
-	n, err := led.replay(ctx, cl, start, end, bar.set)
+	n, took, err := led.replay(ctx, cl, start, end, bar.set)
 	if err != nil {
 		return 0, 0, err
 	}
-	took := time.Since(began)
 	if err := cl.CommitUncommittedOffsets(ctx); err != nil {
 		return 0, 0, fmt.Errorf("commit of group %s: %w", group, err)
 	}
@@ -326,7 +324,7 @@ func replayDay(ctx context.Context, day string, b *process, led *ledger, r *repo
 	bar := newProgress("replaying "+day, endRow-firstRow)
 	defer bar.finish()
 	began := time.Now()
-	if _, err := led.replay(ctx, cl, lo, hi, bar.set); err != nil {
+	if _, _, err := led.replay(ctx, cl, lo, hi, bar.set); err != nil {
 		return err
 	}
 	r.day, r.dayRecords, r.dayTook = day, endRow-firstRow, time.Since(began)

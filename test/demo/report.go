@@ -27,9 +27,8 @@ type report struct {
 	day                     string
 	dayRecords              int
 	dayTook                 time.Duration
-	objects                 int64
 	storedBytes             int64
-	puts, gets              float64
+	objects, puts, gets     float64
 }
 
 // storeCounts takes what the broker counted of its object store.
@@ -39,12 +38,22 @@ func (r *report) storeCounts(b *process) error {
 		return err
 	}
 	for _, p := range status {
-		r.objects += p.Objects
 		r.storedBytes += p.RemoteBytes
 	}
-	if r.puts, err = b.metric("firn_objectstore_requests_total", `op="put"`); err != nil {
+	// A small object may hold segments of several partitions, so the objects
+	// are counted where they are made.
+	if r.objects, err = b.metric("firn_tiering_uploads_total"); err != nil {
 		return err
 	}
+	puts, err := b.metric("firn_objectstore_requests_total", `op="put"`)
+	if err != nil {
+		return err
+	}
+	swaps, err := b.metric("firn_objectstore_requests_total", `op="swap"`)
+	if err != nil {
+		return err
+	}
+	r.puts = puts + swaps
 	r.gets, err = b.metric("firn_objectstore_requests_total", `op="get"`)
 	return err
 }
@@ -81,9 +90,9 @@ func (r *report) print(w io.Writer) {
 	row("tiered and local copies gone after", r.tierTook.Round(10*time.Millisecond))
 	row("cold read", rate(r.coldBytes, r.coldTook))
 	row("replay of "+r.day, fmt.Sprintf("%d records in %v", r.dayRecords, r.dayTook.Round(time.Millisecond)))
-	row("objects", r.objects)
+	row("objects of segments", r.objects)
 	row("bytes in the store", mb(r.storedBytes))
-	row("PUTs", r.puts)
+	row("PUTs (one in parts counts once)", r.puts)
 	row("GETs", r.gets)
 	row("local bytes before", mb(r.localBefore))
 	row("local bytes after", mb(r.localAfter))
