@@ -46,7 +46,7 @@ type Config struct {
 	MaxInflightBytes int64         // of requests being handled, over all connections
 	RetentionCheck   time.Duration // how often retention and rolling by time are looked at
 	UploadCheck      time.Duration // how often sealed segments are looked for
-	UploadWait       time.Duration // how long a small segment waits for others to share an object with
+	UploadWait       time.Duration // how long a small segment waits for others to share an object with, and one that may go from local disk for more records; <0 not at all
 	RebalanceDelay   time.Duration // group.initial.rebalance.delay.ms; 0 is none
 	Version          string        // of the binary
 }
@@ -189,7 +189,7 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 		InitialRebalanceDelay: delay,
 	}, group.Deps{Log: b.log})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), b.cfg.OffsetsParts, b.log)
-	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail)
+	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
 	b.groups.await = b.topics.AwaitApplied
 	img := b.meta.Image()
 	if err := b.topics.setStraysAside(img); err != nil {

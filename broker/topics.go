@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 	"golang.org/x/sync/errgroup"
@@ -33,7 +34,8 @@ type topics struct {
 	log    *slog.Logger
 	tier   *tiering.Manager
 	groups *groups
-	fail   func(error) // ends the broker: a disk failed
+	fail   func(error)   // ends the broker: a disk failed
+	age    time.Duration // partition.Deps.TieredRollAge
 
 	open atomic.Pointer[map[string]*openTopic] // by name; replaced whole, never changed
 
@@ -49,8 +51,8 @@ type openTopic struct {
 	partitions []*partition.Partition // by index; nil: not here, or it failed to open
 }
 
-func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error)) *topics {
-	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, waiters: map[chan struct{}]int64{}}
+func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error), age time.Duration) *topics {
+	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, age: age, waiters: map[chan struct{}]int64{}}
 	t.open.Store(&map[string]*openTopic{})
 	return t
 }
@@ -177,9 +179,10 @@ func (t *topics) folder(topic string, id record.TopicID, p record.PartitionID) s
 func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg partition.Config) *partition.Partition {
 	tp := record.TopicPartition{Topic: mt.Name, Partition: mp.ID}
 	deps := partition.Deps{
-		Log:   t.log,
-		Cold:  t.tier,
-		Epoch: mp.Epoch,
+		Log:           t.log,
+		Cold:          t.tier,
+		Epoch:         mp.Epoch,
+		TieredRollAge: t.age,
 		Failed: func(tp record.TopicPartition, err error) {
 			t.fail(fmt.Errorf("partition %v: its disk failed: %w", tp, err))
 		},

@@ -206,6 +206,7 @@ func TestEpochsNeverGoBack(t *testing.T) {
 func TestExpiredActiveSegment(t *testing.T) {
 	start := time.Now().Truncate(time.Millisecond)
 	const none = math.MinInt64
+	const rollAge = 5 * time.Minute
 	for name, c := range map[string]struct {
 		edit  func(*Config)
 		ts    int64         // of the records, milliseconds after the start
@@ -214,10 +215,10 @@ func TestExpiredActiveSegment(t *testing.T) {
 	}{
 		"by time":                {func(c *Config) { c.LocalRetention = time.Hour }, 0, time.Hour, time.Hour + time.Millisecond},
 		"new records":            {func(c *Config) { c.LocalRetention = time.Hour }, 600_000, time.Hour + time.Millisecond, 70*time.Minute + time.Millisecond},
-		"no time at all":         {func(c *Config) { c.LocalRetention = 0 }, 0, tieredRollAge - 1, tieredRollAge},
-		"old when they came":     {func(c *Config) { c.LocalRetention = time.Hour }, -7200_000, tieredRollAge - 1, tieredRollAge},
+		"no time at all":         {func(c *Config) { c.LocalRetention = 0 }, 0, rollAge - 1, rollAge},
+		"old when they came":     {func(c *Config) { c.LocalRetention = time.Hour }, -7200_000, rollAge - 1, rollAge},
 		"without timestamps":     {func(c *Config) { c.LocalRetention = time.Hour }, none, time.Hour, time.Hour + time.Minute},
-		"no bytes":               {func(c *Config) { c.LocalRetentionBytes = 0 }, 0, tieredRollAge - 1, tieredRollAge},
+		"no bytes":               {func(c *Config) { c.LocalRetentionBytes = 0 }, 0, rollAge - 1, rollAge},
 		"some bytes":             {func(c *Config) { c.LocalRetentionBytes = 1 }, 0, 1000 * time.Hour, 0},
 		"for ever":               {func(*Config) {}, 0, 1000 * time.Hour, 0},
 		"retention is tiering's": {func(c *Config) { c.Retention = time.Hour }, 0, 1000 * time.Hour, 0},
@@ -227,7 +228,7 @@ func TestExpiredActiveSegment(t *testing.T) {
 			cfg.Tiered = true
 			c.edit(&cfg)
 			cold := &fakeCold{}
-			p := open(t, t.TempDir(), cfg, Deps{Cold: cold, Now: func() time.Time { return start }})
+			p := open(t, t.TempDir(), cfg, Deps{Cold: cold, Now: func() time.Time { return start }, TieredRollAge: rollAge})
 			defer p.Close()
 			ts := int64(-1)
 			if c.ts != none {

@@ -62,6 +62,11 @@ type Deps struct {
 	Cold  Cold             // nil: no tiered part
 	Now   func() time.Time // nil: time.Now
 	Epoch record.Epoch     // this leader's epoch
+	// TieredRollAge is how long a tiered partition's active segment is left
+	// alone after its first record even when all of it may go from local
+	// disk: with a short local retention, or records that are old when they
+	// come, every look would otherwise make a segment, and its objects.
+	TieredRollAge time.Duration
 	// Failed is called once when the partition's disk failed (write, sync or
 	// rename); the partition refuses everything from then on.
 	Failed func(tp record.TopicPartition, err error)

@@ -171,13 +171,6 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 	return deleted + n, err
 }
 
-// tieredRollAge is how long a tiered partition's active segment is left alone
-// after its first record, even when all of it may go from local disk. Kafka
-// looks that often (log.retention.check.interval.ms); this broker looks every
-// few seconds, and with a short local retention, or records that are old when
-// they come, every look would make a segment, and its objects.
-const tieredRollAge = 5 * time.Minute
-
 // rollExpired seals the active segment when every record in it has expired,
 // so that it can go too: at once, or after tiering has copied it. Like Kafka
 // it also seals a tiered one's when local.retention.bytes is 0.
@@ -188,7 +181,7 @@ func (p *Partition) rollExpired(cfg *Config, now time.Time, expired func(int64, 
 	}
 	roll := expired(ts, last)
 	if cfg.Tiered {
-		roll = (roll || cfg.LocalRetentionBytes == 0) && now.Sub(first) >= tieredRollAge
+		roll = (roll || cfg.LocalRetentionBytes == 0) && now.Sub(first) >= p.deps.TieredRollAge
 	}
 	if !roll {
 		return nil
