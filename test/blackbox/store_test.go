@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sort"
 	"strings"
 	"sync"
 	"testing"
@@ -365,5 +366,71 @@ func TestDamagedLogIsNeverServed(t *testing.T) {
 	defer cancel()
 	if recs, err := b.TryReadAll(ctx, "damaged", 0, 0); err == nil {
 		t.Errorf("%d records of a damaged log were read without an error", len(recs))
+	}
+}
+
+// segments lists a topic's sealed segments and the active one, oldest first.
+func segments(t *testing.T, b *firntest.Broker, topic string) []string {
+	t.Helper()
+	logs := find(t, filepath.Join(b.Data, "logs", topic), ".log")
+	sort.Strings(logs)
+	return logs
+}
+
+// TestDamagedSealedSegment flips a bit in a segment that was closed properly,
+// long before the end: nobody looks at it at the start, so it must be noticed
+// when it is read.
+func TestDamagedSealedSegment(t *testing.T) {
+	b := firntest.Start(t)
+	b.CreateTopic("sealed", 1, "segment.bytes", "1048576", "retention.ms", "-1")
+	w := fill(t, b, "sealed", 500, 8192)
+	b.Stop()
+	logs := segments(t, b, "sealed")
+	if len(logs) < 3 {
+		t.Fatalf("%d segments", len(logs))
+	}
+	flip(t, logs[1], -1)
+	b.Start()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	recs, err := b.TryReadAll(ctx, "sealed", 0, 0)
+	if err == nil {
+		t.Error("a damaged segment was read without an error")
+	}
+	if len(recs) < 100 {
+		t.Errorf("only %d records before the damage were read", len(recs))
+	}
+	for _, r := range recs {
+		if string(r.Value) != string(value(number(r.Value), w.size)) {
+			t.Fatalf("offset %d: damaged bytes were served", r.Offset)
+		}
+	}
+	if !strings.Contains(b.Output(), logs[1]) {
+		t.Error("no log line names the damaged file")
+	}
+}
+
+// TestDamagedSegmentsHealFromTheStore does the same to every sealed segment of
+// a tiered topic: the object store has them too, and readers notice nothing.
+func TestDamagedSegmentsHealFromTheStore(t *testing.T) {
+	b := firntest.Start(t)
+	b.CreateTopic("healed", 1, "remote.storage.enable", "true", "segment.bytes", "1048576", "retention.ms", "-1")
+	w := fill(t, b, "healed", 500, 8192)
+	firntest.Eventually(t, "all sealed segments tiered", func() error {
+		ps, err := b.Tier("healed")
+		if err == nil && ps[0].LogEnd-ps[0].RemoteEnd > 140 {
+			err = fmt.Errorf("tiered to %d of %d", ps[0].RemoteEnd, ps[0].LogEnd)
+		}
+		return err
+	})
+	b.Stop()
+	logs := segments(t, b, "healed")
+	for _, path := range logs[:len(logs)-1] {
+		flip(t, path, -1)
+	}
+	b.Start()
+	w.verify(t, b)
+	if ps, err := b.Tier("healed"); err != nil || ps[0].LocalStart == 0 {
+		t.Errorf("the damaged segments are still there: %+v %v", ps, err)
 	}
 }

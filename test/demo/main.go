@@ -296,6 +296,7 @@ func replayDay(ctx context.Context, day string, b *process, led *ledger, r *repo
 	if firstRow == endRow {
 		return fmt.Errorf("the input has no flight on that day (with --limit, choose an earlier --day)")
 	}
+	began := time.Now()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AfterMilli(t.UnixMilli())))
 	if err != nil {
 		return err
@@ -323,7 +324,6 @@ func replayDay(ctx context.Context, day string, b *process, led *ledger, r *repo
 	}
 	bar := newProgress("replaying "+day, endRow-firstRow)
 	defer bar.finish()
-	began := time.Now()
 	if _, _, err := led.replay(ctx, cl, lo, hi, bar.set); err != nil {
 		return err
 	}
