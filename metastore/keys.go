@@ -59,8 +59,11 @@ func partitionKey(id record.TopicID, p record.PartitionID) string {
 // partitionsOf is the prefix of a topic's partition keys and of nothing else.
 func partitionsOf(id record.TopicID) string { return partitionPrefix + id.Hex() + "/" }
 
+// tierKeysOf is what all of a topic's tierKeys begin with.
+func tierKeysOf(id record.TopicID) string { return tierPrefix + id.Hex() + "/" }
+
 func tierKey(id record.TopicID, p record.PartitionID) string {
-	return tierPrefix + id.Hex() + "/" + number(int32(p))
+	return tierKeysOf(id) + number(int32(p))
 }
 
 // number writes n, which is never negative, with a fixed width, so that keys

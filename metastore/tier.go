@@ -156,8 +156,17 @@ func (s *Store) DeleteTierPointer(ctx context.Context, id record.TopicID, p reco
 // topics that were deleted. It reads page by page: what changes meanwhile may
 // be seen before or after the change. An error ends the list.
 func (s *Store) TierPointers(ctx context.Context) iter.Seq2[TierPointerEntry, error] {
+	return s.tierPointers(ctx, tierPrefix)
+}
+
+// TierPointersOf lists the pointers of one topic, as TierPointers does.
+func (s *Store) TierPointersOf(ctx context.Context, id record.TopicID) iter.Seq2[TierPointerEntry, error] {
+	return s.tierPointers(ctx, tierKeysOf(id))
+}
+
+func (s *Store) tierPointers(ctx context.Context, prefix string) iter.Seq2[TierPointerEntry, error] {
 	return func(yield func(TierPointerEntry, error) bool) {
-		key, end := tierPrefix, clientv3.GetPrefixRangeEnd(tierPrefix)
+		key, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 		for {
 			resp, err := s.srv.cli.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(tierPage))
 			if err != nil {

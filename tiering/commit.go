@@ -174,16 +174,16 @@ const (
 // the footers of newer objects, a bucket alone can restore a cluster. It is
 // written with the first commit, with each new manifest and from time to time
 // in between; writing it at every commit would cost a quiet partition more
-// PUTs than its data. A failure is tried again at the next commit. The
-// partition is held.
-func (m *Manager) copyIfDue(p *part) {
+// PUTs than its data. A failure, of which false tells, is tried again at the
+// next commit. The partition is held.
+func (m *Manager) copyIfDue(p *part) bool {
 	v := p.view.Load()
 	now := m.deps.Now()
 	p.mu.Lock()
 	c := p.copied
 	p.mu.Unlock()
 	if c.written && c.manifest == v.ptr.Manifest && c.bytes < copyBytes && now.Sub(c.at) < copyEvery {
-		return
+		return true
 	}
 	etag, err := m.writeCopy(p, v, c.etag)
 	if err != nil {
@@ -195,11 +195,12 @@ func (m *Manager) copyIfDue(p *part) {
 		if first {
 			m.deps.Log.Warn("the bucket's copy of a pointer is out of date; it is tried again with each commit", "partition", p.tp.String(), "err", err)
 		}
-		return
+		return false
 	}
 	p.mu.Lock()
 	p.copied = copyState{written: true, etag: etag, manifest: v.ptr.Manifest, at: now, generation: v.ptr.Generation}
 	p.mu.Unlock()
+	return true
 }
 
 func (m *Manager) writeCopy(p *part, v *view, etag string) (string, error) {

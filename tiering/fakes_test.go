@@ -305,6 +305,16 @@ func (m memMeta) TierPointers(ctx context.Context) iter.Seq2[metastore.TierPoint
 	}
 }
 
+func (m memMeta) TierPointersOf(ctx context.Context, id record.TopicID) iter.Seq2[metastore.TierPointerEntry, error] {
+	return func(yield func(metastore.TierPointerEntry, error) bool) {
+		for e, err := range m.TierPointers(ctx) {
+			if (err != nil || e.ID == id) && !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 // Image makes memMeta say which topics there are.
 func (m memMeta) Image() *metastore.Image {
 	m.w.mu.Lock()

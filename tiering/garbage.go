@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/objectstore"
 	"github.com/firnlog/firn/record"
 )
 
@@ -21,6 +22,8 @@ type garbage struct {
 	doomed    map[ObjectID]time.Time // no longer referred to by a pointer; since when
 	orphans   map[string]time.Time   // keys found by the sweep with no reference; since when
 	gone      map[partKey]time.Time  // pointers whose topic is not in the image; since when
+	dropping  []record.TopicID       // deleted topics whose pointers are to go
+	notBefore time.Time              // collectSoon's next run
 }
 
 const (
@@ -183,7 +186,9 @@ func (m *Manager) collect(ctx context.Context) error {
 	for _, id := range due {
 		if _, used := k.objects[id]; !used && !m.garbage.isProtected(id, now) {
 			if err := m.deleteKey(ctx, ObjectKey(m.deps.ClusterID, id)); err != nil {
-				errs = append(errs, err)
+				if errs = append(errs, err); len(errs) == maxFailures {
+					break
+				}
 				continue
 			}
 			deletedObjects.Inc()
@@ -192,6 +197,10 @@ func (m *Manager) collect(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// maxFailures is how many calls may fail before a collection stops: the rest
+// would very likely fail, too, and each takes its time.
+const maxFailures = 4
 
 func (m *Manager) deleteKey(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.StoreTimeout)
@@ -273,7 +282,9 @@ func (m *Manager) deleteOrphans(ctx context.Context, keys []string, now time.Tim
 			continue
 		}
 		if err := m.deleteKey(ctx, key); err != nil {
-			errs = append(errs, err)
+			if errs = append(errs, err); len(errs) == maxFailures {
+				break
+			}
 			continue
 		}
 		m.deps.Log.Info("orphan deleted from the object store", "key", key)
@@ -302,33 +313,53 @@ func (m *Manager) dropGone(ctx context.Context, k *marks, now time.Time) error {
 			missing[key] = true
 		}
 	}
-	var errs []error
+	var drop []metastore.TierPointerEntry
 	for key, at := range age(m.garbage, m.garbage.gone, missing, now) {
 		if now.Sub(at) >= m.cfg.QuarantineFor {
-			errs = append(errs, m.dropPointer(ctx, k.pointers[key]))
+			drop = append(drop, k.pointers[key])
 		}
 	}
-	return errors.Join(errs...)
+	return m.dropPointers(ctx, drop)
 }
 
-// dropPointer deletes one pointer, dooms its objects, and deletes its copy.
-func (m *Manager) dropPointer(ctx context.Context, e metastore.TierPointerEntry) error {
-	var ids []ObjectID
-	if ptr, err := DecodePointer(e.Value); err == nil {
-		// A manifest that cannot be read now leaves its objects to the sweep.
-		entries, _ := m.entriesOf(ctx, partKey{e.ID, e.Partition}, ptr)
-		ids = dropped(newView(e.Revision, ptr, entries, true), &view{})
+// dropPointers deletes pointers, dooms their objects, and deletes the copies.
+// After a failure of the store it is not asked again: manifests not read
+// leave their objects to the sweep, as copies not deleted are left to it.
+func (m *Manager) dropPointers(ctx context.Context, pointers []metastore.TierPointerEntry) error {
+	var errs []error
+	var copies []string
+	reachable := true
+	for _, e := range pointers {
+		var ids []ObjectID
+		if ptr, err := DecodePointer(e.Value); err == nil {
+			var entries []Entry
+			if reachable {
+				entries, err = m.entriesOf(ctx, partKey{e.ID, e.Partition}, ptr)
+				reachable = err == nil || errors.Is(err, objectstore.ErrNotFound) || errors.Is(err, ErrCorrupt)
+			}
+			ids = dropped(newView(e.Revision, ptr, entries, true), &view{})
+		}
+		mctx, cancel := context.WithTimeout(ctx, metaTimeout)
+		err := m.deps.Meta.DeleteTierPointer(mctx, e.ID, e.Partition, e.Revision)
+		cancel()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("tiering: pointer of topic %v, partition %d: %w", e.ID, e.Partition, err))
+			if len(errs) == maxFailures {
+				break
+			}
+			continue
+		}
+		m.garbage.doom(ids, m.deps.Now())
+		copies = append(copies, PointerKey(m.deps.ClusterID, e.ID, e.Partition))
 	}
-	mctx, cancel := context.WithTimeout(ctx, metaTimeout)
-	defer cancel()
-	if err := m.deps.Meta.DeleteTierPointer(mctx, e.ID, e.Partition, e.Revision); err != nil {
-		return fmt.Errorf("tiering: pointer of topic %v, partition %d: %w", e.ID, e.Partition, err)
+	for i, key := range copies {
+		if !reachable || ctx.Err() != nil {
+			m.deps.Log.Warn("copies of deleted topics' pointers stay until the sweep: the store did not answer", "copies", len(copies)-i)
+			break
+		}
+		reachable = m.deleteKey(ctx, key) == nil
 	}
-	m.garbage.doom(ids, m.deps.Now())
-	if err := m.deleteKey(ctx, PointerKey(m.deps.ClusterID, e.ID, e.Partition)); err != nil {
-		m.deps.Log.Warn("copy of a deleted topic's pointer stays until the sweep", "err", err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // DropTopic gives up all the pointers of a deleted topic; call it after the
@@ -340,15 +371,75 @@ func (m *Manager) DropTopic(ctx context.Context, id record.TopicID) error {
 			m.Detach(id, p.key.p)
 		}
 	}
-	var errs []error
-	for e, err := range m.deps.Meta.TierPointers(ctx) {
+	var pointers []metastore.TierPointerEntry
+	for e, err := range m.deps.Meta.TierPointersOf(ctx, id) {
 		if err != nil {
-			return errors.Join(append(errs, fmt.Errorf("tiering: dropping topic %v: %w", id, err))...)
+			return fmt.Errorf("tiering: dropping topic %v: %w", id, err)
 		}
-		if e.ID == id {
-			errs = append(errs, m.dropPointer(ctx, e))
+		pointers = append(pointers, e)
+	}
+	err := m.dropPointers(ctx, pointers)
+	m.poke()
+	return err
+}
+
+// maxDropping bounds the topics that wait to be dropped; more are left to the
+// sweep.
+const maxDropping = 1 << 14
+
+// DropTopicSoon is DropTopic in the background: the caller does not wait for
+// the store, which may be down. The topic's partitions are detached already.
+func (m *Manager) DropTopicSoon(id record.TopicID) {
+	g := m.garbage
+	g.mu.Lock()
+	if len(g.dropping) < maxDropping {
+		g.dropping = append(g.dropping, id)
+	}
+	g.mu.Unlock()
+	m.poke()
+}
+
+// dropTopics does what DropTopicSoon put off.
+func (m *Manager) dropTopics(ctx context.Context) error {
+	g := m.garbage
+	for {
+		g.mu.Lock()
+		if len(g.dropping) == 0 {
+			g.mu.Unlock()
+			return nil
+		}
+		id := g.dropping[0]
+		g.dropping = g.dropping[1:]
+		g.mu.Unlock()
+		if err := m.DropTopic(ctx, id); err != nil {
+			return fmt.Errorf("what is left of a deleted topic waits for the sweep: %w", err)
 		}
 	}
-	m.poke()
-	return errors.Join(errs...)
+}
+
+func (g *garbage) hasDropping() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.dropping) > 0
+}
+
+// collectSoon is collect, but not more often than is of use: each run reads
+// all the pointers, and after a failure the store is left alone for a while.
+func (m *Manager) collectSoon(ctx context.Context) error {
+	g := m.garbage
+	g.mu.Lock()
+	early := time.Now().Before(g.notBefore)
+	g.mu.Unlock()
+	if early {
+		return nil
+	}
+	err := m.collect(ctx)
+	pause := min(max(m.cfg.DeleteDelay, 0)/2, 30*time.Second)
+	if err != nil {
+		pause = max(pause, min(m.cfg.StoreTimeout, time.Minute))
+	}
+	g.mu.Lock()
+	g.notBefore = time.Now().Add(pause)
+	g.mu.Unlock()
+	return err
 }

@@ -17,7 +17,7 @@ func (m *Manager) loop() {
 	}
 	sweepTick := time.NewTicker(sweepEvery)
 	defer sweepTick.Stop()
-	sweeping := make(chan struct{}, 1)
+	sweeping, dropping := make(chan struct{}, 1), make(chan struct{}, 1)
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -25,11 +25,13 @@ func (m *Manager) loop() {
 		case <-m.wake:
 			m.startChores(func(_ *part, v *view) bool { return !v.loaded })
 			m.startUploads()
+			m.dropSome(dropping)
 		case <-tick.C:
 			m.measureLag()
 			m.startChores(m.hasChore)
 			m.startUploads()
-			m.once(sweeping, m.collect)
+			m.dropSome(dropping)
+			m.once(sweeping, m.collectSoon)
 		case <-sweepTick.C:
 			m.once(sweeping, m.sweep)
 		}
@@ -56,6 +58,13 @@ func (m *Manager) once(place chan struct{}, f func(context.Context) error) {
 			m.deps.Log.Warn("collection of objects did not finish, it will be tried again", "err", err)
 		}
 	}()
+}
+
+// dropSome starts what DropTopicSoon put off.
+func (m *Manager) dropSome(place chan struct{}) {
+	if m.garbage.hasDropping() {
+		m.once(place, m.dropTopics)
+	}
 }
 
 // startUploads starts as many jobs as there are places.

@@ -317,6 +317,7 @@ func (m *Manager) fail(p *part, err error) {
 	first := p.failed == nil
 	p.failed, p.err, p.errAt = err, err, m.deps.Now()
 	p.mu.Unlock()
+	m.health.forget(p.tp)
 	if first {
 		m.deps.Log.Error("tiering of a partition stopped: nothing more of it is uploaded or deleted", "partition", p.tp.String(), "err", err)
 	}
@@ -341,4 +342,7 @@ func (m *Manager) outcome(p *part, err error) {
 	}
 	p.mu.Unlock()
 	m.health.note(m.deps.Log, p.tp, err)
+	if p.ctx.Err() != nil {
+		m.health.forget(p.tp) // it was detached meanwhile, after its forget
+	}
 }

@@ -129,10 +129,13 @@ func (h *health) note(log *slog.Logger, tp record.TopicPartition, err error) {
 	}
 }
 
+// forget is for partitions that are tried no more.
 func (h *health) forget(tp record.TopicPartition) {
 	h.mu.Lock()
 	delete(h.bad, tp)
+	is := len(h.bad)
 	h.mu.Unlock()
+	retrying.Set(float64(is))
 }
 
 var (

@@ -120,6 +120,7 @@ type Metadata interface {
 	CommitTierPointer(ctx context.Context, id record.TopicID, p record.PartitionID, expect int64, epoch record.Epoch, value []byte) (revision int64, err error)
 	DeleteTierPointer(ctx context.Context, id record.TopicID, p record.PartitionID, expect int64) error
 	TierPointers(ctx context.Context) iter.Seq2[metastore.TierPointerEntry, error]
+	TierPointersOf(ctx context.Context, id record.TopicID) iter.Seq2[metastore.TierPointerEntry, error]
 }
 
 // Deps are what the Manager uses and does not own.

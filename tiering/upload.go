@@ -102,6 +102,9 @@ func pending(p *part, v *view) ([]record.Segment, error) {
 		segs = segs[1:]
 	}
 	if len(segs) > 0 && segs[0].Base > from {
+		if now := p.hot.LogStart(); now > logStart {
+			return nil, nil // the log start moved meanwhile, and segments went: look again
+		}
 		return nil, fmt.Errorf("%w: %v is tiered up to %d, its log starts at %d and its oldest segment at %d", errGap, p.tp, v.ptr.End, logStart, segs[0].Base)
 	}
 	for i := 1; i < len(segs); i++ {
@@ -177,6 +180,7 @@ func (m *Manager) upload(j job) (err error) {
 	uploadRuns.Add(len(src.runs))
 	uploadSeconds.Update(m.deps.Now().Sub(started).Seconds())
 	sure := true
+	var committed []*part
 	for i := 0; i < len(j); {
 		k := i + 1
 		for k < len(j) && j[k].part == j[i].part {
@@ -185,10 +189,20 @@ func (m *Manager) upload(j job) (err error) {
 		err := m.commitRuns(j[i], src.runs[i:k], places[i:k], id, started)
 		sure = sure && !errors.Is(err, errUnknown)
 		m.outcome(j[i].part, err)
+		if err == nil {
+			committed = append(committed, j[i].part)
+		}
 		i = k
 	}
 	if sure {
 		m.garbage.unprotect(id)
+	}
+	// Only now: a store that is slow to take the copies must not make the
+	// commits of a packed object too late.
+	for _, p := range committed {
+		if !m.copyIfDue(p) {
+			break // the others try with their next commit
+		}
 	}
 	return nil
 }
@@ -317,6 +331,5 @@ func (m *Manager) commitRuns(first jobRun, runs []*scanned, places []section, id
 	}
 	p.mu.Unlock()
 	p.hot.SetTieredEnd(next.End)
-	m.copyIfDue(p)
 	return nil
 }
