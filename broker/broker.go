@@ -74,10 +74,11 @@ type Broker struct {
 	wire            *wire.Server
 	http            *http.Server
 
-	ready  atomic.Bool
-	failed chan struct{} // closed by the first failure
-	mu     sync.Mutex    // guards err
-	err    error         // why the broker cannot go on
+	storeErr atomic.Pointer[string] // why the store cannot be used, nil: it can, or is not known yet
+	ready    atomic.Bool
+	failed   chan struct{} // closed by the first failure
+	mu       sync.Mutex    // guards err
+	err      error         // why the broker cannot go on
 
 	unwatch func()
 }
@@ -111,7 +112,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		BrokerID:          record.BrokerID(cfg.NodeID),
 		AutoCreateTopics:  cfg.AutoCreateTopics,
 		NumPartitions:     cfg.NumPartitions,
-		OffsetsPartitions: cfg.OffsetsParts,
+		OffsetsPartitions: b.cfg.OffsetsParts,
 	}, api.Deps{
 		Log:                b.log,
 		Meta:               b.meta,
@@ -184,6 +185,13 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	if delay == 0 {
 		delay = -1 // what package group calls none
 	}
+	if ot := b.meta.Image().Topics[offsetsTopic]; ot != nil && len(ot.Partitions) != int(b.cfg.OffsetsParts) {
+		// Where a group's offsets are follows from how many partitions there
+		// are, so the setting counts only when the topic is made.
+		b.log.Warn("the topic of group offsets has another number of partitions than the setting says; the topic's counts",
+			"topic", offsetsTopic, "partitions", len(ot.Partitions), "setting", b.cfg.OffsetsParts)
+		b.cfg.OffsetsParts = int32(len(ot.Partitions))
+	}
 	coord := group.New(group.Config{
 		OffsetsPartitions:     b.cfg.OffsetsParts,
 		InitialRebalanceDelay: delay,
@@ -240,6 +248,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { b.retention(ctx) })
+	wg.Go(func() { b.probeStore(ctx) })
 	go func() {
 		if err := b.http.Serve(b.httpLn); !errors.Is(err, http.ErrServerClosed) {
 			b.fail(fmt.Errorf("HTTP on %s: %w", b.httpLn.Addr(), err))
@@ -260,6 +269,50 @@ func (b *Broker) Serve(ctx context.Context) error {
 	case <-b.meta.Done():
 		return errors.New("the embedded etcd stopped by itself; its log lines above say why")
 	}
+}
+
+const (
+	probeTimeout = 30 * time.Second
+	probeAgain   = 30 * time.Second
+)
+
+// probeStore asks the object store for one page of its listing until it
+// answers: a wrong URL or credential is told at the start, not when the first
+// upload is due. The broker works without the store, but nothing local goes.
+func (b *Broker) probeStore(ctx context.Context) {
+	for {
+		err := b.askStore(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		was := b.storeErr.Load()
+		if err == nil {
+			b.storeErr.Store(nil)
+			if was != nil {
+				b.log.Info("the object store can be used now", "store", b.storeURL)
+			}
+			return
+		}
+		text := err.Error()
+		b.storeErr.Store(&text)
+		if was == nil {
+			b.log.Error("the object store cannot be used: records stay on local disk, and what only the store has cannot be read; it is tried again", "store", b.storeURL, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(probeAgain):
+		}
+	}
+}
+
+func (b *Broker) askStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	for _, err := range b.store.List(ctx, "", "") {
+		return err
+	}
+	return nil
 }
 
 // drainFor is how long requests in flight may take to be answered at a stop;
@@ -312,6 +365,9 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
+	}
+	if b.topics != nil {
+		b.topics.stop()
 	}
 	if b.tier != nil {
 		note("stop tiering", b.tier.Close(ctx))

@@ -35,6 +35,9 @@ type groups struct {
 
 	create sync.Mutex     // one creation of the topic at a time
 	loaded map[int32]bool // touched by topics.apply only
+
+	mu     sync.Mutex // guards closed, and wg against an Add after close
+	closed bool
 }
 
 func newGroups(coord *group.Coordinator, meta *metastore.Store, node record.BrokerID, parts int32, log *slog.Logger) *groups {
@@ -74,7 +77,9 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 
 // loadNew starts loading what ot has and the coordinator does not yet.
 func (g *groups) loadNew(ot *openTopic) {
-	if ot == nil {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if ot == nil || g.closed {
 		return
 	}
 	for i, p := range ot.partitions {
@@ -101,6 +106,9 @@ func (g *groups) load(i int32, p *partition.Partition) {
 func (g *groups) dropTopic(name string) { g.coord.DropTopic(name) }
 
 func (g *groups) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
 	g.cancel()
 	g.wg.Wait()
 	g.coord.Close()

@@ -71,7 +71,11 @@ func (b *Broker) serveTier(w http.ResponseWriter, r *http.Request) {
 		s := p.State()
 		statuses = append(statuses, tierStatus{st, s.LocalStart, s.LocalBytes, s.HighWatermark, s.LogEnd})
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"topic": name, "store": b.storeURL, "partitions": statuses})
+	answer := map[string]any{"topic": name, "store": b.storeURL, "partitions": statuses}
+	if why := b.storeErr.Load(); why != nil {
+		answer["storeError"] = *why // found at the start; later errors are the partitions'
+	}
+	writeJSON(w, http.StatusOK, answer)
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +41,9 @@ type topics struct {
 
 	open atomic.Pointer[map[string]*openTopic] // by name; replaced whole, never changed
 
+	applying chan struct{} // one place: apply, stop and close take turns
+	stopped  bool          // apply does nothing any more; guarded by applying
+
 	mu      sync.Mutex // guards applied and waiters
 	applied int64      // the image revision that open shows
 	waiters map[chan struct{}]int64
@@ -52,7 +57,7 @@ type openTopic struct {
 }
 
 func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error), age time.Duration) *topics {
-	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, age: age, waiters: map[chan struct{}]int64{}}
+	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, age: age, waiters: map[chan struct{}]int64{}, applying: make(chan struct{}, 1)}
 	t.open.Store(&map[string]*openTopic{})
 	return t
 }
@@ -100,6 +105,11 @@ func (t *topics) AwaitApplied(ctx context.Context, revision int64) error {
 
 // apply opens, changes and deletes partitions until they are as img says.
 func (t *topics) apply(img *metastore.Image) {
+	t.applying <- struct{}{}
+	defer func() { <-t.applying }()
+	if t.stopped {
+		return
+	}
 	old := *t.open.Load()
 	next := make(map[string]*openTopic, len(img.Topics))
 	var work errgroup.Group
@@ -144,6 +154,11 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.
 		// Firn may have stored others. The topic stays closed, not guessed.
 		t.log.Error("topic has a config that this version does not know; its partitions stay closed", "topic", mt.Name, "error", err)
 		openFailures.Add(len(mt.Partitions))
+		if was != nil {
+			// What is open stays so, as it was: opening it a second time later
+			// would give one folder two writers.
+			copy(now.partitions, was.partitions)
+		}
 		return now
 	}
 	for i, mp := range mt.Partitions {
@@ -202,22 +217,31 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 }
 
 // delete removes a topic that is no longer in the metadata, here and in the
-// object store.
+// object store. Partitions that did not open lose their folders, too.
 func (t *topics) delete(name string, ot *openTopic) {
+	var work errgroup.Group
+	work.SetLimit(openers)
 	for i, p := range ot.partitions {
-		if p == nil {
-			continue
-		}
-		t.tier.Detach(ot.id, record.PartitionID(i))
-		if err := p.Delete(); err != nil {
-			t.log.Error("deleted partition's folder could not be removed", "partition", p.TP().String(), "error", err)
-		}
+		id := record.PartitionID(i)
+		t.tier.Detach(ot.id, id)
+		work.Go(func() error {
+			folder := t.folder(name, ot.id, id)
+			var err error
+			if p != nil {
+				err = p.Delete()
+			} else {
+				err = os.RemoveAll(folder)
+			}
+			if err != nil {
+				t.log.Error("deleted partition's folder could not be removed", "topic", name, "partition", int32(id), "folder", folder, "error", err)
+			}
+			return nil
+		})
 	}
+	_ = work.Wait()                       // each reports its own failure
 	os.Remove(filepath.Join(t.dir, name)) // succeeds when it is empty, which is what is wanted
 	t.groups.dropTopic(name)
-	if err := t.tier.DropTopic(context.Background(), ot.id); err != nil {
-		t.log.Warn("deleted topic's objects stay until the next sweep", "topic", name, "error", err)
-	}
+	t.tier.DropTopicSoon(ot.id)
 }
 
 // setStraysAside moves folders of topics that img does not have out of the
@@ -229,35 +253,67 @@ func (t *topics) setStraysAside(img *metastore.Image) error {
 		return err
 	}
 	for _, n := range names {
+		if !n.IsDir() {
+			continue // not ours
+		}
 		folders, err := os.ReadDir(filepath.Join(t.dir, n.Name()))
 		if err != nil {
 			return err
 		}
 		for _, f := range folders {
-			var p record.PartitionID
-			var hexID string
-			if _, err := fmt.Sscanf(f.Name(), "%d-%s", &p, &hexID); err != nil {
+			if id, ok := partitionFolder(f.Name()); !ok || img.TopicIDs[id] != nil {
 				continue
 			}
-			id, err := record.ParseTopicID(hexID)
-			if err != nil || img.TopicIDs[id] != nil {
-				continue
-			}
-			from := filepath.Join(t.dir, n.Name(), f.Name())
-			to := filepath.Join(filepath.Dir(t.dir), "stray", n.Name()+"-"+f.Name())
-			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			to, err := t.setAside(n.Name(), f.Name())
+			if err != nil {
 				return err
 			}
-			if err := os.Rename(from, to); err != nil {
-				return err
-			}
-			t.log.Warn("a folder of a topic that no longer exists was set aside; delete it if nothing in it is missed", "topic", n.Name(), "partition", int32(p), "folder", to)
+			t.log.Warn("a folder of a topic that no longer exists was set aside; delete it if nothing in it is missed", "topic", n.Name(), "folder", to)
 		}
+		os.Remove(filepath.Join(t.dir, n.Name())) // succeeds when nothing is left in it
 	}
 	return nil
 }
 
-// close syncs and closes every partition.
+// partitionFolder takes the topic's id from the name of a partition's folder.
+func partitionFolder(name string) (record.TopicID, bool) {
+	number, hexID, ok := strings.Cut(name, "-")
+	if _, err := strconv.ParseUint(number, 10, 31); !ok || err != nil {
+		return record.TopicID{}, false
+	}
+	id, err := record.ParseTopicID(hexID)
+	return id, err == nil
+}
+
+// setAside moves logs/TOPIC/FOLDER to stray/TOPIC/FOLDER, or FOLDER.1 and so
+// on when one of that name was set aside before.
+func (t *topics) setAside(topic, folder string) (to string, err error) {
+	from := filepath.Join(t.dir, topic, folder)
+	base := filepath.Join(filepath.Dir(t.dir), "stray", topic, folder)
+	if err := os.MkdirAll(filepath.Dir(base), 0o755); err != nil {
+		return "", err
+	}
+	to = base
+	for n := 1; ; n++ {
+		_, err := os.Lstat(to)
+		if errors.Is(err, os.ErrNotExist) {
+			return to, os.Rename(from, to)
+		}
+		if err != nil {
+			return "", err
+		}
+		to = fmt.Sprintf("%s.%d", base, n)
+	}
+}
+
+// stop waits for an apply under way; none does anything from then on.
+func (t *topics) stop() {
+	t.applying <- struct{}{}
+	t.stopped = true
+	<-t.applying
+}
+
+// close syncs and closes every partition; stop comes before it.
 func (t *topics) close() error {
 	var work errgroup.Group
 	work.SetLimit(openers)
