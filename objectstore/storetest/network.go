@@ -49,18 +49,16 @@ func RunNetwork(t *testing.T, target string, open func(t testing.TB, addr string
 
 // persistent retries until it works; the deadlines are generous, since a
 // machine under load is slow by itself.
-func persistent(s objectstore.Store) objectstore.Store {
+func persistent(s objectstore.Store) objectstore.Store { return persistentFor(s, 12) }
+
+func persistentFor(s objectstore.Store, attempts int) objectstore.Store {
 	return objectstore.WithRetry(s, objectstore.RetryConfig{
-		Attempts: 12, Base: time.Millisecond, Max: 20 * time.Millisecond, Budget: 1e6,
+		Attempts: attempts, Base: time.Millisecond, Max: 20 * time.Millisecond, Budget: 1e6,
 		Timeout: 20 * time.Second, Stall: 20 * time.Second})
 }
 
 // hasty gives up on an attempt after a short while.
 func hasty(s objectstore.Store, attempts int) objectstore.Store {
-	return persistentFor(s, attempts)
-}
-
-func persistentFor(s objectstore.Store, attempts int) objectstore.Store {
 	return objectstore.WithRetry(s, objectstore.RetryConfig{
 		Attempts: attempts, Base: time.Millisecond, Max: 20 * time.Millisecond, Budget: 1e6,
 		Timeout: 250 * time.Millisecond, Stall: 250 * time.Millisecond, MinRate: 1 << 30})
