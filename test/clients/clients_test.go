@@ -1,0 +1,211 @@
+// Package clients drives a real firn with the Go clients that people use
+// (sarama, kafka-go, franz-go), and with requests written by hand where a
+// client would never send them. It is a module of its own, so that these
+// clients stay out of Firn's.
+package clients
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// broker is where the one firn of this test process listens.
+var broker, brokerHTTP string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+// run starts $FIRNDEV_BIN (or the checkout's bin/firn) on a fresh folder, runs
+// the tests and stops it. It must stop cleanly and without having printed a
+// data race or a panic.
+func run(m *testing.M) int {
+	bin := os.Getenv("FIRNDEV_BIN")
+	if bin == "" {
+		bin = filepath.Join("..", "..", "bin", "firn")
+	}
+	dir, err := os.MkdirTemp("", "firn-clients-")
+	if err != nil {
+		return failed("%v", err)
+	}
+	defer os.RemoveAll(dir)
+	if broker, err = freePort(); err != nil {
+		return failed("%v", err)
+	}
+	if brokerHTTP, err = freePort(); err != nil {
+		return failed("%v", err)
+	}
+	var log lockedBuffer
+	cmd := exec.Command(bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", broker, "--http", brokerHTTP,
+		"--upload-check", "200ms", "--upload-wait", "0s", "--retention-check", "200ms", "--rebalance-delay", "0s")
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return failed("%v (make builds bin/firn)", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if err := awaitReady(ended); err != nil {
+		cmd.Process.Kill()
+		return failed("%v\n%s", err, log.String())
+	}
+	code := m.Run()
+	cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err = <-ended:
+	case <-time.After(time.Minute):
+		cmd.Process.Kill()
+		err = fmt.Errorf("it did not end within a minute")
+	}
+	out := log.String()
+	if err != nil || strings.Contains(out, "DATA RACE") || strings.Contains(out, "panic:") || strings.Contains(out, "panic=") {
+		fmt.Fprintf(os.Stderr, "firn ended badly: %v\n", err)
+		code = max(code, 1)
+	}
+	if code != 0 {
+		if len(out) > 10000 {
+			out = "…" + out[len(out)-10000:]
+		}
+		fmt.Fprintf(os.Stderr, "the end of firn's output:\n%s", out)
+	}
+	return code
+}
+
+func failed(format string, args ...any) int {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	return 1
+}
+
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}
+
+func awaitReady(ended <-chan error) error {
+	deadline := time.After(time.Minute)
+	for {
+		if resp, err := http.Get("http://" + brokerHTTP + "/readyz"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case err := <-ended:
+			return fmt.Errorf("firn ended before it was ready: %v", err)
+		case <-deadline:
+			return fmt.Errorf("firn was not ready within a minute")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// limit ends a minute from now; nothing here takes that long.
+func limit(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually calls f until it returns nil; after a minute the last error
+// fails the test.
+func eventually(t testing.TB, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within a minute: %v", what, err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// topicOf names a topic (or a group) after the test.
+func topicOf(t testing.TB) string {
+	return strings.NewReplacer("/", ".", " ", "-", "_", "-", "#", "-").Replace(t.Name())
+}
+
+// newTopic makes the test's topic; configs are pairs of key and value.
+func newTopic(t testing.TB, partitions int32, configs ...string) string {
+	t.Helper()
+	name := topicOf(t)
+	makeTopic(t, name, partitions, configs...)
+	return name
+}
+
+func makeTopic(t testing.TB, name string, partitions int32, configs ...string) {
+	t.Helper()
+	set := map[string]*string{}
+	for i := 0; i+1 < len(configs); i += 2 {
+		set[configs[i]] = &configs[i+1]
+	}
+	if _, err := admin(t).CreateTopic(limit(t), partitions, 1, set, name); err != nil {
+		t.Fatalf("create topic %s: %v", name, err)
+	}
+}
+
+// franz gives a franz-go client, closed with the test.
+func franz(t testing.TB, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(broker)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+func admin(t testing.TB) *kadm.Client {
+	t.Helper()
+	return kadm.NewClient(franz(t))
+}
+
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
