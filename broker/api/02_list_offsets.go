@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -109,7 +110,16 @@ func (a *API) listOffset(ctx context.Context, req *kmsg.ListOffsetsRequest, t *m
 	if in.Timestamp >= 0 {
 		return p.OffsetForTimestamp(ctx, in.Timestamp, iso)
 	}
+	if in.Timestamp == tsPendingUpload && s.TieredEnd <= 0 && !tiered(t) {
+		return record.NoTimestampOffset, nil // nothing will ever be uploaded
+	}
 	return specialOffset(ctx, p, s, in.Timestamp, iso, req.Version)
+}
+
+// tiered says whether the topic's segments go to object storage.
+func tiered(t *metastore.Topic) bool {
+	const key = "remote.storage.enable"
+	return topicconfig.Canonical(key, t.Configs[key]) == "true"
 }
 
 func specialOffset(ctx context.Context, p *partition.Partition, s partition.State, ts int64, iso record.Isolation, version int16) (record.TimestampOffset, error) {

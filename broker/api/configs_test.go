@@ -197,6 +197,8 @@ func TestAlterConfigsErrors(t *testing.T) {
 		wantCode(t, c.what, got.ErrorCode, c.want)
 		if got.ErrorMessage == nil || !strings.Contains(*got.ErrorMessage, c.msg) {
 			t.Errorf("%s: message lacks %q: %v", c.what, c.msg, got.ErrorMessage)
+		} else if c.want == kerr.InvalidConfig && !strings.HasPrefix(*got.ErrorMessage, c.changes[len(c.changes)-1].name+": ") {
+			t.Errorf("%s: message does not begin with the config's name: %s", c.what, *got.ErrorMessage)
 		}
 	}
 	if v := valueOf(describe(t, kindTopic, topic.Name), "retention.ms"); v != "604800000" {

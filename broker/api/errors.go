@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -36,9 +37,12 @@ func messageOf(err error) *string {
 	var ke *kerr.Error
 	var s string
 	var ae *apiError
+	var ce *topicconfig.Error
 	switch {
 	case errors.As(err, &ae):
 		s = ae.msg
+	case errors.As(err, &ce):
+		s = ce.Error() // without the layers that it came through
 	case !errors.As(err, &ke):
 		s = kerr.ErrorForCode(codeOf(err)).(*kerr.Error).Description
 	case ke == kerr.KafkaStorageError:

@@ -67,6 +67,7 @@ func TestListOffsets(t *testing.T) {
 		{"earliest local too early", 7, 0, -4, nil, -1, -1, kerr.UnsupportedVersion, true},
 		{"latest tiered, none", 9, 0, -5, nil, -1, -1, nil, true},
 		{"latest tiered too early", 8, 0, -5, nil, -1, -1, kerr.UnsupportedVersion, true},
+		{"pending upload, not tiered", 11, 0, -6, nil, -1, -1, nil, true},
 		{"pending upload too early", 10, 0, -6, nil, -1, -1, kerr.UnsupportedVersion, true},
 		{"unknown special", 11, 0, -7, nil, -1, -1, kerr.UnsupportedVersion, true},
 		{"timestamp", 4, 0, 250, nil, 1, 300, nil, false},
@@ -89,6 +90,10 @@ func TestListOffsets(t *testing.T) {
 }
 
 func TestListOffsetsTiered(t *testing.T) {
+	fresh := makeTopic(t, 1, "remote.storage.enable", "True")
+	if got := listOffset(t, 11, fresh.Name, 0, -6); got.ErrorCode != 0 || got.Offset != 0 || got.LeaderEpoch < 0 {
+		t.Errorf("pending upload of a topic without uploads: %+v, want offset 0", got)
+	}
 	topic := coldTopic(t, &slowCold{fn: func(context.Context) ([]record.Span, error) { return nil, errors.New("not read") }}, 2)
 	for _, c := range []struct {
 		p      int32
