@@ -77,8 +77,8 @@ func run(m *testing.M) int {
 		code = max(code, 1)
 	}
 	if code != 0 {
-		if len(out) > 10000 {
-			out = "…" + out[len(out)-10000:]
+		if len(out) > 100_000 {
+			out = "…" + out[len(out)-100_000:]
 		}
 		fmt.Fprintf(os.Stderr, "the end of firn's output:\n%s", out)
 	}
