@@ -138,7 +138,7 @@ func (b *lockedBuffer) String() string {
 // limit ends a minute from now; nothing here takes that long.
 func limit(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -160,9 +160,27 @@ func eventually(t testing.TB, what string, f func() error) {
 	}
 }
 
+// topics remembers which name belongs to which test, so that a test that runs
+// again (-count) gets another.
+var topics = struct {
+	mu   sync.Mutex // guards what follows
+	of   map[testing.TB]string
+	runs map[string]int
+}{of: map[testing.TB]string{}, runs: map[string]int{}}
+
 // topicOf names a topic (or a group) after the test.
 func topicOf(t testing.TB) string {
-	return strings.NewReplacer("/", ".", " ", "-", "_", "-", "#", "-").Replace(t.Name())
+	topics.mu.Lock()
+	defer topics.mu.Unlock()
+	name, ok := topics.of[t]
+	if !ok {
+		name = strings.NewReplacer("/", ".", " ", "-", "_", "-", "#", "-").Replace(t.Name())
+		if topics.runs[t.Name()]++; topics.runs[t.Name()] > 1 {
+			name += fmt.Sprint("-run", topics.runs[t.Name()])
+		}
+		topics.of[t] = name
+	}
+	return name
 }
 
 // newTopic makes the test's topic; configs are pairs of key and value.

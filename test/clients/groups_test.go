@@ -280,37 +280,63 @@ func TestLargeGroup(t *testing.T) {
 }
 
 // TestStaticMembers: a member with an instance id restarts, and nobody
-// notices; a second one of the same instance id fences the first.
+// notices. franz-go's leader that restarts asks for a rebalance by itself if
+// it would assign otherwise than before, as it does with cooperative-sticky;
+// there only the other member restarts.
 func TestStaticMembers(t *testing.T) {
-	topic := newTopic(t, 6)
-	values, seen := make(chan string, 10_000), tally{}
-	opt := kgo.Balancers(kgo.CooperativeStickyBalancer())
-	a := join(t, topic, topic, values, opt, kgo.InstanceID("a"))
-	b := join(t, topic, topic, values, opt, kgo.InstanceID("b"))
-	awaitShares(t, 6, a, b)
-	write(t, topic, 0, 300)
-	collect(t, values, 300, seen)
-	id, generation := a.cl.GroupMetadata()
-	before := a.callbacks()
-	for i := range 3 {
-		b.leave(t)
-		b = join(t, topic, topic, values, opt, kgo.InstanceID("b"))
-		awaitShares(t, 6, a, b)
-		write(t, topic, 300*(i+1), 300*(i+2))
-		collect(t, values, 300*(i+2), seen)
+	for name, balancer := range map[string]kgo.GroupBalancer{"range": kgo.RangeBalancer(), "cooperative-sticky": kgo.CooperativeStickyBalancer()} {
+		t.Run(name, func(t *testing.T) {
+			topic := newTopic(t, 6)
+			values, seen := make(chan string, 10_000), tally{}
+			start := func(instance string) *member {
+				return join(t, topic, topic, values, kgo.Balancers(balancer), kgo.InstanceID(instance))
+			}
+			leader := start("a")
+			awaitShares(t, 6, leader)
+			other := start("b")
+			awaitShares(t, 6, leader, other)
+			_, generation := leader.cl.GroupMetadata()
+			n := 0
+			restart := func(m **member, instance string, stays *member) {
+				t.Helper()
+				before := stays.callbacks()
+				(*m).leave(t)
+				*m = start(instance)
+				awaitShares(t, 6, leader, other)
+				write(t, topic, n, n+300)
+				n += 300
+				collect(t, values, n, seen)
+				if c := stays.callbacks(); c != before {
+					t.Errorf("the other saw %d changes of its partitions while %s restarted", c-before, instance)
+				}
+				for _, m := range []*member{leader, other} {
+					if _, g := m.cl.GroupMetadata(); g != generation {
+						t.Errorf("generation %d after %s restarted, want %d", g, instance, generation)
+					}
+				}
+			}
+			for range 3 {
+				restart(&other, "b", leader)
+				if name == "range" {
+					restart(&leader, "a", other)
+				}
+			}
+			leader.leave(t)
+			other.leave(t)
+			rest(values, seen)
+			seen.wantEachOnce(t, n)
+			wantCommitted(t, topic, topic, n)
+		})
 	}
-	if id2, generation2 := a.cl.GroupMetadata(); id2 != id || generation2 != generation {
-		t.Errorf("a was member %s in generation %d and is %s in %d", id, generation, id2, generation2)
-	}
-	if _, g := b.cl.GroupMetadata(); g != generation {
-		t.Errorf("b is in generation %d, want %d", g, generation)
-	}
-	if n := a.callbacks(); n != before {
-		t.Errorf("a saw %d changes of its partitions while b restarted", n-before)
-	}
+}
 
+// TestFencedInstance: a second member of the same instance id fences the
+// first, and a static member can be removed by its instance id.
+func TestFencedInstance(t *testing.T) {
+	topic := newTopic(t, 2)
+	write(t, topic, 0, 10)
 	fenced := make(chan error, 1)
-	first := franz(t, kgo.ConsumerGroup(topic+"-2"), kgo.ConsumeTopics(topic), kgo.InstanceID("x"), kgo.HeartbeatInterval(50*time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	first := franz(t, kgo.ConsumerGroup(topic), kgo.ConsumeTopics(topic), kgo.InstanceID("x"), kgo.HeartbeatInterval(50*time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if fs := first.PollFetches(limit(t)); fs.Err() != nil {
 		t.Fatal(fs.Err())
 	}
@@ -323,7 +349,7 @@ func TestStaticMembers(t *testing.T) {
 			}
 		}
 	}()
-	second := franz(t, kgo.ConsumerGroup(topic+"-2"), kgo.ConsumeTopics(topic), kgo.InstanceID("x"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	second := franz(t, kgo.ConsumerGroup(topic), kgo.ConsumeTopics(topic), kgo.InstanceID("x"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if fs := second.PollFetches(ctx); fs.Err() != nil {
 		t.Fatal(fs.Err())
 	}
@@ -331,11 +357,11 @@ func TestStaticMembers(t *testing.T) {
 		t.Errorf("the first of two members with one instance id got %v, want FENCED_INSTANCE_ID", err)
 	}
 	// A static member that is removed by its instance id is gone at once.
-	left := must[kadm.LeaveGroupResponses](t)(admin(t).LeaveGroup(ctx, kadm.LeaveGroup(topic+"-2").InstanceIDs("x")))
+	left := must[kadm.LeaveGroupResponses](t)(admin(t).LeaveGroup(ctx, kadm.LeaveGroup(topic).InstanceIDs("x")))
 	if err := left["x"].Err; err != nil {
 		t.Error(err)
 	}
-	g := must[kadm.DescribedGroups](t)(admin(t).DescribeGroups(ctx, topic+"-2"))[topic+"-2"]
+	g := must[kadm.DescribedGroups](t)(admin(t).DescribeGroups(ctx, topic))[topic]
 	if len(g.Members) != 0 {
 		t.Errorf("after LeaveGroup by instance id: %+v", g)
 	}

@@ -192,11 +192,11 @@ func TestBatchesThatAreRefused(t *testing.T) {
 		{"two batches", append(bytes.Clone(good), good...), []*kerr.Error{kerr.InvalidRecord}},
 		{"offset deltas with a gap", skewed.bytes(), []*kerr.Error{kerr.InvalidRecord}},
 		{"a control batch", control.bytes(), []*kerr.Error{kerr.InvalidRecord}},
-		{"no batch", []byte{}, []*kerr.Error{kerr.InvalidRecord, kerr.CorruptMessage}},
-		{"an old format", oldMagic, []*kerr.Error{kerr.InvalidRecord, kerr.UnsupportedForMessageFormat, kerr.CorruptMessage}},
+		{"no batch", []byte{}, []*kerr.Error{kerr.InvalidRecord}},
+		{"an old format", oldMagic, []*kerr.Error{kerr.InvalidRecord}},
 		{"an unknown codec", codec.bytes(), []*kerr.Error{kerr.InvalidRecord, kerr.CorruptMessage, kerr.UnsupportedCompressionType}},
 		{"broken compression", garbage.bytes(), []*kerr.Error{kerr.InvalidRecord, kerr.CorruptMessage}},
-		{"cut short", good[:len(good)-3], []*kerr.Error{kerr.CorruptMessage, kerr.InvalidRecord}},
+		{"cut short", good[:len(good)-3], []*kerr.Error{kerr.InvalidRecord}},
 		{"a producer's LogAppendTime", appended.bytes(), []*kerr.Error{kerr.InvalidTimestamp}},
 	} {
 		p := w.produceBytes(topic, c.bytes)
