@@ -344,10 +344,11 @@ func TestTopicMadeAgain(t *testing.T) {
 	cfg.Metadata.Retry.Backoff, cfg.Consumer.Retry.Backoff = 20*time.Millisecond, 20*time.Millisecond
 	sc := must[sarama.Consumer](t)(sarama.NewConsumerFromClient(saramaClient(t, cfg)))
 	pc := must[sarama.PartitionConsumer](t)(sc.ConsumePartition(topic, 0, sarama.OffsetOldest))
-	go func() {
+	ignoreErrors := func(pc sarama.PartitionConsumer) {
 		for range pc.Errors() {
 		}
-	}()
+	}
+	go ignoreErrors(pc)
 	nextSarama := func(n int) (got []string, err error) {
 		for len(got) < n {
 			select {
@@ -356,10 +357,7 @@ func TestTopicMadeAgain(t *testing.T) {
 					if pc, err = sc.ConsumePartition(topic, 0, sarama.OffsetOldest); err != nil {
 						return got, err
 					}
-					go func(pc sarama.PartitionConsumer) {
-						for range pc.Errors() {
-						}
-					}(pc)
+					go ignoreErrors(pc)
 					continue
 				}
 				got = append(got, string(m.Value))

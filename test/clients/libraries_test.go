@@ -335,6 +335,57 @@ func TestSynchronousProducers(t *testing.T) {
 	}
 }
 
+// TestAcksOfLibraries produces with each library and each kind of
+// acknowledgement; all records arrive, in order per kind.
+func TestAcksOfLibraries(t *testing.T) {
+	ctx := limit(t)
+	recs := sample(50)
+	for i, acks := range []kgo.Acks{kgo.NoAck(), kgo.LeaderAck(), kgo.AllISRAcks()} {
+		topic := fmt.Sprintf("%s-%d", topicOf(t), i)
+		for _, suffix := range []string{"-f", "-s", "-k"} {
+			makeTopic(t, topic+suffix, 1)
+		}
+		cl := franz(t, kgo.DefaultProduceTopic(topic+"-f"), kgo.RequiredAcks(acks), kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(1))
+		for _, r := range recs {
+			cl.Produce(ctx, franzRecord(r), func(_ *kgo.Record, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if err := cl.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+
+		cfg := saramaConfig()
+		cfg.Producer.Idempotent = false
+		cfg.Producer.RequiredAcks = []sarama.RequiredAcks{sarama.NoResponse, sarama.WaitForLocal, sarama.WaitForAll}[i]
+		sp := must[sarama.SyncProducer](t)(sarama.NewSyncProducerFromClient(saramaClient(t, cfg)))
+		for _, r := range recs {
+			if _, _, err := sp.SendMessage(saramaMessage(topic+"-s", r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := sp.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		w := &kafka.Writer{Addr: kafka.TCP(broker), Topic: topic + "-k", BatchTimeout: time.Millisecond, MaxAttempts: 1, Transport: kafkagoTransport(t),
+			RequiredAcks: []kafka.RequiredAcks{kafka.RequireNone, kafka.RequireOne, kafka.RequireAll}[i]}
+		for _, r := range recs {
+			if err := w.WriteMessages(ctx, kafkagoMessage(r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wantRecords(t, franzRead(t, topic+"-f", len(recs)), recs)
+		wantRecords(t, franzRead(t, topic+"-s", len(recs)), recs)
+		wantRecords(t, kafkagoView(franzRead(t, topic+"-k", len(recs))), kafkagoView(recs))
+	}
+}
+
 // TestMessageTooLarge: each library names the error, and goes on after it.
 func TestMessageTooLarge(t *testing.T) {
 	topic := newTopic(t, 1, "max.message.bytes", "100000")
