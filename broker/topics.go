@@ -26,6 +26,10 @@ import (
 // openers is how many partitions are opened at once: recovery reads disks.
 const openers = 8
 
+// closers is how many partitions are closed or deleted at once: that waits
+// for syncs, many of which one commit of the file system's journal answers.
+const closers = 64
+
 var openFailures = metrics.NewCounter("firn_broker_partition_open_failures_total")
 
 // topics keeps the open partitions equal to what the metastore's image says
@@ -220,7 +224,7 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 // object store. Partitions that did not open lose their folders, too.
 func (t *topics) delete(name string, ot *openTopic) {
 	var work errgroup.Group
-	work.SetLimit(openers)
+	work.SetLimit(closers)
 	for i, p := range ot.partitions {
 		id := record.PartitionID(i)
 		t.tier.Detach(ot.id, id)
@@ -316,7 +320,7 @@ func (t *topics) stop() {
 // close syncs and closes every partition; stop comes before it.
 func (t *topics) close() error {
 	var work errgroup.Group
-	work.SetLimit(openers)
+	work.SetLimit(closers)
 	var mu sync.Mutex
 	var errs []error
 	t.all(func(p *partition.Partition) {
