@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -32,6 +33,7 @@ type groups struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	slots  chan struct{} // bounds the loads that run at once
+	retry  time.Duration // from a failed load to the next
 
 	create sync.Mutex     // one creation of the topic at a time
 	loaded map[int32]bool // touched by topics.apply only
@@ -42,7 +44,7 @@ type groups struct {
 
 func newGroups(coord *group.Coordinator, meta *metastore.Store, node record.BrokerID, parts int32, log *slog.Logger) *groups {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &groups{coord: coord, meta: meta, node: node, parts: parts, log: log, ctx: ctx, cancel: cancel, slots: make(chan struct{}, 4), loaded: map[int32]bool{}}
+	return &groups{coord: coord, meta: meta, node: node, parts: parts, log: log, ctx: ctx, cancel: cancel, slots: make(chan struct{}, 4), retry: time.Second, loaded: map[int32]bool{}}
 }
 
 // ensureTopic makes offsetsTopic unless it is there, and returns once its
@@ -87,20 +89,39 @@ func (g *groups) loadNew(ot *openTopic) {
 			continue
 		}
 		g.loaded[int32(i)] = true
-		g.wg.Go(func() { g.load(int32(i), p) })
+		g.wg.Go(func() { g.load(int32(i), &groupLog{p: p}) })
 	}
 }
 
-func (g *groups) load(i int32, p *partition.Partition) {
+// load loads one partition, and tries again after a failure: a disk that
+// hiccuped must not keep its groups away until the next start.
+func (g *groups) load(i int32, log group.Log) {
+	pause := g.retry
+	for failed := 0; ; failed++ {
+		err := g.tryLoad(i, log)
+		if err == nil || g.ctx.Err() != nil {
+			return
+		}
+		if failed == 0 {
+			g.log.Error("groups of this partition are not available; it is tried again", "topic", offsetsTopic, "partition", i, "error", err)
+		}
+		select {
+		case <-g.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, time.Minute)
+	}
+}
+
+func (g *groups) tryLoad(i int32, log group.Log) error {
 	select {
 	case g.slots <- struct{}{}:
 	case <-g.ctx.Done():
-		return
+		return g.ctx.Err()
 	}
 	defer func() { <-g.slots }()
-	if err := g.coord.Load(g.ctx, i, &groupLog{p: p}); err != nil && g.ctx.Err() == nil {
-		g.log.Error("groups of this partition are not available", "partition", p.TP().String(), "error", err)
-	}
+	return g.coord.Load(g.ctx, i, log)
 }
 
 func (g *groups) dropTopic(name string) { g.coord.DropTopic(name) }

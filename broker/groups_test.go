@@ -1,0 +1,48 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/record"
+)
+
+// flakyLog is an empty log that cannot be read the first times.
+type flakyLog struct {
+	failures int
+	loaded   chan struct{}
+}
+
+func (l *flakyLog) Append(record.Batch) (record.Offset, error) { return 0, nil }
+func (l *flakyLog) TrimTo(record.Offset) error                 { return nil }
+func (l *flakyLog) End() record.Offset                         { return 0 }
+func (l *flakyLog) Replay(context.Context, func(record.Batch) error) error {
+	if l.failures > 0 {
+		l.failures--
+		return errors.New("the disk hiccups")
+	}
+	close(l.loaded)
+	return nil
+}
+
+func TestGroupsAreLoadedAfterAFailure(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	g := newGroups(group.New(group.Config{OffsetsPartitions: 1}, group.Deps{Log: log}), nil, 1, 1, log)
+	g.retry = time.Microsecond
+	l := &flakyLog{failures: 3, loaded: make(chan struct{})}
+	g.wg.Go(func() { g.load(0, l) })
+	<-l.loaded
+	g.close()
+}
+
+func TestCloseDoesNotWaitForALoadThatFails(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	g := newGroups(group.New(group.Config{OffsetsPartitions: 1}, group.Deps{Log: log}), nil, 1, 1, log)
+	g.retry = time.Hour
+	g.wg.Go(func() { g.load(0, &flakyLog{failures: 1 << 30}) })
+	g.close()
+}
