@@ -32,6 +32,11 @@ var build struct {
 func Binary(t testing.TB) string {
 	t.Helper()
 	if bin := os.Getenv("FIRNDEV_BIN"); bin != "" {
+		// go test looks at what a test looked at: with another binary a cached
+		// result no longer counts.
+		if _, err := os.Stat(bin); err != nil {
+			t.Fatal(err)
+		}
 		return bin
 	}
 	build.once.Do(func() {
