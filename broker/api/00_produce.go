@@ -201,7 +201,7 @@ func (p *produceCall) failed(topic *metastore.Topic, out *kmsg.ProduceResponseTo
 		if errors.As(err, &ke) && error(ke) != err {
 			out.ErrorMessage = messageOf(err)
 		} else if ke == nil {
-			p.a.log.Error("produce failed", "partition", out.Partition, "error", err)
+			p.a.failed("produce failed", "partition", out.Partition, "error", err)
 		}
 	}
 	if p.fails == "" {

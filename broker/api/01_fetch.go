@@ -380,7 +380,7 @@ func (f *fetchCall) failPart(fp *fetchPart, err error) {
 	out := &fp.reply.out
 	out.ErrorCode = codeOf(err)
 	if out.ErrorCode == kerr.UnknownServerError.Code || out.ErrorCode == kerr.KafkaStorageError.Code {
-		f.a.log.Error("fetch failed", "topic", fp.topic, "partition", fp.key.p, "offset", fp.want.offset, "error", err)
+		f.a.failed("fetch failed", "topic", fp.topic, "partition", fp.key.p, "offset", fp.want.offset, "error", err)
 	}
 	switch out.ErrorCode {
 	case kerr.NotLeaderForPartition.Code, kerr.FencedLeaderEpoch.Code:

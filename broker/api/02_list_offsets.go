@@ -78,7 +78,7 @@ func (a *API) answerListOffsets(c *call, req *kmsg.ListOffsetsRequest) {
 			if err != nil {
 				got = record.NoTimestampOffset
 				if po.ErrorCode = codeOf(err); po.ErrorCode == kerr.UnknownServerError.Code {
-					a.log.Error("list offsets failed", "topic", t.Topic, "partition", p.Partition, "error", err)
+					a.failed("list offsets failed", "topic", t.Topic, "partition", p.Partition, "error", err)
 				}
 			}
 			po.Offset, po.Timestamp, po.LeaderEpoch = int64(got.Offset), got.Timestamp, int32(got.Epoch)

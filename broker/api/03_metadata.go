@@ -77,7 +77,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	for _, name := range names {
 		if name == offsetsTopic {
 			if err := a.deps.EnsureOffsetsTopic(ctx); err != nil {
-				a.log.Error("the topic for group offsets could not be made", "error", err)
+				a.failed("the topic for group offsets could not be made", "error", err)
 				failed[name] = kerr.LeaderNotAvailable
 			}
 			continue
@@ -100,7 +100,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 		err = a.deps.Partitions.AwaitApplied(ctx, revision)
 	}
 	if err != nil {
-		a.log.Error("topics could not be created on demand", "topics", len(specs), "error", err)
+		a.failed("topics could not be created on demand", "topics", len(specs), "error", err)
 		for _, s := range specs {
 			failed[s.Name] = kerr.LeaderNotAvailable // the client asks again
 		}

@@ -24,7 +24,7 @@ func (a *API) findCoordinator(c *call) {
 		ctx, cancel := c.deadline(10_000)
 		defer cancel()
 		if err := a.deps.EnsureOffsetsTopic(ctx); err != nil {
-			a.log.Error("the topic for group offsets could not be made", "error", err)
+			a.failed("the topic for group offsets could not be made", "error", err)
 		}
 		a.answerFindCoordinator(c, req)
 	})

@@ -64,7 +64,7 @@ func (a *API) createTopics(c *call) {
 			err = a.deps.Partitions.AwaitApplied(ctx, revision)
 		}
 		if err != nil {
-			a.log.Error("create topics failed", "topics", len(specs), "error", err)
+			a.failed("create topics failed", "topics", len(specs), "error", err)
 		}
 		for i, w := range at {
 			out, e := &resp.Topics[w], err

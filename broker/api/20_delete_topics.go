@@ -37,7 +37,7 @@ func (a *API) deleteTopics(c *call) {
 			if rev, d.err = a.deps.Meta.DeleteTopic(ctx, d.topic.ID); d.err == nil {
 				revision = max(revision, rev)
 			} else if codeOf(d.err) == kerr.UnknownServerError.Code {
-				a.log.Error("delete topic failed", "topic", d.topic.Name, "error", d.err)
+				a.failed("delete topic failed", "topic", d.topic.Name, "error", d.err)
 			}
 		}
 		resp.Topics = append(resp.Topics, d.answer())

@@ -27,7 +27,7 @@ func (a *API) deleteRecords(c *call) {
 			if err != nil {
 				low = -1
 				if codeOf(err) == kerr.UnknownServerError.Code {
-					a.log.Error("delete records failed", "topic", t.Topic, "partition", p.Partition, "error", err)
+					a.failed("delete records failed", "topic", t.Topic, "partition", p.Partition, "error", err)
 				}
 			}
 			po.LowWatermark, po.ErrorCode = int64(low), codeOf(err)

@@ -33,7 +33,7 @@ func (a *API) initProducerID(c *call) {
 		defer cancel()
 		id, err := a.producers.next(ctx)
 		if err != nil {
-			a.log.Error("no producer id can be had", "error", err)
+			a.failed("no producer id can be had", "error", err)
 			resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code // retried, as Kafka answers while it waits for a block
 			break
 		}

@@ -35,7 +35,7 @@ func (a *API) createPartitions(c *call) {
 		out.Topic = in.Topic
 		err := a.addPartitions(ctx, in, n > 1, req.ValidateOnly)
 		if err != nil && codeOf(err) == kerr.UnknownServerError.Code {
-			a.log.Error("create partitions failed", "topic", in.Topic, "error", err)
+			a.failed("create partitions failed", "topic", in.Topic, "error", err)
 		}
 		out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
 		resp.Topics = append(resp.Topics, out)

@@ -39,7 +39,7 @@ func (a *API) incrementalAlterConfigs(c *call) {
 			err = a.alterTopic(ctx, r, req.ValidateOnly)
 		}
 		if err != nil && codeOf(err) == kerr.UnknownServerError.Code {
-			a.log.Error("alter configs failed", "topic", r.ResourceName, "error", err)
+			a.failed("alter configs failed", "topic", r.ResourceName, "error", err)
 		}
 		out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
 		resp.Resources = append(resp.Resources, out)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/time/rate"
 
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
@@ -115,6 +116,8 @@ type API struct {
 	slow      chan struct{} // a place for each request that waits
 
 	latency map[int16]*metrics.Histogram // of answers, by API key
+
+	failLines *rate.Limiter // of what failed logs: clients try again and again
 }
 
 var _ wire.Handler = (*API)(nil)
@@ -129,6 +132,7 @@ func New(cfg Config, deps Deps) *API {
 	if a.now == nil {
 		a.now = time.Now
 	}
+	a.failLines = rate.NewLimiter(failLinesPerSecond, failLinesAtOnce)
 	a.sessions = newSessionCache(cfg.FetchSessions, cfg.FetchSessionParts, cfg.FetchSessionMinAge, a.now)
 	a.producers.block = cfg.ProducerIDBlock
 	a.producers.take = deps.Meta.AllocateProducerIDs
@@ -178,6 +182,23 @@ var operations = map[int16]operation{
 }
 
 var panics = metrics.NewCounter("firn_api_panics_total")
+
+var failures = metrics.NewCounter("firn_api_failures_total")
+
+// Clients repeat a request that met a damaged file or a store that is away,
+// many times a second: the log gets these many lines, the metric all.
+const (
+	failLinesPerSecond = 1
+	failLinesAtOnce    = 20
+)
+
+// failed logs what went wrong on this side of a request.
+func (a *API) failed(msg string, args ...any) {
+	failures.Inc()
+	if a.failLines.Allow() {
+		a.log.Error(msg, args...)
+	}
+}
 
 // call is one request on its way to its one reply.
 type call struct {
