@@ -48,7 +48,6 @@ type Config struct {
 	UploadCheck      time.Duration // how often sealed segments are looked for
 	UploadWait       time.Duration // how long a small segment waits for others to share an object with, and one that may go from local disk for more records; <0 not at all
 	RebalanceDelay   time.Duration // group.initial.rebalance.delay.ms; 0 is none
-	Version          string        // of the binary
 }
 
 // Deps are what a broker uses and does not make.

@@ -146,7 +146,6 @@ func brokerConfig(s config.Settings) broker.Config {
 		UploadCheck:      s.UploadCheck,
 		UploadWait:       uploadWait,
 		RebalanceDelay:   s.RebalanceDelay,
-		Version:          version,
 	}
 }
 
