@@ -152,7 +152,7 @@ func (t *topics) apply(img *metastore.Image) {
 // applyTopic gives the topic as mt says, reusing the partitions of was.
 func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.Group) *openTopic {
 	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, len(mt.Partitions))}
-	cfg, err := topicconfig.Parse(mt.Configs)
+	cfg, err := topicconfig.Parse(mt.Configs, nil)
 	if err != nil {
 		// Configs are validated before they are stored; an older or newer
 		// Firn may have stored others. The topic stays closed, not guessed.

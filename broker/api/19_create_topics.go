@@ -149,7 +149,7 @@ func (a *API) createConfigs(in *kmsg.CreateTopicsRequestTopic, configs map[strin
 // checkConfigs says whether a topic may have the configs next, coming from
 // old.
 func (a *API) checkConfigs(old, next map[string]string) error {
-	t, err := topicconfig.Parse(next)
+	t, err := topicconfig.Parse(next, nil)
 	if err != nil {
 		return err
 	}

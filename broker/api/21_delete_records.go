@@ -46,7 +46,7 @@ func (a *API) deleteRecordsOf(t *metastore.Topic, p int32, before int64) (record
 	if t.Internal {
 		return -1, kerr.InvalidTopicException
 	}
-	cfg, err := topicconfig.Parse(t.Configs)
+	cfg, err := topicconfig.Parse(t.Configs, nil)
 	if err != nil {
 		return -1, err
 	}

@@ -129,7 +129,7 @@ func (h *harness) apply(img *metastore.Image) {
 	}
 	for name, t := range img.Topics {
 		h.ids[name] = t.ID
-		cfg, err := topicconfig.Parse(t.Configs)
+		cfg, err := topicconfig.Parse(t.Configs, nil)
 		if err != nil {
 			panic(err)
 		}

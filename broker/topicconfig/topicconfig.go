@@ -139,17 +139,20 @@ func unknown(name string) error {
 	return &Error{name, reason}
 }
 
-// Parse checks what was set on a topic and fills in the rest. The error is an
+// Parse checks what was set on a topic and fills in the rest: from defaults,
+// the broker's own values by the names of topic configs (retention.ms where
+// log.retention.hours was set), and from the table where neither has one; nil
+// is no broker's value. Values of defaults have passed Check. The error is an
 // *Error that names the first offending key in order of names: unknown (with
 // the nearest known name), malformed, out of range, not supported yet, or in
 // conflict with another.
-func Parse(set map[string]string) (Topic, error) {
+func Parse(set, defaults map[string]string) (Topic, error) {
 	for _, k := range slices.Sorted(maps.Keys(set)) {
 		if err := Check(k, set[k]); err != nil {
 			return Topic{}, err
 		}
 	}
-	v := values(set)
+	v := values{set, defaults}
 	t := Topic{
 		Tiered:              v.bool("remote.storage.enable"),
 		RetentionBytes:      max(-1, v.long("retention.bytes")), // Kafka takes any negative number for "no limit"
@@ -177,8 +180,8 @@ func Parse(set map[string]string) (Topic, error) {
 // each by itself is valid. Kafka (KIP-950) refuses to turn tiering off unless
 // the remote data is to be deleted with it.
 func CheckChange(old, next map[string]string) error {
-	was, is := values(old).bool("remote.storage.enable"), values(next).bool("remote.storage.enable")
-	if was && !is && !values(next).bool("remote.log.delete.on.disable") {
+	before, after := values{set: old}, values{set: next}
+	if before.bool("remote.storage.enable") && !after.bool("remote.storage.enable") && !after.bool("remote.log.delete.on.disable") {
 		return &Error{"remote.storage.enable", "cannot be turned off while its remote data is kept; deleting that data with remote.log.delete.on.disable=true is not supported yet"}
 	}
 	return nil

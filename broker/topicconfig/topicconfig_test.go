@@ -24,11 +24,11 @@ func TestDefaultsAreValid(t *testing.T) {
 		}
 		all[d.Name] = d.Default
 	}
-	set, err := Parse(all)
+	set, err := Parse(all, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	none, err := Parse(nil)
+	none, err := Parse(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestParseRefuses(t *testing.T) {
 		{map[string]string{"remote.storage.enable": "true", "retention.bytes": "10", "local.retention.bytes": "11"}, "local.retention.bytes: must not be more"},
 		{map[string]string{"leader.replication.throttled.replicas": "x"}, "not partition:broker"},
 	} {
-		_, err := Parse(c.set)
+		_, err := Parse(c.set, nil)
 		var ce *Error
 		if !errors.As(err, &ce) || !errors.Is(err, kerr.InvalidConfig) {
 			t.Errorf("%v: got %v, want an *Error of INVALID_CONFIG", c.set, err)
@@ -89,17 +89,17 @@ func TestParseTakes(t *testing.T) {
 		"compression.type": "gzip", "compression.gzip.level": "7", "cleanup.policy": "", "flush.messages": "1",
 		"message.timestamp.type": "LogAppendTime", "unclean.leader.election.enable": "False", "segment.jitter.ms": "00",
 		"internal.segment.bytes": "4096", "message.timestamp.before.max.ms": " 7 ",
-	})
+	}, map[string]string{"segment.ms": "9", "retention.ms": "77"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := got.Partition
 	if !got.Tiered || got.Retention >= 0 || got.LocalRetention != 5*time.Second || got.LocalRetentionBytes != 100 ||
 		p.Codec != record.Gzip || p.CodecLevel != 7 || !p.Recompress || p.DeleteOnRetention || p.FlushMessages != 1 ||
-		!p.LogAppendTime || p.SegmentBytes != 4096 || p.TimestampBeforeMax != 7*time.Millisecond {
+		!p.LogAppendTime || p.SegmentBytes != 4096 || p.TimestampBeforeMax != 7*time.Millisecond || p.SegmentAge != 9*time.Millisecond {
 		t.Errorf("got %+v", got)
 	}
-	if got, _ := Parse(map[string]string{"compression.type": "uncompressed"}); !got.Partition.Recompress || got.Partition.Codec != record.None {
+	if got, _ := Parse(map[string]string{"compression.type": "uncompressed"}, nil); !got.Partition.Recompress || got.Partition.Codec != record.None {
 		t.Errorf("uncompressed gives %+v", got.Partition)
 	}
 }
@@ -126,7 +126,7 @@ func TestParseAnything(t *testing.T) {
 	value := rapid.OneOf(rapid.SampledFrom([]string{"", "true", "-1", "-2", "0", "1", "1048576", forever, "delete", "zstd"}), rapid.String())
 	rapid.Check(t, func(t *rapid.T) {
 		set := rapid.MapOfN(rapid.SampledFrom(names), value, 0, 5).Draw(t, "set")
-		got, err := Parse(set)
+		got, err := Parse(set, nil)
 		if err != nil {
 			var ce *Error
 			if !errors.As(err, &ce) {

@@ -90,11 +90,15 @@ func oneOf(names ...string) func(string) error {
 	}
 }
 
-// values reads configs that passed Check, defaults where none is set.
-type values map[string]string
+// values reads configs that passed Check: what is set, else the broker's
+// default, else the table's.
+type values struct{ set, defaults map[string]string }
 
 func (v values) str(name string) string {
-	s, ok := v[name]
+	s, ok := v.set[name]
+	if !ok {
+		s, ok = v.defaults[name]
+	}
 	if !ok {
 		s = byName[name].Default
 	}
