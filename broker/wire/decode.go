@@ -248,6 +248,25 @@ func (r *reader) int32s(flex bool) []int32 {
 	return a
 }
 
+func (r *reader) nullableInt32s(flex, nullable bool) []int32 {
+	a := nullableArray[int32](r, flex, 4, nullable)
+	for i := range a {
+		a[i] = r.int32()
+	}
+	return a
+}
+
+func (r *reader) int8s(flex bool) []int8 {
+	a := array[int8](r, flex, 1)
+	for i := range a {
+		a[i] = r.int8()
+	}
+	return a
+}
+
+// present reads the byte before a struct that may be null; negative is null.
+func (r *reader) present() bool { return r.int8() >= 0 && r.err == nil }
+
 func minString(flex bool) int {
 	if flex {
 		return 1

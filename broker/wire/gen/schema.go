@@ -23,13 +23,14 @@ type request struct {
 }
 
 type field struct {
-	name   string
-	typ    string // of an element, for an array
-	array  bool
-	vs     versions
-	null   int16 // the first version that allows null, -1 for never
-	tag    int   // -1 for none
-	fields []field
+	name    string
+	typ     string // of an element, for an array
+	array   bool
+	pointer bool // a struct that may be null
+	vs      versions
+	null    int16 // the first version that allows null, -1 for never
+	tag     int   // -1 for none
+	fields  []field
 }
 
 var fixedSizes = map[string]int{"bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uuid": 16}
@@ -37,6 +38,8 @@ var fixedSizes = map[string]int{"bool": 1, "int8": 1, "int16": 2, "int32": 4, "i
 // minSize is the least number of bytes of the field.
 func (f field) minSize(flex bool) int {
 	switch {
+	case f.pointer:
+		return 1
 	case f.array || f.typ == "bytes":
 		if flex {
 			return 1
@@ -57,14 +60,16 @@ func (f field) check() error {
 	_, fixed := fixedSizes[f.typ]
 	known := fixed || f.typ == "string" || f.typ == "*string" || f.typ == "bytes" || strings.HasPrefix(f.typ, "enum:")
 	switch {
-	case f.array && f.typ != "int32" && f.typ != "string" && known:
+	case f.array && f.typ != "int32" && f.typ != "int8" && f.typ != "string" && known:
 		return fmt.Errorf("field %s: arrays of %s are not built", f.name, f.typ)
 	case known && len(f.fields) > 0:
 		return fmt.Errorf("field %s: a %s has no fields", f.name, f.typ)
 	case !known && len(f.fields) == 0:
 		return fmt.Errorf("field %s: %s has no fields", f.name, f.typ)
-	case !known && !f.array && f.tag < 0:
-		return fmt.Errorf("field %s: a struct that is neither array nor tagged is not built", f.name)
+	case f.pointer && (f.array || f.tag >= 0):
+		return fmt.Errorf("field %s: a struct that may be null in an array or a tag is not built", f.name)
+	case !known && !f.array && !f.pointer && f.tag < 0:
+		return fmt.Errorf("field %s: a struct that is neither array, pointer nor tagged is not built", f.name)
 	case f.array && f.tag >= 0:
 		return fmt.Errorf("field %s: tagged arrays are not built", f.name)
 	}
@@ -157,6 +162,8 @@ func parseField(words []string) (field, error) {
 	f.typ, f.array = strings.CutPrefix(words[1], "[]")
 	if f.typ == "*string" {
 		f.null = 0
+	} else {
+		f.typ, f.pointer = strings.CutPrefix(f.typ, "*")
 	}
 	for rest := words[2:]; len(rest) > 0; {
 		var err error
