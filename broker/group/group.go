@@ -101,15 +101,15 @@ type ClientInfo struct {
 // Replies are called without any lock held, by any goroutine; they must not
 // block and must not call Unload or Close.
 type Coordinator struct {
-	cfg    Config
+	parts  int32 // of __consumer_offsets; never changes
+	cfg    atomic.Pointer[Config]
 	deps   Deps
-	rules  rules
 	timers *timers
 	groups atomic.Int64 // of all shards
 	bytes  atomic.Int64 // of all shards, about
 	shards []atomic.Pointer[shard]
 
-	mu     sync.Mutex // serialises changes of shards
+	mu     sync.Mutex // serialises changes of shards and settings; taken before a shard's mu
 	closed bool
 }
 
@@ -123,12 +123,40 @@ func New(cfg Config, deps Deps) *Coordinator {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	return &Coordinator{
-		cfg: cfg, deps: deps,
-		rules:  rules{initialDelay: cfg.InitialRebalanceDelay, maxSize: cfg.MaxSize, maxBytes: cfg.MaxGroupBytes, newID: uuid.NewString},
+	c := &Coordinator{
+		parts: cfg.OffsetsPartitions, deps: deps,
 		timers: startTimers(deps.Now),
 		shards: make([]atomic.Pointer[shard], cfg.OffsetsPartitions),
 	}
+	c.cfg.Store(&cfg)
+	return c
+}
+
+// SetConfig makes the coordinator decide by other settings from now on; zero
+// values take the defaults. The number of partitions stays that of New: where
+// a group is follows from it. Members and offsets beyond a limit that became
+// smaller stay; phases that have begun end when they were to.
+func (c *Coordinator) SetConfig(cfg Config) {
+	cfg.OffsetsPartitions = c.parts
+	cfg.setDefaults()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg.Store(&cfg)
+	for _, s := range c.all() {
+		s.mu.Lock()
+		s.rules = cfg.rules()
+		if s.phase == active {
+			c.timers.soonest(s.retention, c.deps.Now().Add(cfg.RetentionCheck))
+		}
+		s.mu.Unlock()
+	}
+}
+
+// config gives the settings of this moment; they are not changed.
+func (c *Coordinator) config() *Config { return c.cfg.Load() }
+
+func (cfg *Config) rules() rules {
+	return rules{initialDelay: cfg.InitialRebalanceDelay, maxSize: cfg.MaxSize, maxBytes: cfg.MaxGroupBytes, newID: uuid.NewString}
 }
 
 // PartitionFor says which partition of __consumer_offsets holds the group: as
@@ -142,7 +170,7 @@ func (c *Coordinator) PartitionFor(group string) int32 {
 	case h < 0:
 		h = -h
 	}
-	return h % c.cfg.OffsetsPartitions
+	return h % c.parts
 }
 
 // javaHash is String.hashCode: over UTF-16 units.
@@ -163,11 +191,11 @@ func javaHash(s string) int32 {
 // on; until it returns they are told COORDINATOR_LOAD_IN_PROGRESS. A record
 // that cannot be read is a *CorruptError, and the partition stays unloaded.
 func (c *Coordinator) Load(ctx context.Context, partition int32, log Log) error {
-	if partition < 0 || partition >= c.cfg.OffsetsPartitions {
-		return fmt.Errorf("group: there is no __consumer_offsets-%d, only %d partitions", partition, c.cfg.OffsetsPartitions)
+	if partition < 0 || partition >= c.parts {
+		return fmt.Errorf("group: there is no __consumer_offsets-%d, only %d partitions", partition, c.parts)
 	}
-	s := newShard(c, partition, log)
 	c.mu.Lock()
+	s := newShard(c, partition, log)
 	switch {
 	case c.closed:
 		c.mu.Unlock()
@@ -227,13 +255,13 @@ func (s *shard) open() error {
 			s.mu.Unlock()
 			return err
 		}
-		s.settle(s.create(id, loadClassic(id, v, &s.c.rules, now, &fx)), &fx)
+		s.settle(s.create(id, loadClassic(id, v, &s.rules, now, &fx)), &fx)
 	}
 	groups, offsets := len(s.groups), 0
 	for _, d := range s.durable {
 		offsets += d.count
 	}
-	s.c.timers.soonest(s.retention, now.Add(s.c.cfg.RetentionCheck))
+	s.c.timers.soonest(s.retention, now.Add(s.c.config().RetentionCheck))
 	go s.writer()
 	s.mu.Unlock()
 	fx.send(s.c.deps.Log)
@@ -244,7 +272,7 @@ func (s *shard) open() error {
 // Unload stops answering for one partition; replies that wait get
 // NOT_COORDINATOR. It returns when nothing is appended to the log any more.
 func (c *Coordinator) Unload(partition int32) {
-	if partition < 0 || partition >= c.cfg.OffsetsPartitions {
+	if partition < 0 || partition >= c.parts {
 		return
 	}
 	if s := c.shards[partition].Swap(nil); s != nil {
@@ -274,7 +302,7 @@ func (c *Coordinator) account(n int64) {
 	metricBytes.Add(float64(n))
 }
 
-func (c *Coordinator) full() bool { return c.bytes.Load() >= c.cfg.MaxBytes }
+func (c *Coordinator) full() bool { return c.bytes.Load() >= c.config().MaxBytes }
 
 // acquire finds the shard of a group and locks it. On an error nothing is
 // locked.

@@ -27,7 +27,7 @@ func (c *Coordinator) join(group string, j *joining, fx *effects) *kerr.Error {
 	switch {
 	case group == "":
 		return kerr.InvalidGroupID
-	case j.sessionTimeout < c.cfg.MinSessionTimeout || j.sessionTimeout > c.cfg.MaxSessionTimeout:
+	case j.sessionTimeout < c.config().MinSessionTimeout || j.sessionTimeout > c.config().MaxSessionTimeout:
 		return kerr.InvalidSessionTimeout
 	}
 	s, err := c.acquire(group)
@@ -40,14 +40,14 @@ func (c *Coordinator) join(group string, j *joining, fx *effects) *kerr.Error {
 	switch {
 	case gs == nil && j.memberID != "":
 		return kerr.UnknownMemberID
-	case gs == nil && c.groups.Load() >= int64(c.cfg.MaxGroups):
+	case gs == nil && c.groups.Load() >= int64(c.config().MaxGroups):
 		return kerr.GroupMaxSizeReached
 	case (gs == nil || gs.core.byID[j.memberID] == nil) && c.full():
 		return kerr.GroupMaxSizeReached
 	}
 	fresh := gs == nil
 	if fresh {
-		gs = s.create(strings.Clone(group), newClassic(strings.Clone(group), &c.rules, now))
+		gs = s.create(strings.Clone(group), newClassic(strings.Clone(group), &s.rules, now))
 		gs.core.unwritten = true
 	}
 	gs.core.joinGroup(now, j, fx)

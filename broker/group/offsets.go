@@ -120,7 +120,7 @@ func (s *shard) mayCommit(req *kmsg.OffsetCommitRequest) (*groupState, *kerr.Err
 		return nil, kerr.GroupIDNotFound
 	case req.Generation >= 0:
 		return nil, kerr.IllegalGeneration
-	case s.c.groups.Load() >= int64(s.c.cfg.MaxGroups):
+	case s.c.groups.Load() >= int64(s.c.config().MaxGroups):
 		metricRefused.Inc()
 		return nil, kerr.GroupMaxSizeReached
 	}
@@ -140,12 +140,12 @@ func (s *shard) admit(group string, entries []entry, where []place, resp *kmsg.O
 	for i := range entries {
 		e := &entries[i]
 		rp := where[i].in(resp)
-		if javaLength(e.offset.metadata) > s.c.cfg.MaxMetadataBytes {
+		if javaLength(e.offset.metadata) > s.c.config().MaxMetadataBytes {
 			rp.ErrorCode = kerr.OffsetMetadataTooLarge.Code
 			continue
 		}
 		if d == nil || d.offsets[e.topic][e.partition] == nil {
-			if count++; full || count > s.c.cfg.MaxGroupOffsets {
+			if count++; full || count > s.c.config().MaxGroupOffsets {
 				metricRefused.Inc()
 				rp.ErrorCode = kerr.InvalidCommitOffsetSize.Code
 				continue

@@ -38,6 +38,7 @@ type shard struct {
 
 	mu     sync.Mutex // protects the fields below; see durable for its exception
 	phase  phase
+	rules  rules // what the cores decide by
 	groups map[string]*groupState
 	queue  []op
 	queued int64 // bytes in queue
@@ -79,7 +80,7 @@ type op struct {
 
 func newShard(c *Coordinator, partition int32, log Log) *shard {
 	s := &shard{
-		c: c, partition: partition, log: log, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		c: c, partition: partition, log: log, rules: c.config().rules(), wake: make(chan struct{}, 1), done: make(chan struct{}),
 		groups: map[string]*groupState{}, durable: map[string]*durable{},
 	}
 	s.retention = newTimer(func() {
@@ -87,7 +88,7 @@ func newShard(c *Coordinator, partition int32, log Log) *shard {
 		defer s.mu.Unlock()
 		if s.phase == active {
 			s.push(op{run: s.expire})
-			c.timers.soonest(s.retention, c.deps.Now().Add(c.cfg.RetentionCheck))
+			c.timers.soonest(s.retention, c.deps.Now().Add(c.config().RetentionCheck))
 		}
 	})
 	return s
@@ -258,7 +259,7 @@ func (s *shard) take() (ops []op, open bool) {
 	n, size := 0, int64(0)
 	for n < len(s.queue) {
 		o := &s.queue[n]
-		if n > 0 && (o.run != nil || size+o.bytes > s.c.cfg.MaxBatchBytes) {
+		if n > 0 && (o.run != nil || size+o.bytes > s.c.config().MaxBatchBytes) {
 			break
 		}
 		size += o.bytes
@@ -333,7 +334,7 @@ func (s *shard) append(entries []entry) error {
 // simple makes sure that a group which has only offsets is known. mu is held.
 func (s *shard) simple(id string, now time.Time) {
 	if s.phase == active && s.groups[id] == nil && s.durable[id] != nil {
-		s.settle(s.create(id, newClassic(id, &s.c.rules, now)), &effects{})
+		s.settle(s.create(id, newClassic(id, &s.rules, now)), &effects{})
 	}
 }
 

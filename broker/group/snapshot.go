@@ -16,7 +16,7 @@ import (
 // of the snapshot is a suffix of it, in which the tombstone of a deleted key
 // follows the key's values.
 func (s *shard) maybeSnapshot() {
-	if s.appended < s.c.cfg.SnapshotBytes || s.appended < 2*s.live {
+	if s.appended < s.c.config().SnapshotBytes || s.appended < 2*s.live {
 		return
 	}
 	start := s.log.End()
@@ -59,14 +59,14 @@ func (s *shard) appendLive() error {
 			for p, o := range parts {
 				e := entry{group: id, isOffset: true, topic: topic, partition: p, offset: o}
 				chunk, size = append(chunk, e), size+e.size()
-				if size >= s.c.cfg.MaxBatchBytes {
+				if size >= s.c.config().MaxBatchBytes {
 					if err := flush(); err != nil {
 						return err
 					}
 				}
 			}
 		}
-		if size >= s.c.cfg.MaxBatchBytes {
+		if size >= s.c.config().MaxBatchBytes {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -112,7 +112,7 @@ func (s *shard) expire() {
 		for _, e := range s.expired(id, s.c.deps.Now()) {
 			chunk, size = append(chunk, e), size+e.size()
 		}
-		if size >= s.c.cfg.MaxBatchBytes || i == len(ids)-1 {
+		if size >= s.c.config().MaxBatchBytes || i == len(ids)-1 {
 			if s.tombstones(chunk) != nil {
 				return // the next check tries again
 			}
@@ -134,7 +134,7 @@ func (s *shard) expired(id string, now time.Time) []entry {
 	left := 0
 	if d != nil {
 		left = d.count
-		ms, retention := now.UnixMilli(), s.c.cfg.OffsetsRetention.Milliseconds()
+		ms, retention := now.UnixMilli(), s.c.config().OffsetsRetention.Milliseconds()
 		for topic, parts := range d.offsets {
 			for p, o := range parts {
 				if gs.core.offsetExpired(topic, o, ms, retention) {
@@ -156,7 +156,7 @@ func (s *shard) expired(id string, now time.Time) []entry {
 func (s *shard) tombstones(entries []entry) error {
 	for len(entries) > 0 {
 		n, size := 0, int64(0)
-		for n < len(entries) && (n == 0 || size+entries[n].size() <= s.c.cfg.MaxBatchBytes) {
+		for n < len(entries) && (n == 0 || size+entries[n].size() <= s.c.config().MaxBatchBytes) {
 			size += entries[n].size()
 			n++
 		}
