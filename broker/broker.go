@@ -109,6 +109,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 	}
 	handler := api.New(api.Config{
 		BrokerID:          record.BrokerID(cfg.NodeID),
+		LogDir:            b.topics.dir,
 		AutoCreateTopics:  cfg.AutoCreateTopics,
 		NumPartitions:     cfg.NumPartitions,
 		OffsetsPartitions: b.cfg.OffsetsParts,

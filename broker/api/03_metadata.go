@@ -187,22 +187,27 @@ func (a *API) metadataTopic(req *kmsg.MetadataRequest, img *metastore.Image, t *
 	out.AuthorizedOperations = operations32(req.IncludeTopicAuthorizedOperations, topicOperations)
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
 	for i := range t.Partitions {
-		p, po := &t.Partitions[i], &out.Partitions[i]
-		*po = kmsg.NewMetadataResponseTopicPartition()
-		po.Partition, po.Leader, po.LeaderEpoch = int32(p.ID), int32(p.Leader), int32(p.Epoch)
-		po.Replicas, po.ISR = brokerIDs(p.Replicas), brokerIDs(p.ISR)
-		po.OfflineReplicas = []int32{}
-		for _, r := range p.Replicas {
-			if _, ok := img.Brokers[r]; !ok {
-				po.OfflineReplicas = append(po.OfflineReplicas, int32(r))
-			}
-		}
-		if _, alive := img.Brokers[p.Leader]; !alive || !a.serves(t, p) {
-			po.Leader = -1
-			po.ErrorCode = kerr.LeaderNotAvailable.Code
-		}
+		out.Partitions[i] = a.metadataPartition(img, t, &t.Partitions[i])
 	}
 	return out
+}
+
+// metadataPartition describes one partition as clients are to see it.
+func (a *API) metadataPartition(img *metastore.Image, t *metastore.Topic, p *metastore.Partition) kmsg.MetadataResponseTopicPartition {
+	po := kmsg.NewMetadataResponseTopicPartition()
+	po.Partition, po.Leader, po.LeaderEpoch = int32(p.ID), int32(p.Leader), int32(p.Epoch)
+	po.Replicas, po.ISR = brokerIDs(p.Replicas), brokerIDs(p.ISR)
+	po.OfflineReplicas = []int32{}
+	for _, r := range p.Replicas {
+		if _, ok := img.Brokers[r]; !ok {
+			po.OfflineReplicas = append(po.OfflineReplicas, int32(r))
+		}
+	}
+	if _, alive := img.Brokers[p.Leader]; !alive || !a.serves(t, p) {
+		po.Leader = -1
+		po.ErrorCode = kerr.LeaderNotAvailable.Code
+	}
+	return po
 }
 
 // serves says whether a partition that this broker leads is open: a client

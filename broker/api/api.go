@@ -44,11 +44,13 @@ type Metadata interface {
 	AddPartitions(ctx context.Context, id record.TopicID, assignment [][]record.BrokerID, wantCurrent int) (int64, error)
 	SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (int64, error)
 	AllocateProducerIDs(ctx context.Context, n int64) (int64, error)
+	Quorum() metastore.Quorum
 }
 
 // Config is plain values; zero values take the defaults named here.
 type Config struct {
 	BrokerID             record.BrokerID
+	LogDir               string        // folder of the partitions' logs, as DescribeLogDirs names it
 	AutoCreateTopics     bool          // Metadata creates the topics that it is asked for
 	NumPartitions        int32         // of topics made without a count; 1
 	ReplicationFactor    int16         // of topics made without one; 1
@@ -176,9 +178,19 @@ var operations = map[int16]operation{
 	22: {handle: (*API).initProducerID, waits: true},
 	23: {handle: (*API).offsetForLeaderEpoch},
 	32: {handle: (*API).describeConfigs},
+	34: {handle: (*API).alterReplicaLogDirs},
+	35: {handle: (*API).describeLogDirs, waits: true},
 	37: {handle: (*API).createPartitions, waits: true},
+	43: {handle: (*API).electLeaders},
 	44: {handle: (*API).incrementalAlterConfigs, waits: true},
+	45: {handle: (*API).alterPartitionReassignments},
+	46: {handle: (*API).listPartitionReassignments},
+	55: {handle: (*API).describeQuorum},
+	57: {handle: (*API).updateFeatures},
 	60: {handle: (*API).describeCluster},
+	61: {handle: (*API).describeProducers},
+	64: {handle: (*API).unregisterBroker},
+	75: {handle: (*API).describeTopicPartitions},
 }
 
 var panics = metrics.NewCounter("firn_api_panics_total")
