@@ -34,9 +34,10 @@ var mayImport = map[string][]string{
 	"broker/group":          {"record"},
 	"broker/wire":           {"record"},
 	"broker/topicconfig":    {"broker/partition", "record"},
-	"broker/config":         {"broker", "objectstore"},
-	"broker/api":            {"broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                {"broker/api", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"broker/brokerconfig":   {"broker/topicconfig"},
+	"broker/config":         {"broker/brokerconfig"},
+	"broker/api":            {"broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
+	"broker":                {"broker/api", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart": {"objectstore"},
 }
 

@@ -31,23 +31,16 @@ import (
 // Config is a broker's settings as plain values; package config reads them
 // from flags, environment and file.
 type Config struct {
-	NodeID           int32         // this broker's id, ≥ 0
-	DataDir          string        // everything on local disk is below it
-	Kafka            string        // HOST:PORT that Kafka clients connect to; port 0 takes a free one
-	Advertise        string        // HOST:PORT that Metadata names; "" is Kafka's
-	HTTP             string        // HOST:PORT of health, metrics and admin; port 0 takes a free one
-	Rack             string        // "" for none
-	AutoCreateTopics bool          // auto.create.topics.enable
-	NumPartitions    int32         // num.partitions: of topics made without a count
-	OffsetsParts     int32         // offsets.topic.num.partitions
-	CacheBytes       int64         // local disk for chunks of cold objects
-	MaxConnections   int           // open Kafka connections in all
-	MaxFrameBytes    int           // of one request
-	MaxInflightBytes int64         // of requests being handled, over all connections
-	RetentionCheck   time.Duration // how often retention and rolling by time are looked at
-	UploadCheck      time.Duration // how often sealed segments are looked for
-	UploadWait       time.Duration // how long a small segment waits for others to share an object with, and one that may go from local disk for more records; <0 not at all
-	RebalanceDelay   time.Duration // group.initial.rebalance.delay.ms; 0 is none
+	NodeID      int32             // this broker's id, ≥ 0
+	DataDir     string            // everything on local disk is below it
+	Kafka       string            // HOST:PORT that Kafka clients connect to; port 0 takes a free one
+	Advertise   string            // HOST:PORT that Metadata names; "" is Kafka's
+	HTTP        string            // HOST:PORT of health, metrics and admin; port 0 takes a free one
+	Rack        string            // "" for none
+	Configs     map[string]string // broker configs given at the start, by name; package brokerconfig checks them
+	CacheBytes  int64             // local disk for chunks of cold objects
+	UploadCheck time.Duration     // how often sealed segments are looked for
+	UploadWait  time.Duration     // how long a small segment waits for others to share an object with, and one that may go from local disk for more records; <0 not at all
 }
 
 // Deps are what a broker uses and does not make.
@@ -64,6 +57,7 @@ type Broker struct {
 	storeURL string
 	store    objectstore.Store
 
+	configs         *configs
 	kafkaLn, httpLn net.Listener
 	meta            *metastore.Store
 	tier            *tiering.Manager
@@ -92,6 +86,9 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close(context.WithoutCancel(ctx)))
 		}
 	}()
+	if b.configs, err = newConfigs(cfg.Configs, b.log); err != nil {
+		return nil, err
+	}
 	if b.kafkaLn, err = net.Listen("tcp", cfg.Kafka); err != nil {
 		return nil, fmt.Errorf("listen for Kafka clients on %s: %w (choose another address with --kafka)", cfg.Kafka, err)
 	}
@@ -108,11 +105,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		return nil, err
 	}
 	handler := api.New(api.Config{
-		BrokerID:          record.BrokerID(cfg.NodeID),
-		LogDir:            b.topics.dir,
-		AutoCreateTopics:  cfg.AutoCreateTopics,
-		NumPartitions:     cfg.NumPartitions,
-		OffsetsPartitions: b.cfg.OffsetsParts,
+		BrokerID:      record.BrokerID(cfg.NodeID),
+		LogDir:        b.topics.dir,
+		MaxFetchBytes: b.configs.values().Fetch.MaxBytes,
+		FetchSessions: b.configs.values().Fetch.Sessions,
 	}, api.Deps{
 		Log:                b.log,
 		Meta:               b.meta,
@@ -120,12 +116,9 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		Groups:             b.groups.coord,
 		Tier:               b.tier,
 		EnsureOffsetsTopic: b.groups.ensureTopic,
+		Config:             b.configs.values,
 	})
-	b.wire = wire.NewServer(wire.Config{
-		MaxFrameBytes:    cfg.MaxFrameBytes,
-		MaxConnections:   cfg.MaxConnections,
-		MaxInflightBytes: cfg.MaxInflightBytes,
-	}, wire.Deps{Log: b.log, Handler: handler})
+	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
 	b.http = b.httpServer()
 	if err := b.meta.Register(ctx); err != nil {
 		return nil, fmt.Errorf("register this broker: %w", err)
@@ -160,6 +153,8 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("metadata in %s: %w", filepath.Join(b.cfg.DataDir, "etcd"), err)
 	}
+	b.configs.identify(b.cfg, b.kafkaLn.Addr().String(), metastore.Broker{Host: host, Port: int32(port)})
+	b.configs.update(b.meta.Image())
 	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID)
 }
 
@@ -181,22 +176,17 @@ func (b *Broker) openTiering(ctx context.Context) (err error) {
 // openPartitions brings the partitions to what the metastore says, and keeps
 // them there from now on.
 func (b *Broker) openPartitions(ctx context.Context) error {
-	delay := b.cfg.RebalanceDelay
-	if delay == 0 {
-		delay = -1 // what package group calls none
-	}
-	if ot := b.meta.Image().Topics[offsetsTopic]; ot != nil && len(ot.Partitions) != int(b.cfg.OffsetsParts) {
+	offsetsParts := b.configs.values().Groups.OffsetsPartitions
+	if ot := b.meta.Image().Topics[offsetsTopic]; ot != nil && len(ot.Partitions) != int(offsetsParts) {
 		// Where a group's offsets are follows from how many partitions there
 		// are, so the setting counts only when the topic is made.
-		b.log.Warn("the topic of group offsets has another number of partitions than the setting says; the topic's counts",
-			"topic", offsetsTopic, "partitions", len(ot.Partitions), "setting", b.cfg.OffsetsParts)
-		b.cfg.OffsetsParts = int32(len(ot.Partitions))
+		b.log.Warn("the topic of group offsets has another number of partitions than offsets.topic.num.partitions says; the topic's counts",
+			"topic", offsetsTopic, "partitions", len(ot.Partitions), "config", offsetsParts)
+		offsetsParts = int32(len(ot.Partitions))
 	}
-	coord := group.New(group.Config{
-		OffsetsPartitions:     b.cfg.OffsetsParts,
-		InitialRebalanceDelay: delay,
-	}, group.Deps{Log: b.log})
-	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), b.cfg.OffsetsParts, b.log)
+	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log})
+	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), offsetsParts, b.log)
+	b.groups.segmentBytes = b.configs.values().Groups.OffsetsSegmentBytes
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
 	b.groups.await = b.topics.AwaitApplied
 	img := b.meta.Image()
@@ -208,9 +198,11 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	first := make(chan struct{})
 	b.unwatch = b.meta.OnChange(func(img *metastore.Image) {
 		<-first
-		b.topics.apply(img)
+		v := b.configs.update(img)
+		coord.SetConfig(groupConfig(v, offsetsParts))
+		b.topics.apply(img, v)
 	})
-	b.topics.apply(img)
+	b.topics.apply(img, b.configs.values())
 	close(first)
 	return ctx.Err()
 }
@@ -321,7 +313,7 @@ const drainFor = time.Second
 
 // retention looks after every open partition again and again.
 func (b *Broker) retention(ctx context.Context) {
-	every := time.NewTicker(b.cfg.RetentionCheck)
+	every := time.NewTicker(b.configs.values().Topics.RetentionCheck)
 	defer every.Stop()
 	for {
 		select {

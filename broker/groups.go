@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,12 +23,13 @@ const offsetsTopic = "__consumer_offsets"
 // groups gives the group coordinator its log: one partition of offsetsTopic
 // each, loaded when this broker leads it.
 type groups struct {
-	coord *group.Coordinator
-	meta  *metastore.Store
-	node  record.BrokerID
-	parts int32
-	log   *slog.Logger
-	await func(ctx context.Context, revision int64) error
+	coord        *group.Coordinator
+	meta         *metastore.Store
+	node         record.BrokerID
+	parts        int32
+	log          *slog.Logger
+	segmentBytes int // of offsetsTopic, when it is made
+	await        func(ctx context.Context, revision int64) error
 
 	ctx    context.Context // of the loads; ends with close
 	cancel context.CancelFunc
@@ -61,7 +63,7 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 	spec := metastore.TopicSpec{
 		Name:       offsetsTopic,
 		Internal:   true,
-		Configs:    map[string]string{"segment.bytes": "104857600", "retention.ms": "-1"},
+		Configs:    map[string]string{"segment.bytes": strconv.Itoa(g.segmentBytes), "retention.ms": "-1"},
 		Assignment: make([][]record.BrokerID, g.parts),
 	}
 	for i := range spec.Assignment {

@@ -16,6 +16,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
@@ -45,8 +46,9 @@ type topics struct {
 
 	open atomic.Pointer[map[string]*openTopic] // by name; replaced whole, never changed
 
-	applying chan struct{} // one place: apply, stop and close take turns
-	stopped  bool          // apply does nothing any more; guarded by applying
+	applying chan struct{}        // one place: apply, stop and close take turns
+	stopped  bool                 // apply does nothing any more; guarded by applying
+	configs  *brokerconfig.Values // applied last; guarded by applying
 
 	mu      sync.Mutex // guards applied and waiters
 	applied int64      // the image revision that open shows
@@ -107,20 +109,23 @@ func (t *topics) AwaitApplied(ctx context.Context, revision int64) error {
 	}
 }
 
-// apply opens, changes and deletes partitions until they are as img says.
-func (t *topics) apply(img *metastore.Image) {
+// apply opens, changes and deletes partitions until they are as img says, with
+// the defaults that v has for topics.
+func (t *topics) apply(img *metastore.Image, v *brokerconfig.Values) {
 	t.applying <- struct{}{}
 	defer func() { <-t.applying }()
 	if t.stopped {
 		return
 	}
+	sameDefaults := t.configs != nil && t.configs.SameForTopics(v)
+	t.configs = v
 	old := *t.open.Load()
 	next := make(map[string]*openTopic, len(img.Topics))
 	var work errgroup.Group
 	work.SetLimit(openers)
 	for name, mt := range img.Topics {
 		was := old[name]
-		if was != nil && was.id == mt.ID && was.revision == mt.Revision {
+		if was != nil && was.id == mt.ID && was.revision == mt.Revision && sameDefaults {
 			next[name] = was
 			continue
 		}
@@ -152,7 +157,7 @@ func (t *topics) apply(img *metastore.Image) {
 // applyTopic gives the topic as mt says, reusing the partitions of was.
 func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.Group) *openTopic {
 	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, len(mt.Partitions))}
-	cfg, err := topicconfig.Parse(mt.Configs, nil)
+	cfg, err := t.parse(mt)
 	if err != nil {
 		// Configs are validated before they are stored; an older or newer
 		// Firn may have stored others. The topic stays closed, not guessed.
@@ -183,6 +188,22 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.
 		})
 	}
 	return now
+}
+
+// parse fills in the broker's defaults. Where they contradict what the topic
+// itself has (its local retention is the longer one, say), the table's stand in
+// for them: a change of the broker's configs must not close a topic.
+func (t *topics) parse(mt *metastore.Topic) (topicconfig.Topic, error) {
+	cfg, err := topicconfig.Parse(mt.Configs, t.configs.TopicDefaults())
+	if err != nil {
+		var plain error
+		if cfg, plain = topicconfig.Parse(mt.Configs, nil); plain != nil {
+			return cfg, plain
+		}
+		t.log.Warn("the broker's defaults do not fit a topic's own configs; Kafka's defaults are used for it", "topic", mt.Name, "error", err)
+	}
+	cfg.Partition.ProducerIDExpiration = t.configs.Topics.ProducerIDExpiration
+	return cfg, nil
 }
 
 func policy(cfg partition.Config, epoch record.Epoch) tiering.Policy {

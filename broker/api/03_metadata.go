@@ -50,7 +50,7 @@ func allTopics(req *kmsg.MetadataRequest) bool {
 // toCreate lists the topics that the request asks for, that do not exist and
 // that may be created for it.
 func (a *API) toCreate(req *kmsg.MetadataRequest, img *metastore.Image) []string {
-	if !a.cfg.AutoCreateTopics || req.Version >= 4 && !req.AllowAutoTopicCreation || allTopics(req) {
+	if !a.deps.Config().Topics.AutoCreate || req.Version >= 4 && !req.AllowAutoTopicCreation || allTopics(req) {
 		return nil
 	}
 	var missing []string
@@ -73,6 +73,7 @@ func (a *API) toCreate(req *kmsg.MetadataRequest, img *metastore.Image) []string
 func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	failed := map[string]error{}
 	img := a.deps.Meta.Image()
+	defaults := a.deps.Config().Topics
 	var specs []metastore.TopicSpec
 	for _, name := range names {
 		if name == offsetsTopic {
@@ -82,7 +83,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 			}
 			continue
 		}
-		assignment, err := a.place(img, 0, a.cfg.NumPartitions, a.cfg.ReplicationFactor)
+		assignment, err := a.place(img, 0, defaults.Partitions, defaults.ReplicationFactor)
 		if other := collision(img, name); other != "" {
 			err = fail(kerr.InvalidTopicException, "topic %s collides with %s", name, other)
 		}

@@ -121,10 +121,10 @@ func (a *API) topicSpec(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic)
 	default:
 		n, r := in.NumPartitions, in.ReplicationFactor
 		if n == -1 {
-			n = a.cfg.NumPartitions
+			n = a.deps.Config().Topics.Partitions
 		}
 		if r == -1 {
-			r = a.cfg.ReplicationFactor
+			r = a.deps.Config().Topics.ReplicationFactor
 		}
 		spec.Assignment, err = a.place(img, 0, n, r)
 	}

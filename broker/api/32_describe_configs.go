@@ -141,21 +141,21 @@ func (a *API) brokerConfigs() []configView {
 	me := img.Brokers[a.cfg.BrokerID]
 	id := strconv.Itoa(int(a.cfg.BrokerID))
 	num := func(n int64) string { return strconv.FormatInt(n, 10) }
-	offsetsParts := int64(a.cfg.OffsetsPartitions)
+	offsetsParts := int64(a.deps.Config().Groups.OffsetsPartitions)
 	if t := img.Topics[offsetsTopic]; t != nil {
 		offsetsParts = int64(len(t.Partitions))
 	}
 	listener := "PLAINTEXT://" + me.Host + ":" + num(int64(me.Port))
 	out := []configView{
 		{name: "advertised.listeners", value: listener, kind: topicconfig.List, doc: "Where clients are told to connect to."},
-		{name: "auto.create.topics.enable", value: strconv.FormatBool(a.cfg.AutoCreateTopics), kind: topicconfig.Boolean, doc: "Whether asking for the metadata of a topic makes it."},
+		{name: "auto.create.topics.enable", value: strconv.FormatBool(a.deps.Config().Topics.AutoCreate), kind: topicconfig.Boolean, doc: "Whether asking for the metadata of a topic makes it."},
 		{name: "broker.id", value: id, kind: topicconfig.Int, doc: "This broker's id."},
-		{name: "default.replication.factor", value: num(int64(a.cfg.ReplicationFactor)), kind: topicconfig.Int, doc: "Replicas of topics made without a number."},
+		{name: "default.replication.factor", value: num(int64(a.deps.Config().Topics.ReplicationFactor)), kind: topicconfig.Int, doc: "Replicas of topics made without a number."},
 		{name: "delete.topic.enable", value: "true", kind: topicconfig.Boolean, doc: "Whether topics can be deleted."},
 		{name: "fetch.max.bytes", value: num(int64(a.cfg.MaxFetchBytes)), kind: topicconfig.Int, doc: "The most bytes of one fetch reply."},
 		{name: "max.incremental.fetch.session.cache.slots", value: num(int64(a.cfg.FetchSessions)), kind: topicconfig.Int, doc: "Fetch sessions kept at one time."},
 		{name: "node.id", value: id, kind: topicconfig.Int, doc: "This broker's id."},
-		{name: "num.partitions", value: num(int64(a.cfg.NumPartitions)), kind: topicconfig.Int, doc: "Partitions of topics made without a number."},
+		{name: "num.partitions", value: num(int64(a.deps.Config().Topics.Partitions)), kind: topicconfig.Int, doc: "Partitions of topics made without a number."},
 		{name: "offsets.topic.num.partitions", value: num(offsetsParts), kind: topicconfig.Int, doc: "Partitions of the topic that holds the groups' offsets."},
 		{name: "offsets.topic.replication.factor", value: "1", kind: topicconfig.Short, doc: "Replicas of the topic that holds the groups' offsets."},
 		{name: "remote.log.storage.system.enable", value: strconv.FormatBool(a.deps.Tier != nil), kind: topicconfig.Boolean, doc: "Whether topics can be tiered to object storage."},

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/time/rate"
 
+	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/wire"
@@ -51,9 +53,6 @@ type Metadata interface {
 type Config struct {
 	BrokerID             record.BrokerID
 	LogDir               string        // folder of the partitions' logs, as DescribeLogDirs names it
-	AutoCreateTopics     bool          // Metadata creates the topics that it is asked for
-	NumPartitions        int32         // of topics made without a count; 1
-	ReplicationFactor    int16         // of topics made without one; 1
 	MaxFetchBytes        int           // of one Fetch reply, whatever is asked; 55 MiB
 	FetchSessions        int           // kept at one time; 1,000
 	FetchSessionParts    int           // partitions in all sessions; 1,000,000
@@ -64,13 +63,10 @@ type Config struct {
 	ColdWaitMax          time.Duration // most; 10 s
 	SlowRequests         int           // requests that wait for metadata or disk at one time; 128
 	ProducerIDBlock      int64         // producer ids taken from the metastore at one time; 1,000
-	OffsetsPartitions    int32         // of __consumer_offsets, for DescribeConfigs; 50
 	MaxPartitionsPerCall int           // that one request may create; 10,000
 }
 
 func (c *Config) setDefaults() {
-	def(&c.NumPartitions, 1)
-	def(&c.ReplicationFactor, 1)
 	def(&c.MaxFetchBytes, 55<<20)
 	def(&c.FetchSessions, 1000)
 	def(&c.FetchSessionParts, 1_000_000)
@@ -81,7 +77,6 @@ func (c *Config) setDefaults() {
 	def(&c.ColdWaitMax, 10*time.Second)
 	def(&c.SlowRequests, 128)
 	def(&c.ProducerIDBlock, 1000)
-	def(&c.OffsetsPartitions, 50)
 	def(&c.MaxPartitionsPerCall, 10_000)
 }
 
@@ -101,7 +96,9 @@ type Deps struct {
 	Tier       *tiering.Manager // nil: no object store, remote.storage.enable is refused
 	// EnsureOffsetsTopic makes __consumer_offsets if it does not exist.
 	EnsureOffsetsTopic func(context.Context) error
-	Now                func() time.Time // nil: time.Now
+	// Config gives the broker configs in effect; nil: the defaults.
+	Config func() *brokerconfig.Values
+	Now    func() time.Time // nil: time.Now
 }
 
 // API answers requests; it implements wire.Handler.
@@ -134,6 +131,9 @@ func New(cfg Config, deps Deps) *API {
 	if a.now == nil {
 		a.now = time.Now
 	}
+	if deps.Config == nil {
+		a.deps.Config = sync.OnceValue(defaultConfigs)
+	}
 	a.failLines = rate.NewLimiter(failLinesPerSecond, failLinesAtOnce)
 	a.sessions = newSessionCache(cfg.FetchSessions, cfg.FetchSessionParts, cfg.FetchSessionMinAge, a.now)
 	a.producers.block = cfg.ProducerIDBlock
@@ -145,6 +145,14 @@ func New(cfg Config, deps Deps) *API {
 		a.latency[key] = metrics.GetOrCreateHistogram(`firn_api_request_seconds{api="` + kmsg.NameForKey(key) + `"}`)
 	}
 	return a
+}
+
+func defaultConfigs() *brokerconfig.Values {
+	v, err := brokerconfig.Resolve(nil, nil, nil)
+	if err != nil {
+		panic(err) // the table's own defaults
+	}
+	return v
 }
 
 // operation is how one API key is answered.

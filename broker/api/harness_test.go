@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/topicconfig"
@@ -90,8 +91,12 @@ func startHarness(dir string) (*harness, error) {
 	h := &harness{meta: meta, dir: dir, open: map[string][]*partition.Partition{}, ids: map[string]record.TopicID{}, moved: make(chan struct{})}
 	h.groups = group.New(group.Config{OffsetsPartitions: 2, InitialRebalanceDelay: -1}, group.Deps{Log: log})
 	meta.OnChange(h.apply)
-	h.deps = Deps{Log: log, Meta: meta, Partitions: h, Groups: h.groups, Tier: &tiering.Manager{}, EnsureOffsetsTopic: h.ensureOffsets}
-	h.api = New(Config{BrokerID: testBroker, AutoCreateTopics: true, NumPartitions: 2, OffsetsPartitions: 2}, h.deps)
+	values, err := brokerconfig.Resolve(map[string]string{"num.partitions": "2", "offsets.topic.num.partitions": "2"}, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	h.deps = Deps{Log: log, Meta: meta, Partitions: h, Groups: h.groups, Tier: &tiering.Manager{}, EnsureOffsetsTopic: h.ensureOffsets, Config: func() *brokerconfig.Values { return values }}
+	h.api = New(Config{BrokerID: testBroker}, h.deps)
 	deadline := time.Now().Add(10 * time.Second)
 	for len(meta.Image().Brokers) == 0 {
 		if time.Now().After(deadline) {
@@ -100,6 +105,21 @@ func startHarness(dir string) (*harness, error) {
 		time.Sleep(time.Millisecond)
 	}
 	return h, nil
+}
+
+// configured gives broker configs with some that were given at the start, in
+// pairs of name and value.
+func configured(t testing.TB, pairs ...string) func() *brokerconfig.Values {
+	t.Helper()
+	static := map[string]string{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		static[pairs[i]] = pairs[i+1]
+	}
+	v, err := brokerconfig.Resolve(static, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() *brokerconfig.Values { return v }
 }
 
 func (h *harness) close() error {

@@ -95,7 +95,9 @@ func TestMetadataOperations(t *testing.T) {
 func TestAutoCreate(t *testing.T) {
 	name := fmt.Sprintf("auto%d", topicCount.Add(1))
 	wantCode(t, "not allowed by the client", metadataOf(t, shared.api, 4, false, byTopic(name)).Topics[0].ErrorCode, kerr.UnknownTopicOrPartition)
-	off := New(Config{BrokerID: testBroker}, shared.deps)
+	deps := shared.deps
+	deps.Config = configured(t, "auto.create.topics.enable", "false")
+	off := New(Config{BrokerID: testBroker}, deps)
 	wantCode(t, "switched off", metadataOf(t, off, 12, true, byTopic(name)).Topics[0].ErrorCode, kerr.UnknownTopicOrPartition)
 	if shared.meta.Image().Topics[name] != nil {
 		t.Fatal("created all the same")

@@ -17,31 +17,25 @@ import (
 
 // Settings are the values of one broker, parsed and checked.
 type Settings struct {
-	NodeID            int32         // this broker's id, ≥ 0
-	Data              string        // folder of everything that is local
-	Kafka             string        // host:port that Kafka clients connect to
-	Advertise         string        // host:port told to clients, "" for Kafka's
-	HTTP              string        // host:port of health, metrics and admin
-	Store             string        // URL of the object store; never "" after Load
-	Rack              string        // "" for none
-	AutoCreateTopics  bool          // a topic is made by its first use
-	DefaultPartitions int32         // of topics made without a count, ≥ 1
-	OffsetsPartitions int32         // of __consumer_offsets, ≥ 1
-	CacheBytes        int64         // local disk for parts of cold objects
-	MaxConnections    int           // open Kafka connections
-	MaxRequestBytes   int64         // of one Kafka request
-	MaxInflightBytes  int64         // of all Kafka requests being handled
-	RetentionCheck    time.Duration // between two looks at what may be deleted
-	UploadCheck       time.Duration // between two looks at what may be uploaded
-	UploadWait        time.Duration // a small sealed segment waits so long for company
-	RebalanceDelay    time.Duration // a new group waits so long for members
-	LogLevel          string        // debug, info, warn, error
-	LogFormat         string        // text, json
+	NodeID      int32             // this broker's id, ≥ 0
+	Data        string            // folder of everything that is local
+	Kafka       string            // host:port that Kafka clients connect to
+	Advertise   string            // host:port told to clients, "" for Kafka's
+	HTTP        string            // host:port of health, metrics and admin
+	Store       string            // URL of the object store; never "" after Load
+	Rack        string            // "" for none
+	Set         map[string]string // broker configs that were given, checked
+	CacheBytes  int64             // local disk for parts of cold objects
+	UploadCheck time.Duration     // between two looks at what may be uploaded
+	UploadWait  time.Duration     // a small sealed segment waits so long for company
+	LogLevel    string            // debug, info, warn, error
+	LogFormat   string            // text, json
 }
 
 // Inputs are the places that Load reads.
 type Inputs struct {
 	Flags   map[string]string // flags that were given, by setting name, without dashes
+	Set     []string          // NAME=VALUE of each --set, in order
 	Environ []string          // as os.Environ gives it
 	File    string            // path of the YAML file; "" for the one FIRN_CONFIG names, or none
 	// CheckStore says why a store URL cannot be used, nil when it can. It
@@ -79,8 +73,9 @@ func (v Value) Shown() string {
 // Loaded is the outcome of Load.
 type Loaded struct {
 	Settings Settings
-	Values   []Value // one per setting, in the table's order
-	File     string  // the file that was read, "" for none
+	Values   []Value    // one per setting but set, in the table's order
+	Set      []SetValue // the broker configs that were given, sorted by name
+	File     string     // the file that was read, "" for none
 }
 
 // Error is one thing that is wrong with the configuration.
@@ -115,7 +110,7 @@ func Load(in Inputs) (*Loaded, error) {
 	if out.File == "" {
 		out.File = env["FIRN_CONFIG"]
 	}
-	var file map[string]fileValue
+	file := contents{}
 	if out.File != "" {
 		var fileErrs []error
 		file, fileErrs = readFile(out.File)
@@ -124,7 +119,11 @@ func Load(in Inputs) (*Loaded, error) {
 	bad := map[string]bool{}
 	for i := range table {
 		s := &table[i]
-		v := pick(s, in.Flags, env, out.File, file)
+		if s.IsSet() {
+			errs = append(errs, out.loadSet(in.Set, env[s.Env()], file.set)...)
+			continue
+		}
+		v := pick(s, in.Flags, env, out.File, file.settings)
 		out.Values = append(out.Values, v)
 		if err := s.set(&out.Settings, v.Text); err != nil {
 			bad[s.Name] = true
@@ -197,9 +196,6 @@ func (l *Loaded) resolve(checkStore func(string) error, bad map[string]bool) []e
 	}
 	if !bad["kafka"] && !bad["http"] && s.Kafka == s.HTTP && !strings.HasSuffix(s.Kafka, ":0") {
 		fail("http", "%q is already taken by kafka: give one of them another port", s.HTTP)
-	}
-	if !bad["max-request-bytes"] && !bad["max-inflight-bytes"] && s.MaxInflightBytes < s.MaxRequestBytes {
-		fail("max-inflight-bytes", "%s is less than max-request-bytes (%s), so that the largest request could never be read", FormatSize(s.MaxInflightBytes), FormatSize(s.MaxRequestBytes))
 	}
 	return errs
 }

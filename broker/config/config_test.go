@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 	}
 	s := l.Settings
 	abs, _ := filepath.Abs("firn-data/objects")
-	if s.Data != "./firn-data" || s.Kafka != "127.0.0.1:9092" || s.HTTP != "127.0.0.1:9644" || s.Store != "file://"+abs || !s.AutoCreateTopics {
+	if s.Data != "./firn-data" || s.Kafka != "127.0.0.1:9092" || s.HTTP != "127.0.0.1:9644" || s.Store != "file://"+abs || len(s.Set) != 0 {
 		t.Errorf("defaults are %+v", s)
 	}
 	for _, v := range l.Values {
@@ -63,15 +63,15 @@ func TestPrecedence(t *testing.T) {
 	valid := map[string][3]string{ // flag, env, file
 		"data": {"a", "b", "c"}, "kafka": {"h:1", "h:2", "h:3"}, "advertise": {"h:1", "h:2", "h:3"},
 		"http": {"i:1", "i:2", "i:3"}, "store": {"file:///a", "file:///b", "file:///c"}, "node-id": {"1", "2", "3"},
-		"rack": {"a", "b", "c"}, "auto-create-topics": {"false", "true", "false"},
-		"default-partitions": {"4", "5", "6"}, "offsets-partitions": {"4", "5", "6"},
-		"cache-bytes": {"1GiB", "3GiB", "4GiB"}, "max-connections": {"7", "8", "9"},
-		"max-request-bytes": {"1MiB", "2MiB", "3MiB"}, "max-inflight-bytes": {"600MiB", "700MiB", "800MiB"},
-		"retention-check": {"1s", "2s", "3s"}, "upload-check": {"1s", "2s", "3s"}, "upload-wait": {"0s", "2s", "3s"}, "rebalance-delay": {"1s", "2s", "4s"},
+		"rack": {"a", "b", "c"}, "cache-bytes": {"1GiB", "3GiB", "4GiB"},
+		"upload-check": {"1s", "2s", "3s"}, "upload-wait": {"0s", "2s", "3s"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"},
 	}
 	for i := range table {
 		s := &table[i]
+		if s.IsSet() {
+			continue // TestSetPrecedence
+		}
 		v, ok := valid[s.Name]
 		if !ok {
 			t.Errorf("no test values for %s", s.Name)
@@ -107,18 +107,46 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// TestSetPrecedence: each broker config comes from the strongest place that
+// has it, whatever the others say of other names.
+func TestSetPrecedence(t *testing.T) {
+	l, err := Load(Inputs{
+		Set:     []string{"num.partitions=3", "log.retention.hours=-1"},
+		Environ: []string{`FIRN_SET=num.partitions=4, "max.connections.per.ip.overrides=10.0.0.1:2,10.0.0.2:3",group.max.size=9`},
+		File:    file(t, "set:\n  num.partitions: 5\n  group.max.size: 8\n  firn.max.topics: 7\n"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][2]string{
+		"num.partitions": {"3", "--set"}, "log.retention.hours": {"-1", "--set"},
+		"max.connections.per.ip.overrides": {"10.0.0.1:2,10.0.0.2:3", "FIRN_SET"}, "group.max.size": {"9", "FIRN_SET"},
+		"firn.max.topics": {"7", l.File + ":4"},
+	}
+	if len(l.Set) != len(want) || len(l.Settings.Set) != len(want) {
+		t.Errorf("got %+v and %v", l.Set, l.Settings.Set)
+	}
+	for _, v := range l.Set {
+		if w := want[v.Name]; v.Text != w[0] || v.Where != w[1] || l.Settings.Set[v.Name] != w[0] {
+			t.Errorf("%s is %q from %s, want %q from %s", v.Name, v.Text, v.Where, w[0], w[1])
+		}
+	}
+	if _, err := Load(Inputs{Set: []string{"num.partitions=3", "num.partitions=3"}}); err == nil || !strings.Contains(err.Error(), "--set: num.partitions: is set twice") {
+		t.Errorf("given twice: %v", err)
+	}
+}
+
 func TestValuesReachSettings(t *testing.T) {
 	l, err := Load(Inputs{
 		Flags:   map[string]string{"cache-bytes": "3 GB", "node-id": "0"},
-		Environ: []string{"FIRN_REBALANCE_DELAY=0s", "FIRN_MAX_CONNECTIONS=", "FIRN_ADVERTISE=[::1]:99"},
-		File:    file(t, "auto-create-topics: false\nmax-request-bytes: 1048576\nrack: \"eu-1a\"\n"),
+		Environ: []string{"FIRN_UPLOAD_WAIT=0s", "FIRN_UPLOAD_CHECK=", "FIRN_ADVERTISE=[::1]:99"},
+		File:    file(t, "rack: \"eu-1a\"\n"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := l.Settings
-	if s.CacheBytes != 3e9 || s.NodeID != 0 || s.RebalanceDelay != 0 || s.MaxConnections != 10000 || s.AutoCreateTopics ||
-		s.MaxRequestBytes != 1<<20 || s.Rack != "eu-1a" || s.Advertise != "[::1]:99" || s.RetentionCheck != 5*time.Second {
+	if s.CacheBytes != 3e9 || s.NodeID != 0 || s.UploadWait != 0 || s.Rack != "eu-1a" || s.Advertise != "[::1]:99" || s.UploadCheck != 5*time.Second {
 		t.Errorf("got %+v", s)
 	}
 }
@@ -130,18 +158,18 @@ func TestErrors(t *testing.T) {
 		flags      map[string]string
 		want       []string // each must be in the error; FILE is the file's path
 	}{
-		{"unknown key", "data: x\n\ndefault-partitons: 3\n", nil, nil, []string{"FILE:3: default-partitons: unknown key; did you mean default-partitions?"}},
-		{"other separators", "default_partitions: 3\n", nil, nil, []string{"FILE:1: default_partitions: unknown key; did you mean default-partitions?"}},
-		{"Kafka's name", "num.partitions: 3\n", nil, nil, []string{"what Kafka calls num.partitions is default-partitions here"}},
+		{"unknown key", "data: x\n\ncache-byte: 3\n", nil, nil, []string{"FILE:3: cache-byte: unknown key; did you mean cache-bytes?"}},
+		{"other separators", "cache_bytes: 3\n", nil, nil, []string{"FILE:1: cache_bytes: unknown key; did you mean cache-bytes?"}},
+		{"Kafka's name", "log.dirs: /x\n", nil, nil, []string{"what Kafka calls log.dirs is data here"}},
+		{"broker config", "num.partitions: 3\n", nil, nil, []string{"FILE:1: num.partitions: is a broker config; put it below the key set:"}},
 		{"nothing near", "zookeeper: 3\n", nil, nil, []string{"FILE:1: zookeeper: unknown key; the keys are data, kafka"}},
 		{"unknown variable", "", []string{"FIRN_KAFKAA=x"}, nil, []string{"FIRN_KAFKAA: there is no such variable; did you mean FIRN_KAFKA?"}},
 		{"bad value in file", "kafka: nonsense\n", nil, nil, []string{`FILE:1: kafka: "nonsense" is not HOST:PORT`}},
 		{"bad value in variable", "", []string{"FIRN_KAFKA=h:99999"}, nil, []string{`FIRN_KAFKA: "h:99999": the port "99999" is not a number from 0 to 65535`}},
 		{"bad value in flag", "", nil, map[string]string{"node-id": "-1"}, []string{"--node-id: -1 is not between 0 and 2147483647"}},
 		{"huge number", "node-id: 99999999999999999999\n", nil, nil, []string{"99999999999999999999 is not between 0"}},
-		{"fraction", "max-connections: 1.5\n", nil, nil, []string{`"1.5" is not a whole number`}},
-		{"yes is not true", "auto-create-topics: yes\n", nil, nil, []string{`FILE:1: auto-create-topics: "yes" is not true or false`}},
-		{"bare number as duration", "retention-check: 5\n", nil, nil, []string{`"5" is not a duration such as`}},
+		{"fraction", "node-id: 1.5\n", nil, nil, []string{`"1.5" is not a whole number`}},
+		{"bare number as duration", "upload-check: 5\n", nil, nil, []string{`"5" is not a duration such as`}},
 		{"size", "cache-bytes: lots\n", nil, nil, []string{`"lots" is not a size such as`}},
 		{"size out of range", "cache-bytes: 1KiB\n", nil, nil, []string{"1KiB is not between 16MiB and"}},
 		{"size overflows", "cache-bytes: 9999999999TiB\n", nil, nil, []string{`"9999999999TiB" is not a size`}},
@@ -157,7 +185,17 @@ func TestErrors(t *testing.T) {
 		{"wildcard advertised", "advertise: '[::]:9092'\n", nil, nil, []string{"FILE:1: advertise:", "no address that a client could connect to"}},
 		{"port 0 advertised", "advertise: h:0\n", nil, nil, []string{"FILE:1: advertise:", "port 0"}},
 		{"same port", "kafka: h:1\nhttp: h:1\n", nil, nil, []string{"FILE:2: http:", "already taken by kafka"}},
-		{"inflight below request", "max-request-bytes: 1GiB\n", nil, nil, []string{"max-inflight-bytes: 512MiB is less than max-request-bytes (1GiB)"}},
+		{"set of nothing", "set: 3\n", nil, nil, []string{"FILE:1: set: must be a mapping"}},
+		{"set is a list", "set:\n- num.partitions=3\n", nil, nil, []string{"FILE:2: set: must be a mapping"}},
+		{"bad value in set", "set:\n  num.partitions: many\n", nil, nil, []string{`FILE:2: num.partitions: "many" is not a number of type int`}},
+		{"twice in set", "set:\n  num.partitions: 1\n  num.partitions: 2\n", nil, nil, []string{"FILE:3: num.partitions: is set twice, first in line 2"}},
+		{"list in set", "set:\n  num.partitions: [1]\n", nil, nil, []string{"FILE:2: num.partitions: its value must be plain text"}},
+		{"misspelt in set", "set:\n  num.partitons: 1\n", nil, nil, []string{"FILE:2: num.partitons: no such broker config; did you mean num.partitions?"}},
+		{"not in Firn", "", []string{"FIRN_SET=num.io.threads=8"}, nil, []string{"FIRN_SET: num.io.threads: Kafka has this broker config, this broker does not"}},
+		{"not a pair", "", []string{"FIRN_SET=num.partitions"}, nil, []string{`FIRN_SET: num.partitions: "num.partitions" is not NAME=VALUE`}},
+		{"two lines", "", []string{"FIRN_SET=num.partitions=1\nnum.partitions=2"}, nil, []string{"FIRN_SET: has more than one line"}},
+		{"open quote", "", []string{"FIRN_SET=\"a=b"}, nil, []string{"FIRN_SET: is not a list such as"}},
+		{"inflight below request", "set:\n  socket.request.max.bytes: 1073741824\n", nil, nil, []string{"queued.max.request.bytes: 536870912 is less than socket.request.max.bytes (1073741824)"}},
 		{"empty data", "data: ''\n", nil, nil, []string{"FILE:1: data: is empty"}},
 		{"several at once", "dta: x\nkafka: y\n", []string{"FIRN_RAK=z"}, map[string]string{"http": "q"},
 			[]string{"FILE:1: dta", "FILE:2: kafka", "FIRN_RAK", "--http"}},
@@ -267,7 +305,7 @@ func TestNearest(t *testing.T) {
 
 // FuzzFile: no file makes the reader panic, and each error names its place.
 func FuzzFile(f *testing.F) {
-	for _, s := range []string{"data: x\n", "a: &x 1\nrack: *x\n", "? [a]\n: b\n", "rack: !!binary aGk=\n", "<<: {rack: a}\n", "\x00", "- &a [*a]\n"} {
+	for _, s := range []string{"data: x\n", "a: &x 1\nrack: *x\n", "? [a]\n: b\n", "set:\n  num.partitions: 1\n  ? [x]\n  : y\n", "set: &a {x: *a}\n", "rack: !!binary aGk=\n", "<<: {rack: a}\n", "\x00", "- &a [*a]\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

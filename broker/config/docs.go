@@ -16,9 +16,9 @@ is not current (` + "`go test ./broker/config -run Page -update`" + ` writes it)
 ` + "`firn start`" + ` needs no configuration. Whatever is set can be set in three places, and the first that
 has it wins:
 
-1. a flag: ` + "`--default-partitions 6`" + `
-2. an environment variable: ` + "`FIRN_DEFAULT_PARTITIONS=6`" + `
-3. a line of the YAML file that ` + "`--config FILE`" + ` (or ` + "`FIRN_CONFIG`" + `) names: ` + "`default-partitions: 6`" + `
+1. a flag: ` + "`--cache-bytes 50GiB`" + `
+2. an environment variable: ` + "`FIRN_CACHE_BYTES=50GiB`" + `
+3. a line of the YAML file that ` + "`--config FILE`" + ` (or ` + "`FIRN_CONFIG`" + `) names: ` + "`cache-bytes: 50GiB`" + `
 
 Flag and YAML key are the same word; the variable is ` + "`FIRN_`" + ` and the word in capitals, with ` + "`_`" + ` for ` + "`-`" + `.
 A variable that is set but empty counts as not set.
@@ -64,10 +64,12 @@ data: /var/lib/firn
 kafka: 0.0.0.0:9092
 advertise: broker-1.example.net:9092
 store: s3://my-logs/firn?region=eu-central-1
-auto-create-topics: false
-default-partitions: 6
 cache-bytes: 50GiB
 log-format: json
+set:
+  auto.create.topics.enable: false
+  num.partitions: 6
+  log.retention.hours: 72
 ` + "```" + `
 
 What is set per topic (retention, segment sizes, tiering …) is a topic config: ` + "`firn topic alter NAME --config retention.ms=86400000`" + `.

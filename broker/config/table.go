@@ -13,7 +13,7 @@ type Setting struct {
 	Kafka   string // Kafka's name of the same thing, "" for none
 	Doc     string // one or two sentences, no full stop at the end
 
-	set func(*Settings, string) error
+	set func(*Settings, string) error // nil for the broker configs
 }
 
 // Env is the setting's environment variable.
@@ -21,19 +21,20 @@ func (s *Setting) Env() string {
 	return "FIRN_" + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_"))
 }
 
-// IsBool says whether the flag may stand without a value.
-func (s *Setting) IsBool() bool { return s.Kind == kindBool }
+// IsSet says whether this is the one setting that takes any number of
+// NAME=VALUE, the broker configs; Inputs has them apart from the others.
+func (s *Setting) IsSet() bool { return s.Kind == kindSet }
 
 // Table lists all settings in the order of the documentation. It is not to be
 // changed.
 func Table() []Setting { return table }
 
 const (
-	kindBool     = "true|false"
 	kindAddr     = "HOST:PORT"
 	kindSize     = "SIZE"
 	kindDuration = "DURATION"
 	kindInt      = "N"
+	kindSet      = "NAME=VALUE"
 )
 
 // table is every setting there is. A setting is added when somebody has a
@@ -53,28 +54,14 @@ var table = []Setting{
 		integer(func(s *Settings, n int64) { s.NodeID = int32(n) }, 0, 1<<31-1)},
 	{"rack", "NAME", "", "broker.rack", "name of the zone that this broker stands in, told to clients; default: none",
 		text(func(s *Settings) *string { return &s.Rack }, nil)},
-	{"auto-create-topics", kindBool, "true", "auto.create.topics.enable", "make a topic when a client first asks for it by name; turn it off where a misspelt name should be an error",
-		boolean(func(s *Settings) *bool { return &s.AutoCreateTopics })},
-	{"default-partitions", kindInt, "1", "num.partitions", "partitions of a topic that is made without a number",
-		integer(func(s *Settings, n int64) { s.DefaultPartitions = int32(n) }, 1, 10000)},
-	{"offsets-partitions", kindInt, "50", "offsets.topic.num.partitions", "partitions of __consumer_offsets; only used when that topic is made",
-		integer(func(s *Settings, n int64) { s.OffsetsPartitions = int32(n) }, 1, 1000)},
+	{"set", kindSet, "", "", "broker config under Kafka's name (num.partitions=6, auto.create.topics.enable=false), or one of Firn's own limits (firn.max.topics=1000); may be given several times; docs/configuration.md lists them",
+		nil},
 	{"cache-bytes", kindSize, "2GiB", "", "local disk for parts of objects that were read back from the object store",
 		size(func(s *Settings, n int64) { s.CacheBytes = n }, 16<<20, 1<<50)},
-	{"max-connections", kindInt, "10000", "max.connections", "open Kafka connections; more are closed at once",
-		integer(func(s *Settings, n int64) { s.MaxConnections = int(n) }, 1, 1<<20)},
-	{"max-request-bytes", kindSize, "100MiB", "socket.request.max.bytes", "largest Kafka request; a connection that announces a larger one is closed",
-		size(func(s *Settings, n int64) { s.MaxRequestBytes = n }, 64<<10, 1<<30)},
-	{"max-inflight-bytes", kindSize, "512MiB", "queued.max.request.bytes", "memory for requests that are being handled, over all connections; beyond it reading waits",
-		size(func(s *Settings, n int64) { s.MaxInflightBytes = n }, 1<<20, 1<<42)},
-	{"retention-check", kindDuration, "5s", "log.retention.check.interval.ms", "time between two looks at which segments are old or many enough to delete, or due to be sealed by age",
-		duration(func(s *Settings) durationField { return &s.RetentionCheck }, "100ms", "24h")},
 	{"upload-check", kindDuration, "5s", "", "time between two looks at which sealed segments wait for upload",
 		duration(func(s *Settings) durationField { return &s.UploadCheck }, "100ms", "24h")},
 	{"upload-wait", kindDuration, "60s", "", "how long a small segment waits for more records, or for others to share an object with, before it is uploaded, which saves requests; 0s uploads each at once",
 		duration(func(s *Settings) durationField { return &s.UploadWait }, "0s", "24h")},
-	{"rebalance-delay", kindDuration, "3s", "group.initial.rebalance.delay.ms", "how long a new, empty consumer group waits for more members before it starts; 0s starts at once",
-		duration(func(s *Settings) durationField { return &s.RebalanceDelay }, "0s", "10m")},
 	{"log-level", "LEVEL", "info", "", "what is logged: debug, info, warn or error",
 		text(func(s *Settings) *string { return &s.LogLevel }, oneOf("debug", "info", "warn", "error"))},
 	{"log-format", "FORMAT", "text", "", "how it is logged, on standard error: text or json",

@@ -25,20 +25,6 @@ func text(field func(*Settings) *string, check func(string) error) func(*Setting
 	}
 }
 
-func boolean(field func(*Settings) *bool) func(*Settings, string) error {
-	return func(s *Settings, v string) error {
-		switch v {
-		case "true":
-			*field(s) = true
-		case "false":
-			*field(s) = false
-		default:
-			return fmt.Errorf("%q is not true or false", v)
-		}
-		return nil
-	}
-}
-
 func integer(put func(*Settings, int64), low, high int64) func(*Settings, string) error {
 	return func(s *Settings, v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)

@@ -13,8 +13,16 @@ import (
 // settingFlags are the flags that the table of settings gives, and --config.
 type settingFlags struct {
 	given map[string]string
+	set   setFlag
 	file  string
 }
+
+// setFlag collects every NAME=VALUE of --set.
+type setFlag struct{ given []string }
+
+func (f *setFlag) Set(v string) error { f.given = append(f.given, v); return nil }
+func (f *setFlag) Type() string       { return "NAME=VALUE" }
+func (f *setFlag) String() string     { return "" }
 
 // settingFlag puts a flag's text aside; package config parses it.
 type settingFlag struct {
@@ -37,17 +45,18 @@ func addSettingFlags(fs *pflag.FlagSet) *settingFlags {
 	fs.StringVar(&s.file, "config", "", "YAML `FILE` of settings, one NAME: VALUE per line, named as the flags")
 	for i := range config.Table() {
 		set := &config.Table()[i]
-		f := fs.VarPF(settingFlag{set, s.given}, set.Name, "", set.Doc)
-		if set.IsBool() {
-			f.NoOptDefVal = "true"
+		if set.IsSet() {
+			fs.Var(&s.set, set.Name, set.Doc)
+			continue
 		}
+		fs.Var(settingFlag{set, s.given}, set.Name, set.Doc)
 	}
 	return s
 }
 
 // load reads the configuration from all its places.
 func (a *app) load(s *settingFlags) (*config.Loaded, error) {
-	l, err := config.Load(config.Inputs{Flags: s.given, Environ: a.environ, File: s.file, CheckStore: checkStore})
+	l, err := config.Load(config.Inputs{Flags: s.given, Set: s.set.given, Environ: a.environ, File: s.file, CheckStore: checkStore})
 	if err != nil {
 		return nil, &failure{err: err, code: exitUsage, hint: "all settings: firn start --help, or docs/configuration.md"}
 	}
@@ -154,6 +163,11 @@ flag, a variable, a line of the file, or the default). Passwords and keys are no
 			for _, v := range l.Values {
 				all = append(all, setting{v.Setting.Name, v.Shown(), string(v.Origin), v.Where})
 				t.row(v.Setting.Name, v.Shown(), v.Where)
+			}
+			for _, v := range l.Set {
+				key := "set " + v.Name
+				all = append(all, setting{key, v.Text, string(v.Origin), v.Where})
+				t.row(key, v.Text, v.Where)
 			}
 			if a.json() {
 				return a.printJSON(all)

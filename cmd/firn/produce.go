@@ -39,7 +39,7 @@ func (a *app) produceCommand() *cobra.Command {
   raw    the whole input is the value of one record
 
 Records with the same key go to the same partition. The topic is created if the broker
-allows that (its setting auto-create-topics).`,
+allows that (its config auto.create.topics.enable).`,
 		Example: `  echo "hello" | firn produce greetings
   firn produce flights --file flights.jsonl --format json --compression zstd
   printf 'de:Hallo\nfr:Salut\n' | firn produce greetings --key-separator :`,

@@ -31,8 +31,12 @@ func (a *app) startCommand() *cobra.Command {
 ./firn-data and is reached by Kafka clients at 127.0.0.1:9092.
 
 Each setting is a flag, a FIRN_* variable and a key of the YAML file that --config names, as
-in --default-partitions, FIRN_DEFAULT_PARTITIONS and default-partitions. A flag wins over a
-variable, a variable over the file. "firn config print" shows what is in effect.
+in --cache-bytes, FIRN_CACHE_BYTES and cache-bytes. A flag wins over a variable, a variable
+over the file. "firn config print" shows what is in effect.
+
+Broker configs have Kafka's names and are given with --set, as in
+--set num.partitions=6 --set auto.create.topics.enable=false. Many of them can also be changed
+while the broker runs, with Kafka's own tools.
 
 SIGTERM or Ctrl-C stops it cleanly: clients are answered, files are synced, leases are given
 back, and the exit code is 0. A second one ends it at once; nothing acknowledged is lost then
@@ -40,6 +44,7 @@ either, but the next start has to look through the log.`,
 		Example: `  firn start
   firn start --data /var/lib/firn --kafka 0.0.0.0:9092 --advertise broker-1.example.net:9092
   firn start --store 's3://my-logs/firn?region=eu-central-1'
+  firn start --set num.partitions=6 --set log.retention.hours=72
   firn start --config /etc/firn.yaml`,
 		Args: args(cobra.NoArgs, "no arguments, only flags"),
 		RunE: func(*cobra.Command, []string) error {
@@ -129,23 +134,16 @@ func brokerConfig(s config.Settings) broker.Config {
 		uploadWait = -1 // 0 would be tiering's default
 	}
 	return broker.Config{
-		NodeID:           s.NodeID,
-		DataDir:          s.Data,
-		Kafka:            s.Kafka,
-		Advertise:        s.Advertise,
-		HTTP:             s.HTTP,
-		Rack:             s.Rack,
-		AutoCreateTopics: s.AutoCreateTopics,
-		NumPartitions:    s.DefaultPartitions,
-		OffsetsParts:     s.OffsetsPartitions,
-		CacheBytes:       s.CacheBytes,
-		MaxConnections:   s.MaxConnections,
-		MaxFrameBytes:    int(s.MaxRequestBytes),
-		MaxInflightBytes: s.MaxInflightBytes,
-		RetentionCheck:   s.RetentionCheck,
-		UploadCheck:      s.UploadCheck,
-		UploadWait:       uploadWait,
-		RebalanceDelay:   s.RebalanceDelay,
+		NodeID:      s.NodeID,
+		DataDir:     s.Data,
+		Kafka:       s.Kafka,
+		Advertise:   s.Advertise,
+		HTTP:        s.HTTP,
+		Rack:        s.Rack,
+		Configs:     s.Set,
+		CacheBytes:  s.CacheBytes,
+		UploadCheck: s.UploadCheck,
+		UploadWait:  uploadWait,
 	}
 }
 

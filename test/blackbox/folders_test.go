@@ -125,7 +125,7 @@ func TestFoldersOfUnknownTopics(t *testing.T) {
 // Where a group's offsets are depends on the number of partitions: that of
 // the topic counts, not a setting that was changed later.
 func TestOffsetsSurviveAChangedNumberOfPartitions(t *testing.T) {
-	b := firntest.New(t, "--offsets-partitions", "11")
+	b := firntest.New(t, "--set", "offsets.topic.num.partitions=11")
 	b.Start()
 	b.CreateTopic("read", 1)
 	const groups = 20
@@ -141,7 +141,7 @@ func TestOffsetsSurviveAChangedNumberOfPartitions(t *testing.T) {
 	}
 	for _, parts := range []string{"3", "50"} {
 		b.Stop()
-		b.Args = []string{"--offsets-partitions", parts}
+		b.Args = []string{"--set", "offsets.topic.num.partitions=" + parts}
 		b.Start()
 		for i := range groups {
 			got, err := adm.FetchOffsets(ctx, fmt.Sprintf("g%d", i))

@@ -51,7 +51,7 @@ func run(m *testing.M) int {
 	}
 	var log lockedBuffer
 	cmd := exec.Command(bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", broker, "--http", brokerHTTP,
-		"--upload-check", "200ms", "--upload-wait", "0s", "--retention-check", "200ms", "--rebalance-delay", "0s")
+		"--upload-check", "200ms", "--upload-wait", "0s", "--set", "log.retention.check.interval.ms=200", "--set", "group.initial.rebalance.delay.ms=0")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

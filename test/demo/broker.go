@@ -54,7 +54,7 @@ func startBroker(ctx context.Context, bin, dir, store string, env []string) (*pr
 		return nil, 0, err
 	}
 	defer out.Close()
-	args := []string{"start", "--data", p.data, "--kafka", kafka, "--http", httpAddr, "--upload-check", "1s", "--upload-wait", "2s", "--retention-check", "1s"}
+	args := []string{"start", "--data", p.data, "--kafka", kafka, "--http", httpAddr, "--upload-check", "1s", "--upload-wait", "2s", "--set", "log.retention.check.interval.ms=1000"}
 	if store != "" {
 		args = append(args, "--store", store)
 	}

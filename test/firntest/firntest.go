@@ -153,7 +153,7 @@ func (b *Broker) Launch() {
 	}
 	// Nothing waits for company or for the next look: tests wait for the outcome.
 	args := append([]string{"start", "--data", b.Data, "--kafka", b.Kafka, "--http", b.HTTP,
-		"--upload-check", "200ms", "--upload-wait", "0s", "--retention-check", "200ms", "--rebalance-delay", "0s"}, b.Args...)
+		"--upload-check", "200ms", "--upload-wait", "0s", "--set", "log.retention.check.interval.ms=200", "--set", "group.initial.rebalance.delay.ms=0"}, b.Args...)
 	cmd := exec.Command(b.bin, args...)
 	cmd.Env = append(os.Environ(), b.Env...)
 	cmd.Stdout, cmd.Stderr = b.out, b.out

@@ -41,7 +41,7 @@ func start(t *testing.T) (bootstrap, httpAddr string) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(bin, "start", "--data", filepath.Join(t.TempDir(), "data"), "--kafka", bootstrap, "--http", httpAddr,
-		"--upload-check", "200ms", "--upload-wait", "0s", "--retention-check", "200ms")
+		"--upload-check", "200ms", "--upload-wait", "0s", "--set", "log.retention.check.interval.ms=200")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

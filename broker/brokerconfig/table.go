@@ -1,0 +1,196 @@
+package brokerconfig
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/firnlog/firn/broker/topicconfig"
+)
+
+// Shorter names for the table.
+const (
+	boolean = topicconfig.Boolean
+	text    = topicconfig.String
+	integer = topicconfig.Int
+	short   = topicconfig.Short
+	long    = topicconfig.Long
+	list    = topicconfig.List
+
+	noLimit = "2147483647"
+)
+
+// rows are the configs that are not defaults of topic configs. Names, types
+// and scopes are Kafka's (https://kafka.apache.org/documentation/#brokerconfigs);
+// the words are ours. A row is added with the code that obeys it.
+var rows = []Definition{
+	// Who the broker is: settings of firn start under Kafka's names.
+	{Name: "advertised.listeners", Type: list, NoDefault: true, Setting: "advertise", Doc: "Where clients are told to connect to."},
+	{Name: "broker.id", Type: integer, Default: "-1", Setting: "node-id", Doc: "This broker's id."},
+	{Name: "broker.rack", Type: text, NoDefault: true, Setting: "rack", Doc: "The zone that this broker stands in."},
+	{Name: "listeners", Type: list, Default: "PLAINTEXT://:9092", Setting: "kafka", Doc: "Where Kafka clients are listened for."},
+	{Name: "log.dirs", Type: list, NoDefault: true, Setting: "data", Doc: "The folder of the partitions' logs."},
+	{Name: "node.id", Type: integer, NoDefault: true, Setting: "node-id", Doc: "This broker's id."},
+	{Name: "remote.log.storage.system.enable", Type: boolean, Default: "true", Kafka: "false", Setting: "store", Doc: "Whether topics can be tiered to object storage. They always can."},
+
+	// Connections and requests.
+	{Name: "connections.max.idle.ms", Type: long, Default: "600000", check: atLeast(1), Valid: "1 and up",
+		Doc: "After how long (milliseconds) without a request a connection is closed.",
+		put: ms(func(v *Values) *time.Duration { return &v.Network.MaxIdle })},
+	{Name: "max.connection.creation.rate", Type: integer, Default: noLimit, Scope: ClusterWide, check: atLeast(0), Valid: "0 and up",
+		Doc: "New connections per second; further ones wait to be accepted. 2147483647 is no limit.",
+		put: number(func(v *Values) *int { return &v.Network.MaxConnectionRate })},
+	{Name: "max.connections", Type: integer, Default: "10000", Kafka: noLimit, Scope: ClusterWide, check: atLeast(0), Valid: "0 and up",
+		Doc: "Open connections of Kafka clients in all.",
+		put: number(func(v *Values) *int { return &v.Network.MaxConnections })},
+	{Name: "max.connections.per.ip", Type: integer, Default: noLimit, Scope: ClusterWide, check: atLeast(0), Valid: "0 and up",
+		Doc: "Open connections from one address; more are closed at once. 2147483647 is no limit; 0 needs max.connections.per.ip.overrides.",
+		put: number(func(v *Values) *int { return &v.Network.MaxPerIP })},
+	{Name: "max.connections.per.ip.overrides", Type: text, Default: "", Scope: ClusterWide, check: checkOverrides, Valid: "ADDRESS:NUMBER, separated by commas",
+		Doc: "Other limits than max.connections.per.ip for some addresses, such as 10.0.0.7:500,::1:10. Host names are not looked up.",
+		put: func(v *Values, s *string) { v.Network.PerIPOverrides, _ = parseOverrides(*s) }},
+	{Name: "queued.max.request.bytes", Type: long, Default: "536870912", Kafka: "-1", Valid: "1 and up, at least socket.request.max.bytes; below 1 is no limit",
+		Doc: "Memory for requests that are being handled, over all connections; beyond it nothing more is read.",
+		put: number(func(v *Values) *int64 { return &v.Network.QueuedBytes })},
+	{Name: "socket.request.max.bytes", Type: integer, Default: "104857600", check: between(64<<10, 1<<30), Valid: "65536 to 1073741824",
+		Doc: "The largest request; a connection that announces a larger one is closed.",
+		put: number(func(v *Values) *int { return &v.Network.MaxRequestBytes })},
+
+	// Fetches.
+	{Name: "fetch.max.bytes", Type: integer, Default: "57671680", check: atLeast(1024), Valid: "1024 and up",
+		Doc: "The most bytes of one fetch reply, whatever the client asks for.",
+		put: number(func(v *Values) *int { return &v.Fetch.MaxBytes })},
+	{Name: "max.incremental.fetch.session.cache.slots", Type: integer, Default: "1000", check: atLeast(0), Valid: "0 and up",
+		Doc: "Fetch sessions kept at one time; a client that gets none sends whole requests.",
+		put: number(func(v *Values) *int { return &v.Fetch.Sessions })},
+
+	// Topics and partitions.
+	{Name: "auto.create.topics.enable", Type: boolean, Default: "true",
+		Doc: "Whether a topic is made when a client first asks for it by name.",
+		put: flag(func(v *Values) *bool { return &v.Topics.AutoCreate })},
+	{Name: "default.replication.factor", Type: integer, Default: "1", check: between(1, math.MaxInt16), Valid: "1 and up",
+		Doc: "Replicas of topics that are made without a number.",
+		put: number(func(v *Values) *int16 { return &v.Topics.ReplicationFactor })},
+	{Name: "delete.topic.enable", Type: boolean, Default: "true",
+		Doc: "Whether topics can be deleted.",
+		put: flag(func(v *Values) *bool { return &v.Topics.Delete })},
+	{Name: "firn.max.partitions", Type: integer, Default: "100000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "Partitions of all topics together, internal ones counted; a topic or partitions beyond it are refused with POLICY_VIOLATION.",
+		put: number(func(v *Values) *int { return &v.Topics.MaxPartitions })},
+	{Name: "firn.max.topics", Type: integer, Default: "50000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "Topics, internal ones counted; one more is refused with POLICY_VIOLATION.",
+		put: number(func(v *Values) *int { return &v.Topics.MaxTopics })},
+	{Name: "log.retention.check.interval.ms", Type: long, Default: "5000", Kafka: "300000", check: between(1, 86400_000), Valid: "1 to 86400000",
+		Doc: "Time (milliseconds) between two looks at which segments are to be deleted, or to be sealed by age.",
+		put: ms(func(v *Values) *time.Duration { return &v.Topics.RetentionCheck })},
+	{Name: "num.partitions", Type: integer, Default: "1", check: between(1, 1_000_000), Valid: "1 to 1000000",
+		Doc: "Partitions of topics that are made without a number.",
+		put: number(func(v *Values) *int32 { return &v.Topics.Partitions })},
+	{Name: "producer.id.expiration.ms", Type: integer, Default: "86400000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "How long (milliseconds) a partition remembers the sequence numbers of an idempotent producer that is silent.",
+		put: ms(func(v *Values) *time.Duration { return &v.Topics.ProducerIDExpiration })},
+
+	// Defaults of topic configs that are given in another unit, or by another
+	// config, when the one with Kafka's first name is not set.
+	{Name: "log.flush.scheduler.interval.ms", Type: long, Default: "9223372036854775807", Topic: "flush.ms", check: asTopic("flush.ms"),
+		Doc: "The default of the topic config flush.ms while log.flush.interval.ms is not set."},
+	{Name: "log.retention.hours", Type: integer, Default: "168", Topic: "retention.ms",
+		Doc: "The default of the topic config retention.ms, in hours, while neither log.retention.ms nor log.retention.minutes is set. Below 0 is no limit."},
+	{Name: "log.retention.minutes", Type: integer, NoDefault: true, Topic: "retention.ms",
+		Doc: "The default of the topic config retention.ms, in minutes, while log.retention.ms is not set. Below 0 is no limit."},
+	{Name: "log.roll.hours", Type: integer, Default: "168", Topic: "segment.ms", check: atLeast(1), Valid: "1 and up",
+		Doc: "The default of the topic config segment.ms, in hours, while log.roll.ms is not set."},
+	{Name: "log.roll.jitter.hours", Type: integer, Default: "0", Topic: "segment.jitter.ms", check: hours("segment.jitter.ms"), Valid: "0 and up",
+		Doc: "The default of the topic config segment.jitter.ms, in hours, while log.roll.jitter.ms is not set."},
+
+	// Consumer groups.
+	{Name: "firn.max.groups", Type: integer, Default: "100000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "Consumer groups that one broker coordinates; a further one is refused.",
+		put: number(func(v *Values) *int { return &v.Groups.MaxGroups })},
+	{Name: "group.initial.rebalance.delay.ms", Type: integer, Default: "3000", check: atLeast(0), Valid: "0 and up",
+		Doc: "How long (milliseconds) a new, empty group waits for more members before it starts.",
+		put: ms(func(v *Values) *time.Duration { return &v.Groups.InitialRebalanceDelay })},
+	{Name: "group.max.session.timeout.ms", Type: integer, Default: "1800000", check: atLeast(1), Valid: "1 and up",
+		Doc: "The longest session timeout (milliseconds) that a member may ask for.",
+		put: ms(func(v *Values) *time.Duration { return &v.Groups.MaxSession })},
+	{Name: "group.max.size", Type: integer, Default: "10000", Kafka: noLimit, check: atLeast(1), Valid: "1 and up",
+		Doc: "Members of one group.",
+		put: number(func(v *Values) *int { return &v.Groups.MaxSize })},
+	{Name: "group.min.session.timeout.ms", Type: integer, Default: "6000", check: atLeast(1), Valid: "1 and up",
+		Doc: "The shortest session timeout (milliseconds) that a member may ask for.",
+		put: ms(func(v *Values) *time.Duration { return &v.Groups.MinSession })},
+	{Name: "offset.metadata.max.bytes", Type: integer, Default: "4096", check: atLeast(0), Valid: "0 and up",
+		Doc: "The longest text that may be stored with a committed offset.",
+		put: number(func(v *Values) *int { return &v.Groups.MaxMetadataBytes })},
+	{Name: "offsets.retention.check.interval.ms", Type: long, Default: "600000", check: atLeast(1), Valid: "1 and up",
+		Doc: "Time (milliseconds) between two looks at which offsets have expired.",
+		put: ms(func(v *Values) *time.Duration { return &v.Groups.OffsetsCheck })},
+	{Name: "offsets.retention.minutes", Type: integer, Default: "10080", check: atLeast(1), Valid: "1 and up",
+		Doc: "How long (minutes) the offsets of a group without members are kept.",
+		put: unit(time.Minute, func(v *Values) *time.Duration { return &v.Groups.OffsetsRetention })},
+	{Name: "offsets.topic.num.partitions", Type: integer, Default: "50", check: between(1, 1000), Valid: "1 to 1000",
+		Doc: "Partitions of __consumer_offsets; used when that topic is made.",
+		put: number(func(v *Values) *int32 { return &v.Groups.OffsetsPartitions })},
+	{Name: "offsets.topic.replication.factor", Type: short, Default: "1", Kafka: "3", check: between(1, 1), Valid: "1 while there is one broker",
+		Doc: "Replicas of __consumer_offsets."},
+	{Name: "offsets.topic.segment.bytes", Type: integer, Default: "104857600", check: asTopic("segment.bytes"), Valid: "1048576 and up",
+		Doc: "The config segment.bytes of __consumer_offsets; used when that topic is made.",
+		put: number(func(v *Values) *int { return &v.Groups.OffsetsSegmentBytes })},
+
+	// Others.
+	{Name: "max.request.partition.size.limit", Type: integer, Default: "2000", check: atLeast(1), Valid: "1 and up",
+		Doc: "Partitions in one reply to DescribeTopicPartitions.",
+		put: number(func(v *Values) *int { return &v.Topics.MaxDescribed })},
+	{Name: "telemetry.max.bytes", Type: integer, Default: "1048576", check: atLeast(1), Valid: "1 and up",
+		Doc: "The largest set of metrics, compressed, that a client may push.",
+		put: number(func(v *Values) *int { return &v.TelemetryMaxBytes })},
+}
+
+// link is one config that may give a topic config's default; its number times
+// factor is the topic config's.
+type link struct {
+	name   string
+	factor int64
+}
+
+// chains are the topic configs whose default may come from several broker
+// configs, the strongest first. The last one always has a value.
+var chains = map[string][]link{
+	"flush.ms":          {{"log.flush.interval.ms", 1}, {"log.flush.scheduler.interval.ms", 1}},
+	"retention.ms":      {{"log.retention.ms", 1}, {"log.retention.minutes", 60_000}, {"log.retention.hours", 3600_000}},
+	"segment.jitter.ms": {{"log.roll.jitter.ms", 1}, {"log.roll.jitter.hours", 3600_000}},
+	"segment.ms":        {{"log.roll.ms", 1}, {"log.roll.hours", 3600_000}},
+}
+
+// table is rows and, from the table of topic configs, the broker configs that
+// hold their defaults.
+var table = func() []Definition {
+	all := rows
+	for _, d := range topicconfig.Definitions() {
+		if d.Synonym == "" {
+			continue
+		}
+		row := Definition{
+			Name: d.Synonym, Type: d.Type, Default: d.Default, Valid: d.Valid, Scope: ClusterWide, Topic: d.Name,
+			Doc:   "The default of the topic config " + d.Name + ". " + d.Doc,
+			check: asTopic(d.Name),
+		}
+		if chains[d.Name] != nil {
+			row.Default, row.NoDefault = "", true
+		}
+		all = append(all, row)
+	}
+	return all
+}()
+
+// hours checks a number of hours as the topic config checks its milliseconds.
+func hours(topic string) func(string) error {
+	check := asTopic(topic)
+	return func(v string) error {
+		n, err := strconv.ParseInt(v, 10, 32)
+		if err != nil {
+			return err
+		}
+		return check(strconv.FormatInt(n*3600_000, 10))
+	}
+}
