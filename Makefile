@@ -23,6 +23,11 @@ demo: build ## 3 million real records: produce, tier, replay, compare (STORE=fil
 test: build ## every test, with whatever they need installed or built first
 	./test/run
 
+ONLY        ?=
+.PHONY: record-kafka
+record-kafka: ## Apache Kafka's answers to the scenarios of test/kafkadiff, anew (ONLY=area/name); needs Java 17 and mvn
+	go test ./test/kafkadiff -run '^TestRecord$$' -count=1 -timeout 60m -v -record -only '$(ONLY)'
+
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

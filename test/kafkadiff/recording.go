@@ -1,0 +1,128 @@
+package kafkadiff
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// recordingHead is how each file of recorded answers begins.
+const recordingHead = "# Answers of Apache Kafka 4.3.1, written by `make record-kafka`: not edited by hand.\n"
+
+// FormatRecording writes answers as a .kafka file holds them.
+func FormatRecording(answers []Answer) string {
+	var b strings.Builder
+	b.WriteString(recordingHead)
+	for _, a := range answers {
+		fmt.Fprintf(&b, "\n%d %s\n%s\n", a.Step, a.Title, renderTree(a.Tree))
+	}
+	return b.String()
+}
+
+var stepHead = regexp.MustCompile(`(?m)^([0-9]+) (.*)\n`)
+
+// ParseRecording reads what FormatRecording wrote.
+func ParseRecording(text string) ([]Answer, error) {
+	rest, ok := strings.CutPrefix(text, recordingHead)
+	if !ok {
+		return nil, fmt.Errorf("it does not begin with %q", recordingHead)
+	}
+	var answers []Answer
+	for strings.TrimSpace(rest) != "" {
+		m := stepHead.FindStringSubmatchIndex(rest)
+		if m == nil || strings.TrimSpace(rest[:m[0]]) != "" {
+			return nil, fmt.Errorf("after answer %d: want \"STEP API VERSION\"", len(answers))
+		}
+		a := Answer{Title: rest[m[4]:m[5]]}
+		var err error
+		if a.Step, err = strconv.Atoi(rest[m[2]:m[3]]); err != nil {
+			return nil, err
+		}
+		if a.Tree, rest, err = parseTree(rest[m[1]:]); err != nil {
+			return nil, fmt.Errorf("answer of step %d: %w", a.Step, err)
+		}
+		answers = append(answers, a)
+	}
+	return answers, nil
+}
+
+// ignore replaces what the scenario does not look at.
+func (s *Scenario) ignore(step int, tree any) any {
+	for _, a := range s.ignores {
+		if a.concerns(step) {
+			tree, _ = a.path.apply(tree, func(v any) any {
+				if _, none := v.(gone); none {
+					return v
+				}
+				return "<ignored>"
+			})
+		}
+	}
+	return tree
+}
+
+// Compare lists where a broker's answers are not the recorded ones, except for
+// the scenario's `differs` lines, each of which must be needed. It is empty
+// when all is well.
+func (s *Scenario) Compare(recorded, got []Answer) []string {
+	var problems []string
+	answers := map[int]Answer{}
+	for _, a := range got {
+		answers[a.Step] = a
+	}
+	needed := make([]bool, len(s.differs))
+	for _, want := range recorded {
+		if s.titles[want.Step] == "" {
+			problems = append(problems, fmt.Sprintf("step %d is recorded and not in the scenario: run make record-kafka", want.Step))
+			continue
+		}
+		tree := s.ignore(want.Step, clone(want.Tree))
+		for i, d := range s.differs {
+			if !d.concerns(want.Step) {
+				continue
+			}
+			var n int
+			tree, n = d.path.apply(tree, func(v any) any {
+				if differences("", v, d.value) != nil {
+					needed[i] = true
+				}
+				return clone(d.value)
+			})
+			if n == 0 && d.value != (any)(gone{}) {
+				problems = append(problems, fmt.Sprintf("line %d: Kafka's answer to step %d has nothing at the path", d.line, want.Step))
+			}
+		}
+		a, ok := answers[want.Step]
+		if !ok {
+			problems = append(problems, fmt.Sprintf("step %d (%s) has no answer", want.Step, want.Title))
+			continue
+		}
+		delete(answers, want.Step)
+		for _, d := range differences("", tree, a.Tree) {
+			at := d.path
+			if at == "" {
+				at = "the answer"
+			}
+			problems = append(problems, fmt.Sprintf("step %d (%s): %s\n    Kafka: %s\n    Firn:  %s", want.Step, want.Title, at, show(d.want), show(d.got)))
+		}
+	}
+	for _, a := range got {
+		if _, left := answers[a.Step]; left {
+			problems = append(problems, fmt.Sprintf("step %d (%s) is not recorded: run make record-kafka", a.Step, a.Title))
+		}
+	}
+	for i, d := range s.differs {
+		if !needed[i] {
+			problems = append(problems, fmt.Sprintf("line %d: differs is not needed: Kafka answers that itself", d.line))
+		}
+	}
+	return problems
+}
+
+// CompareTwice lists where two runs against the same broker differ.
+func (s *Scenario) CompareTwice(a, b []Answer) []string {
+	plain := *s
+	plain.differs = nil
+	return plain.Compare(a, b)
+}
