@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -18,21 +17,30 @@ import (
 )
 
 const (
-	readBuffer = 4 << 10 // small frames cost one read; the rest of a large one goes straight to its slab
-	// maxHeld is how many bytes of requests and of records for replies a
-	// connection may hold before its next request is read.
+	// maxHeld is how many bytes of requests and of replies in memory a
+	// connection may hold before its next request is read. When replies in
+	// memory of all connections are over MaxInflightBytes, it is one reply.
 	maxHeld = 16 << 20
 	// smallFrame is up to where a frame, other than of Produce, is not
 	// counted against MaxInflightBytes: such requests may wait for long (a
-	// poll, a join), for others even, and are bounded by number.
+	// poll, a join) and are bounded by number.
 	smallFrame = 64 << 10
+	// smallJoin is the same for JoinGroup and SyncGroup, which wait for the
+	// other members' requests: were those counted, a large group could fill
+	// the budget with the first of its members and never see the last.
+	smallJoin = 1 << 20
 	// decodedCharge times its length is what a larger one counts: what it is
 	// decoded to is on the heap beside it.
 	decodedCharge = 4
 	// A frame must be read within frameTimeout and the time it takes at
-	// minFrameRate bytes per second.
-	frameTimeout = time.Minute
-	minFrameRate = 256 << 10
+	// minFrameRate bytes per second; while others wait for the bytes that it
+	// has claimed, within contendedTimeout and at contendedRate, which is
+	// looked at every frameCheck.
+	frameTimeout     = time.Minute
+	minFrameRate     = 256 << 10
+	contendedTimeout = 10 * time.Second
+	contendedRate    = 4 << 20
+	frameCheck       = 2 * time.Second
 	// halfCloseGrace is for how long replies are still sent to a peer that
 	// has closed its side; most such peers are gone altogether.
 	halfCloseGrace = 10 * time.Second
@@ -42,64 +50,134 @@ const (
 )
 
 // conn is one connection. Its reader decodes requests, queues each as a
-// pending reply and serves it; its writer takes the queue in order, waits for
-// the head's reply and sends it.
+// pending reply and serves it. A writer is started when the first of the
+// queue has its reply, sends what is answered, in order, and ends.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
-	br     *bufio.Reader
+	in     *input
 	out    sender
 	client *Client // replaced, never changed; the reader's
 	ctx    context.Context
 	cancel context.CancelFunc
-	queue  chan *pending // closed by the reader when it ends; holds MaxInflight, so that sending never blocks
-	wake   chan struct{} // for the writer: some reply came
-	room   chan struct{} // for the reader: less is in flight
+	change chan struct{} // for the reader: a reply came or was sent, or the writer ended
 	failed sync.Once
 
-	mu       sync.Mutex // guards what follows
-	draining bool       // no further request is read
-	inflight int        // requests queued or being sent
-	held     int64      // bytes of them, see maxHeld
-	answered time.Time  // when the last reply was sent
+	mu          sync.Mutex // guards what follows
+	draining    bool       // no further request is read
+	gone        bool       // nothing more is sent
+	writing     bool       // a writer is at work
+	first, last *pending   // requests whose reply is not sent, in the order they came
+	inflight    int        // of them
+	unanswered  int        // of them, without a reply yet
+	alone       bool       // the last is not of Produce: nothing is served beside it
+	held        int64      // bytes of them, see maxHeld
+	used        time.Time  // when it was accepted or the last reply was sent
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
+	cfg := s.config.Load()
 	c := &conn{
 		srv:    s,
 		nc:     nc,
-		br:     bufio.NewReaderSize(nc, readBuffer),
 		client: &Client{ID: id, Remote: nc.RemoteAddr()},
-		queue:  make(chan *pending, s.cfg.MaxInflight),
-		wake:   make(chan struct{}, 1),
-		room:   make(chan struct{}, 1),
+		change: make(chan struct{}, 1),
+		used:   time.Now(),
 	}
-	c.out = newSender(nc, s.cfg)
+	var raw syscall.RawConn
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		// A failure leaves the kernel's own size, which works too.
+		_ = tcp.SetWriteBuffer(cfg.SendBuffer)
+		if rc, err := tcp.SyscallConn(); err == nil && rawSockets {
+			raw = rc
+		}
+	}
+	c.in = newInput(nc, raw)
+	c.out = newSender(nc, raw, s.idleTimeout)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	return c
 }
 
 // run serves the connection until it is closed, by either side.
 func (c *conn) run() {
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		c.write()
-	}()
 	halfClosed := c.read()
-	close(c.queue)
+	c.in.drop()
 	if halfClosed {
-		t := time.AfterFunc(halfCloseGrace, c.abort)
+		if c.idle() {
+			c.close(reasonPeer)
+		}
+		t := time.AfterFunc(halfCloseGrace, func() {
+			c.fail(reasonHalfClosed, fmt.Errorf("the peer closed its side and %v later a request is still unanswered", halfCloseGrace))
+		})
 		defer t.Stop()
 	}
-	<-written
-	c.abort()
+	c.awaitSent()
+	if halfClosed {
+		c.close(reasonPeer)
+	}
+	c.close(reasonShutdown)
+	c.abandon()
+}
+
+// idle says that nothing is in flight.
+func (c *conn) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.first == nil
+}
+
+// awaitSent waits until every reply is sent, or the connection is gone, and
+// no writer is at work.
+func (c *conn) awaitSent() {
+	done := c.ctx.Done()
+	for {
+		c.mu.Lock()
+		ready := (c.first == nil || c.gone) && !c.writing
+		c.mu.Unlock()
+		if ready {
+			return
+		}
+		select {
+		case <-c.change:
+		case <-done:
+			c.abort()
+			done = nil
+		}
+	}
+}
+
+// abandon releases the replies that could not be sent; those still to come
+// are released by complete.
+func (c *conn) abandon() {
+	c.mu.Lock()
+	p := c.first
+	c.first, c.last, c.inflight = nil, nil, 0
+	c.srv.replied(-c.heldReplies(p))
+	c.held = 0
+	c.mu.Unlock()
+	for ; p != nil; p = p.next {
+		p.reply.release()
+	}
+}
+
+// heldReplies adds up what p and its followers hold; mu is held.
+func (c *conn) heldReplies(p *pending) (n int64) {
+	for ; p != nil; p = p.next {
+		if p.answered {
+			n += p.held
+		}
+	}
+	return n
 }
 
 // abort closes the connection; reader and writer notice.
 func (c *conn) abort() {
+	c.mu.Lock()
+	c.gone = true
+	c.mu.Unlock()
 	c.cancel()
 	c.nc.Close()
+	kick(c.change)
 }
 
 // drain makes the reader stop; the writer sends what is in flight and ends.
@@ -108,24 +186,26 @@ func (c *conn) drain() {
 	c.draining = true
 	c.nc.SetReadDeadline(time.Unix(1, 0)) // past: wakes a blocked read
 	c.mu.Unlock()
-	kick(c.room)
+	kick(c.change)
 }
 
-// fail closes the connection for a reason, which is counted and logged, the
-// first one only.
+// close closes the connection for a reason, which is counted, the first one
+// only.
+func (c *conn) close(reason string) { c.fail(reason, nil) }
+
+// fail is close with an error that is worth a line in the log.
 func (c *conn) fail(reason string, err error) {
 	c.failed.Do(func() {
-		if c.ctx.Err() == nil { // not while the server closes
-			countError(reason)
-			if reason == reasonReset {
-				c.srv.log.Debug("connection reset", "peer", c.nc.RemoteAddr(), "err", err)
-			} else if ok, n := c.srv.limit.allow(time.Now()); ok {
-				args := []any{"peer", c.nc.RemoteAddr(), "reason", reason, "err", err}
-				if n > 0 {
-					args = append(args, "lines_left_out", n)
-				}
-				c.srv.log.Warn("connection closed", args...)
-			}
+		if c.ctx.Err() != nil {
+			reason, err = reasonShutdown, nil
+		}
+		mClosed[reason].Inc()
+		switch {
+		case err == nil:
+		case reason == reasonReset:
+			c.srv.log.Debug("connection reset", "peer", c.nc.RemoteAddr(), "err", err)
+		default:
+			c.srv.warn("connection closed", "peer", c.nc.RemoteAddr(), "reason", reason, "err", err)
 		}
 	})
 	c.abort()
@@ -138,67 +218,85 @@ func kick(ch chan struct{}) {
 	}
 }
 
-// hold counts requests and bytes in flight.
-func (c *conn) hold(requests int, bytes int64) {
-	c.mu.Lock()
-	c.inflight += requests
-	c.held += bytes
-	if requests < 0 {
-		c.answered = time.Now()
-	}
-	c.mu.Unlock()
-	if requests < 0 || bytes < 0 {
-		kick(c.room)
+func (s *Server) idleTimeout() time.Duration { return s.config.Load().IdleTimeout }
+
+// replied counts bytes of replies that wait in memory.
+func (s *Server) replied(n int64) {
+	if n != 0 {
+		s.replyBytes.Add(n)
+		mWaitingReplyBytes.Add(float64(n))
 	}
 }
 
-// waitRoom waits until one more request may be read.
-func (c *conn) waitRoom() bool {
+// await makes the reader wait until ok, which is called with mu held; false
+// when the reader shall stop.
+func (c *conn) await(ok func() bool) bool {
 	for {
 		c.mu.Lock()
-		stop := c.draining
-		ok := c.inflight == 0 || c.inflight < c.srv.cfg.MaxInflight && c.held < maxHeld
+		stop, ready := c.draining || c.gone, ok()
 		c.mu.Unlock()
 		switch {
 		case stop:
 			return false
-		case ok:
+		case ready:
 			return true
 		}
 		select {
-		case <-c.room:
+		case <-c.change:
 		case <-c.ctx.Done():
 			return false
 		}
 	}
 }
 
-// readDeadline gives the next reads so much time; false when the reader shall
+// hasRoom says whether one more request may be read.
+func (c *conn) hasRoom() bool {
+	if c.first == nil {
+		return true
+	}
+	cfg, limit := c.srv.config.Load(), int64(maxHeld)
+	if c.srv.replyBytes.Load() > cfg.MaxInflightBytes {
+		limit = 1
+	}
+	return c.inflight < cfg.MaxInflight && c.held < limit
+}
+
+// isTurn says whether a request may be served now. Requests of a connection
+// take effect one after the other: clients may send a request before the
+// reply to the one before it, and what they see is as if each was answered
+// before the next was read, which is how Kafka works. Only Produce requests
+// that follow each other are served together: Serve appends them in order,
+// and they wait for the disk together.
+func (c *conn) isTurn(key int16) bool {
+	return c.unanswered == 0 || key == keyProduce && !c.alone
+}
+
+// readDeadline gives the next reads until t; false when the reader shall
 // stop.
-func (c *conn) readDeadline(d time.Duration) bool {
+func (c *conn) readDeadline(t time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
 		return false
 	}
-	c.nc.SetReadDeadline(time.Now().Add(d))
+	c.nc.SetReadDeadline(t)
 	return true
 }
 
-// idleFor gives how long nothing has been in flight, 0 when something is.
-func (c *conn) idleFor(waited time.Duration) time.Duration {
+// lastUsed is when a reply was last sent, now when something is in flight.
+func (c *conn) lastUsed() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inflight > 0 {
-		return 0
+	if c.first != nil {
+		return time.Now()
 	}
-	return min(waited, time.Since(c.answered))
+	return c.used
 }
 
 // read serves requests until the peer closes its side, in which case it
 // returns true, or until anything else ends the connection.
 func (c *conn) read() (halfClosed bool) {
-	for c.waitRoom() {
+	for c.await(c.hasRoom) {
 		more, eof := c.awaitFrame()
 		if eof {
 			return true
@@ -212,12 +310,12 @@ func (c *conn) read() (halfClosed bool) {
 
 // awaitFrame waits for the first byte of a frame.
 func (c *conn) awaitFrame() (more, eof bool) {
-	start, wait := time.Now(), c.srv.cfg.IdleTimeout
+	start, wait := time.Now(), c.srv.idleTimeout()
 	for {
-		if !c.readDeadline(wait) {
+		if !c.readDeadline(after(wait)) {
 			return false, false
 		}
-		_, err := c.br.Peek(1)
+		_, err := c.in.peek(1)
 		switch {
 		case err == nil:
 			return true, false
@@ -227,11 +325,12 @@ func (c *conn) awaitFrame() (more, eof bool) {
 			if c.isDraining() {
 				return false, false
 			}
-			idle := c.idleFor(time.Since(start))
-			if wait = c.srv.cfg.IdleTimeout - idle; wait <= 0 {
-				mIdle.Inc()
-				c.srv.log.Debug("connection idle, closed", "peer", c.client.Remote)
-				c.abort()
+			timeout := c.srv.idleTimeout()
+			wait = timeout - min(time.Since(start), time.Since(c.lastUsed()))
+			if timeout < 0 {
+				wait = timeout
+			} else if wait <= 0 {
+				c.close(reasonIdle)
 				return false, false
 			}
 		default:
@@ -263,38 +362,42 @@ func (c *conn) readFailed(err error) bool {
 
 // readFrame reads one request and serves it; false ends the reader.
 func (c *conn) readFrame() bool {
-	if !c.readDeadline(frameTimeout) {
+	if !c.readDeadline(after(frameTimeout)) {
 		return false
 	}
-	b, err := c.br.Peek(lengthSize)
+	b, err := c.in.peek(lengthSize)
 	if err != nil {
 		return c.readFailed(err)
 	}
-	n := int(int32(binary.BigEndian.Uint32(b)))
-	if n < minVersionedFrame || n > c.srv.cfg.MaxFrameBytes {
-		c.fail(reasonFrameSize, fmt.Errorf("%w: length is %d, allowed are %d to %d", ErrMalformed, n, minVersionedFrame, c.srv.cfg.MaxFrameBytes))
+	n, most := int(int32(binary.BigEndian.Uint32(b))), c.srv.config.Load().MaxFrameBytes
+	if n < minFrame || n > most {
+		c.fail(reasonFrameSize, fmt.Errorf("%w: length is %d, allowed are %d to socket.request.max.bytes=%d", ErrMalformed, n, minFrame, most))
 		return false
 	}
-	if b, err = c.br.Peek(headSize); err != nil {
+	if b, err = c.in.peek(headSize); err != nil {
 		return c.readFailed(err)
 	}
 	h := parseHead(b)
 	api := lookup(h.key)
-	if h.key == keyApiVersions && (h.version < api.min || h.version > api.max) {
-		return c.refuseApiVersions(h)
-	}
-	if api == nil || h.version < api.min || h.version > api.max {
-		c.fail(reasonUnsupported, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
+	if api == nil {
+		c.fail(reasonKey, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
-	if h.length < minFrame {
-		c.fail(reasonFrameSize, fmt.Errorf("%w: length is %d", ErrMalformed, h.length))
+	known := api.min <= h.version && h.version <= api.max
+	if !known && h.key != keyApiVersions {
+		c.fail(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
+		return false
+	}
+	if !c.await(func() bool { return c.isTurn(h.key) }) {
 		return false
 	}
 	p := &pending{c: c, api: api, version: h.version}
 	if !c.readBody(p, h) {
 		p.free()
 		return false
+	}
+	if !known {
+		return c.refuseApiVersions(p)
 	}
 	req, err := c.decode(p)
 	if err != nil {
@@ -307,34 +410,77 @@ func (c *conn) readFrame() bool {
 	return true
 }
 
+// charge is what a frame counts against MaxInflightBytes.
+func (h head) charge() int64 {
+	small := smallFrame
+	switch h.key {
+	case keyProduce:
+		return int64(h.length)
+	case keyJoinGroup, keySyncGroup:
+		small = smallJoin
+	}
+	if h.length <= small {
+		return 0
+	}
+	return decodedCharge * int64(h.length)
+}
+
 // readBody reads a whole frame into a slab of p, once there is room for it
 // among all requests in flight.
 func (c *conn) readBody(p *pending, h head) bool {
-	if h.key == keyProduce {
-		p.charge = int64(h.length)
-	} else if h.length > smallFrame {
-		p.charge = decodedCharge * int64(h.length)
-	}
-	p.charge = min(p.charge, c.srv.cfg.MaxInflightBytes)
-	if p.charge > 0 {
-		if c.srv.budget.Acquire(c.ctx, p.charge) != nil {
-			p.charge = 0
+	if n := h.charge(); n > 0 {
+		if c.srv.budget.acquire(c.ctx, n) != nil {
 			return false
 		}
+		p.charge = n
 	}
-	if !c.readDeadline(frameTimeout + time.Duration(h.length)*time.Second/minFrameRate) {
-		return false
+	c.in.skip(lengthSize)
+	p.slab = &slab{class: -1}
+	if p.charge > 0 {
+		p.slab = newSlab(h.length, h.key == keyProduce)
+		mInflightBytes.Add(float64(h.length))
 	}
-	if _, err := c.br.Discard(lengthSize); err != nil {
-		return c.readFailed(err)
-	}
-	p.slab = newSlab(h.length, h.key == keyProduce)
-	mInflightBytes.Add(float64(h.length))
-	if _, err := io.ReadFull(c.br, p.slab.buf); err != nil {
-		return c.readFailed(err)
+	start := time.Now()
+	for have := 0; have < h.length; {
+		if have == len(p.slab.buf) {
+			// Not counted: as much as its peer has shown to be good for.
+			more := make([]byte, min(h.length, max(readBuffer, 8*have)))
+			mInflightBytes.Add(float64(len(more) - have))
+			copy(more, p.slab.buf)
+			p.slab.buf = more
+		}
+		if err := c.receive(p.slab.buf[have:], start, h.length, p.charge > 0); err != nil {
+			return c.readFailed(err)
+		}
+		have = len(p.slab.buf)
 	}
 	mRequestBytes.Add(lengthSize + h.length)
 	return true
+}
+
+// receive fills buf, a part of a frame of the length that began at start.
+func (c *conn) receive(buf []byte, start time.Time, length int, counted bool) error {
+	end := start.Add(frameTimeout + time.Duration(length)*time.Second/minFrameRate)
+	contendedEnd := start.Add(contendedTimeout + time.Duration(length)*time.Second/contendedRate)
+	for buf = buf[c.in.take(buf):]; len(buf) > 0; {
+		t := end
+		if counted {
+			t = time.Now().Add(frameCheck)
+		}
+		if !c.readDeadline(t) {
+			return os.ErrDeadlineExceeded
+		}
+		n, err := io.ReadFull(c.nc, buf)
+		buf = buf[n:]
+		switch now := time.Now(); {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded), c.isDraining(), !now.Before(end):
+			return err
+		case counted && !now.Before(contendedEnd) && c.srv.budget.contended():
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *conn) decode(p *pending) (*Request, error) {
@@ -370,18 +516,15 @@ func (c *conn) setSoftware(req *kmsg.ApiVersionsRequest) {
 }
 
 // refuseApiVersions answers an ApiVersions request of an unknown version, of
-// which only the correlation id can be read.
-func (c *conn) refuseApiVersions(h head) bool {
-	if h.length > smallFrame {
-		c.fail(reasonFrameSize, fmt.Errorf("%w: ApiVersions version %d of %d bytes", ErrMalformed, h.version, h.length))
-		return false
-	}
-	p := &pending{c: c, api: lookup(keyApiVersions)} // its reply is of version 0
-	if !c.readBody(p, h) {
+// which only the header can be read, as that of the nearest version.
+func (c *conn) refuseApiVersions(p *pending) bool {
+	hdr, _, err := parseHeader(p.slab.buf, p.version >= p.api.flexible)
+	if err != nil {
 		p.free()
+		c.fail(reasonMalformed, err)
 		return false
 	}
-	p.correlationID = int32(binary.BigEndian.Uint32(p.slab.buf[4:]))
+	p.correlationID, p.version = hdr.correlationID, 0
 	c.enqueue(p)
 	p.complete(Reply{Body: UnsupportedApiVersionsReply()})
 	return true
@@ -391,74 +534,75 @@ func (c *conn) refuseApiVersions(h head) bool {
 func (c *conn) enqueue(p *pending) {
 	p.started = time.Now()
 	p.held = int64(len(p.slab.buf))
-	c.hold(1, p.held)
 	mInflight.Inc()
 	perKey[byKey[p.api.key]].requests.Inc()
-	c.queue <- p
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first == nil {
+		c.first = p
+	} else {
+		c.last.next = p
+	}
+	c.last = p
+	c.inflight++
+	c.unanswered++
+	c.alone = p.api.key != keyProduce
+	c.held += p.held
 }
 
-// write sends replies in the order of their requests until the reader has
-// ended and the queue is empty, or until the connection fails.
+// write sends replies in the order of their requests as long as the first has
+// come.
 func (c *conn) write() {
-	defer c.out.discard()
 	for {
-		var p *pending
-		var open bool
-		select {
-		case p, open = <-c.queue:
-		default:
+		c.mu.Lock()
+		p := c.first
+		more := p != nil && p.answered && !c.gone
+		if !more && (c.gone || c.out.buf == nil) {
+			c.writing = false
+			c.out.discard()
+			c.mu.Unlock()
+			kick(c.change)
+			return
+		}
+		c.mu.Unlock()
+		if !more {
 			if err := c.out.flush(); err != nil {
 				c.writeFailed(err)
 			}
-			p, open = <-c.queue
+			continue
 		}
-		if !open {
-			if err := c.out.flush(); err != nil {
-				c.writeFailed(err)
-			}
-			return
+		if c.send(p) {
+			c.sent(p)
 		}
-		if !c.awaitReply(p) || !c.send(p) {
-			c.abandon(p)
-			for p := range c.queue {
-				c.abandon(p)
-			}
-			return
-		}
-		c.hold(-1, -p.held)
 	}
 }
 
-// awaitReply waits for p's reply; what was encoded before is sent first.
-func (c *conn) awaitReply(p *pending) bool {
-	if c.ctx.Err() != nil {
-		return false
+// sent takes p, the first, off the queue.
+func (c *conn) sent(p *pending) {
+	c.mu.Lock()
+	if c.first = p.next; c.first == nil {
+		c.last = nil
 	}
-	for !p.isAnswered() {
-		if err := c.out.flush(); err != nil {
-			c.writeFailed(err)
-			return false
-		}
-		select {
-		case <-c.wake:
-		case <-c.ctx.Done():
-			return false
-		}
-	}
-	return true
+	p.next = nil
+	c.inflight--
+	c.held -= p.held
+	c.used = time.Now()
+	c.mu.Unlock()
+	c.srv.replied(-p.held)
+	kick(c.change)
 }
 
-// send encodes and sends p's reply, which may stay in the buffer until the
-// next flush. On false the connection has failed and p's spans are still
-// held.
+// send sends p's reply, which may stay in the buffer until the next flush. On
+// false the connection has failed and p is still in the queue.
 func (c *conn) send(p *pending) bool {
 	r := &p.reply
-	var err error
+	err := p.err
 	switch {
+	case err != nil:
 	case r.Fetch != nil:
 		err = c.out.fetch(p.correlationID, r.Fetch)
-	case r.Body != nil:
-		err = c.out.reply(p.correlationID, r.Body)
+	case p.encoded != nil:
+		err = c.out.gather(p.encoded)
 	}
 	if err == nil && r.Close {
 		err = c.out.flush()
@@ -467,9 +611,7 @@ func (c *conn) send(p *pending) bool {
 		c.writeFailed(fmt.Errorf("reply to %s: %w", p.api.name, err))
 		return false
 	}
-	if r.Fetch != nil {
-		r.Fetch.release()
-	}
+	r.release()
 	if r.Close {
 		c.closeAfterReply(r.Reason)
 	}
@@ -486,13 +628,6 @@ func (c *conn) closeAfterReply(reason string) {
 		_, _ = io.CopyN(io.Discard, c.nc, maxHeld)
 	}
 	c.fail(reasonHandler, errors.New(reason))
-}
-
-// abandon gives up a reply that cannot be sent, whether it came already or
-// is still to come.
-func (c *conn) abandon(p *pending) {
-	p.abandon()
-	c.hold(-1, -p.held)
 }
 
 func (c *conn) writeFailed(err error) {

@@ -33,7 +33,8 @@ const (
 // and version say. Every length and count is checked against the bytes that
 // remain before anything is allocated. Byte slices (Records, Metadata …) of
 // the result alias body; strings are copies. Tagged fields that are not known
-// are skipped and not kept. Errors wrap ErrMalformed or ErrUnsupported.
+// are skipped and not kept; so are bytes after the last field, as Kafka does.
+// Errors wrap ErrMalformed or ErrUnsupported.
 func DecodeRequest(key, version int16, body []byte) (kmsg.Request, error) {
 	api := lookup(key)
 	if api == nil || version < api.min || version > api.max {
@@ -42,7 +43,7 @@ func DecodeRequest(key, version int16, body []byte) (kmsg.Request, error) {
 	r := newReader(body)
 	req := api.decode(r, version)
 	if r.err == nil && len(r.src) > 0 {
-		r.fail("%d bytes follow the last field", len(r.src))
+		mTrailing.Inc()
 	}
 	if r.err != nil {
 		return nil, fmt.Errorf("%w: %s version %d: %w", ErrMalformed, api.name, version, r.err)

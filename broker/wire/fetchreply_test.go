@@ -77,7 +77,7 @@ func TestFetchPlanEqualsKmsg(t *testing.T) {
 				inlined.Topics = append(inlined.Topics, whole)
 				reply.Spans = append(reply.Spans, spans)
 			}
-			want, err := appendReply(nil, 77, &inlined)
+			want, err := encodeReply(77, &inlined)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func TestFetchPlanWithoutSpans(t *testing.T) {
 				t.Fatal(err)
 			}
 			reply.Body.Topics[0].Partitions[0].RecordBatches = []byte{}
-			if want, _ := appendReply(nil, 1, reply.Body); !bytes.Equal(plan.meta, want) {
+			if want, _ := encodeReply(1, reply.Body); !bytes.Equal(plan.meta, want) {
 				t.Fatalf("version %d: got %x, want %x", v, plan.meta, want)
 			}
 		}

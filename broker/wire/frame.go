@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -27,9 +28,6 @@ const (
 	headSize = 8
 	// minFrame is the least length: key, version, correlation id, client id's length.
 	minFrame = 10
-	// minVersionedFrame is that of an ApiVersions request of an unknown
-	// version, of which no more than the correlation id is understood.
-	minVersionedFrame = 8
 )
 
 // head is the start of a frame.
@@ -99,10 +97,19 @@ func finishFrame(b []byte, start int, more int64) error {
 	return nil
 }
 
-// appendReply appends a whole reply frame.
-func appendReply(dst []byte, correlationID int32, resp kmsg.Response) ([]byte, error) {
-	start := len(dst)
-	dst = appendReplyHeader(dst, correlationID, flexibleHeader(resp))
-	dst = resp.AppendTo(dst)
-	return dst, finishFrame(dst, start, 0)
+// encodeReply gives a whole reply frame, in memory of its own.
+func encodeReply(correlationID int32, resp kmsg.Response) ([]byte, error) {
+	buf := getBuffer()
+	b := appendReplyHeader(*buf, correlationID, flexibleHeader(resp))
+	b = resp.AppendTo(b)
+	if err := finishFrame(b, 0, 0); err != nil {
+		return nil, err
+	}
+	if cap(b) > stagingSize {
+		return b, nil // it outgrew the buffer, which the collector takes
+	}
+	own := bytes.Clone(b)
+	*buf = b
+	putBuffer(buf)
+	return own, nil
 }

@@ -8,17 +8,23 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// Why a connection was closed by the broker, or a reply could not be sent:
-// the values of firn_wire_errors_total{reason}.
+// Why a connection was closed: the values of firn_wire_closed_total{reason}.
+// The peer's own closing and the server's are among them.
 const (
-	reasonConnections = "too_many_connections"
+	reasonPeer        = "peer"
+	reasonShutdown    = "shutdown"
+	reasonIdle        = "idle"
+	reasonConnections = "max_connections"
+	reasonPerIP       = "max_connections_per_ip"
 	reasonFrameSize   = "frame_size"
-	reasonUnsupported = "unsupported"
+	reasonKey         = "unknown_key"
+	reasonVersion     = "unknown_version"
 	reasonMalformed   = "malformed"
 	reasonTruncated   = "truncated"
 	reasonReadTimeout = "read_timeout"
 	reasonReset       = "reset"
 	reasonSlowReader  = "write_timeout"
+	reasonHalfClosed  = "half_closed"
 	reasonWrite       = "write"
 	reasonHandler     = "handler"
 	reasonShortFile   = "short_file"
@@ -26,16 +32,46 @@ const (
 	reasonReply       = "reply"
 )
 
+var mClosed = func() map[string]*metrics.Counter {
+	m := make(map[string]*metrics.Counter)
+	for _, r := range []string{
+		reasonPeer, reasonShutdown, reasonIdle, reasonConnections, reasonPerIP, reasonFrameSize, reasonKey, reasonVersion, reasonMalformed, reasonTruncated,
+		reasonReadTimeout, reasonReset, reasonSlowReader, reasonHalfClosed, reasonWrite, reasonHandler, reasonShortFile, reasonReadFile, reasonReply,
+	} {
+		m[r] = metrics.NewCounter(fmt.Sprintf(`firn_wire_closed_total{reason=%q}`, r))
+	}
+	return m
+}()
+
+// Why accepting waits.
+const (
+	delayFull = "max_connections"
+	delayRate = "max_connection_creation_rate"
+)
+
 var (
-	mConnections   = metrics.GetOrCreateGauge(`firn_wire_connections`, nil)
-	mInflight      = metrics.GetOrCreateGauge(`firn_wire_inflight_requests`, nil)
-	mInflightBytes = metrics.GetOrCreateGauge(`firn_wire_inflight_request_bytes`, nil)
-	mAccepted      = metrics.GetOrCreateCounter(`firn_wire_accepted_total`)
-	mIdle          = metrics.GetOrCreateCounter(`firn_wire_idle_closed_total`)
-	mRequestBytes  = metrics.GetOrCreateCounter(`firn_wire_request_bytes_total`)
-	mReplyBytes    = metrics.GetOrCreateCounter(`firn_wire_reply_bytes_total`)
-	mSendfile      = metrics.GetOrCreateCounter(`firn_wire_file_bytes_total{how="sendfile"}`)
-	mCopied        = metrics.GetOrCreateCounter(`firn_wire_file_bytes_total{how="copy"}`)
+	mDelayed        = byReason(`firn_wire_accept_delayed_total{reason=%q}`, metrics.NewCounter)
+	mDelayedSeconds = byReason(`firn_wire_accept_delayed_seconds_total{reason=%q}`, metrics.NewFloatCounter)
+)
+
+func byReason[T any](name string, make func(string) T) map[string]T {
+	return map[string]T{delayFull: make(fmt.Sprintf(name, delayFull)), delayRate: make(fmt.Sprintf(name, delayRate))}
+}
+
+// firn_wire_connections{listener} is Serve's.
+var (
+	mInflight          = metrics.NewGauge(`firn_wire_inflight_requests`, nil)
+	mInflightBytes     = metrics.NewGauge(`firn_wire_inflight_request_bytes`, nil)
+	mWaitingReplyBytes = metrics.NewGauge(`firn_wire_waiting_reply_bytes`, nil)
+	mAccepted          = metrics.NewCounter(`firn_wire_accepted_total`)
+	mRequestBytes      = metrics.NewCounter(`firn_wire_request_bytes_total`)
+	mReplyBytes        = metrics.NewCounter(`firn_wire_reply_bytes_total`)
+	mSendfile          = metrics.NewCounter(`firn_wire_file_bytes_total{how="sendfile"}`)
+	mCopied            = metrics.NewCounter(`firn_wire_file_bytes_total{how="copy"}`)
+	mBudgetWaits       = metrics.NewCounter(`firn_wire_inflight_bytes_waits_total`)
+	mBudgetWaitSeconds = metrics.NewFloatCounter(`firn_wire_inflight_bytes_wait_seconds_total`)
+	mTrailing          = metrics.NewCounter(`firn_wire_trailing_bytes_requests_total`)
+	mAnsweredTwice     = metrics.NewCounter(`firn_wire_answered_twice_total`)
 )
 
 // perKey are the metrics of one API key, in the order of apis.
@@ -49,10 +85,6 @@ var perKey = func() (m [len(apis)]struct {
 	}
 	return m
 }()
-
-func countError(reason string) {
-	metrics.GetOrCreateCounter(fmt.Sprintf(`firn_wire_errors_total{reason=%q}`, reason)).Inc()
-}
 
 // logLimit lets at most linesPerSecond through and counts the rest, so that
 // a peer that reconnects in a loop cannot fill the disk with log lines.

@@ -1,12 +1,9 @@
 package wire
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // pending is a request whose reply has not been sent. The reader makes it,
-// the handler completes it, the writer sends or abandons it.
+// the handler completes it, the writer sends it.
 type pending struct {
 	c             *conn
 	api           *apiSpec
@@ -16,48 +13,85 @@ type pending struct {
 	slab          *slab // until the reply comes
 	charge        int64 // of the server's budget, until the reply comes
 
-	mu        sync.Mutex // guards what follows; not held across I/O
-	answered  bool
-	abandoned bool  // nobody will send the reply
-	reply     Reply // the writer's alone once answered
-	held      int64 // what the connection counts for it; the writer's once answered
+	// What follows is guarded by c.mu; once answered, reply, encoded and err
+	// are the writer's.
+	next     *pending
+	answered bool
+	reply    Reply
+	encoded  []byte // reply.Body's frame
+	err      error  // the reply cannot be encoded
+	held     int64  // what the connection counts for it
 }
 
 // complete is the reply function of one request.
 func (p *pending) complete(r Reply) {
-	if r.Body != nil && r.Body.GetVersion() != p.version {
-		r.Body.SetVersion(p.version)
+	r.setVersion(p.version)
+	var encoded []byte
+	var err error
+	held := r.memory()
+	if r.Body != nil {
+		// Here and not when it is sent: what waits for a peer to take it is
+		// counted in bytes, and is no larger than those.
+		encoded, err = encodeReply(p.correlationID, r.Body)
+		held += int64(cap(encoded))
+		r.Body = nil
 	}
-	if r.Fetch != nil && r.Fetch.Body.Version != p.version {
-		r.Fetch.Body.Version = p.version
+	c := p.c
+	c.mu.Lock()
+	again, dropped := p.answered, c.gone
+	start := false
+	if !again {
+		p.answered = true
+		c.unanswered--
 	}
-	p.mu.Lock()
-	again, dropped := p.answered, p.abandoned
-	p.answered = true
 	if !again && !dropped {
-		p.reply = r
-		var memory int64
-		if r.Fetch != nil {
-			memory = r.Fetch.memory()
-		}
-		p.c.hold(0, memory-p.held)
-		p.held = memory
+		p.reply, p.encoded, p.err = r, encoded, err
+		c.held += held - p.held
+		p.held = held
+		c.srv.replied(held)
+		start = c.first == p && !c.writing
+		c.writing = c.writing || start
 	}
-	p.mu.Unlock()
+	c.mu.Unlock()
+	if start {
+		go c.write()
+	}
 	if again || dropped {
-		if r.Fetch != nil {
-			r.Fetch.release()
-		}
+		r.release()
 	}
 	if again {
-		countError(reasonReply)
-		p.c.srv.log.Error("a request was answered twice; the second reply is dropped", "key", p.api.name)
+		mAnsweredTwice.Inc()
+		c.srv.log.Error("a request was answered twice; the second reply is dropped", "key", p.api.name)
 		return
 	}
 	p.free()
 	mInflight.Dec()
 	perKey[byKey[p.api.key]].seconds.UpdateDuration(p.started)
-	kick(p.c.wake)
+	kick(c.change)
+}
+
+func (r *Reply) setVersion(v int16) {
+	if r.Body != nil && r.Body.GetVersion() != v {
+		r.Body.SetVersion(v)
+	}
+	if r.Fetch != nil && r.Fetch.Body.Version != v {
+		r.Fetch.Body.Version = v
+	}
+}
+
+// memory is the number of bytes of records that a reply holds in memory.
+func (r *Reply) memory() int64 {
+	if r.Fetch == nil {
+		return 0
+	}
+	return r.Fetch.memory()
+}
+
+// release gives up the reply's spans.
+func (r *Reply) release() {
+	if r.Fetch != nil {
+		r.Fetch.release()
+	}
 }
 
 // free gives the frame's memory and its share of the budget back.
@@ -68,24 +102,7 @@ func (p *pending) free() {
 		p.slab = nil
 	}
 	if p.charge > 0 {
-		p.c.srv.budget.Release(p.charge)
+		p.c.srv.budget.release(p.charge)
 		p.charge = 0
-	}
-}
-
-func (p *pending) isAnswered() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.answered
-}
-
-// abandon releases the reply's spans, now or when it comes.
-func (p *pending) abandon() {
-	p.mu.Lock()
-	p.abandoned = true
-	f := p.reply.Fetch
-	p.mu.Unlock()
-	if f != nil {
-		f.release()
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/firnlog/firn/record"
 )
 
@@ -21,7 +19,7 @@ const (
 	// sendStep bounds one sendfile call, so that a deadline is set anew for
 	// each.
 	sendStep = 1 << 20
-	// writeStep bounds one write: what a peer must take within WriteTimeout.
+	// writeStep bounds one write: what a peer must take within IdleTimeout.
 	writeStep = 256 << 10
 )
 
@@ -35,20 +33,12 @@ var (
 type sender struct {
 	nc      net.Conn
 	raw     syscall.RawConn // for sendfile; nil where everything is copied
-	timeout time.Duration
+	timeout func() time.Duration
 	buf     *[]byte // nil when empty
 }
 
-func newSender(nc net.Conn, cfg Config) sender {
-	s := sender{nc: nc, timeout: cfg.WriteTimeout}
-	if tcp, ok := nc.(*net.TCPConn); ok {
-		// A failure leaves the kernel's own size, which works too.
-		_ = tcp.SetWriteBuffer(cfg.SendBuffer)
-		if raw, err := tcp.SyscallConn(); err == nil && haveSendfile {
-			s.raw = raw
-		}
-	}
-	return s
+func newSender(nc net.Conn, raw syscall.RawConn, timeout func() time.Duration) sender {
+	return sender{nc: nc, raw: raw, timeout: timeout}
 }
 
 // buffer gives the gathered bytes, to be appended to.
@@ -67,7 +57,18 @@ func (s *sender) discard() {
 	}
 }
 
-func (s *sender) deadline() error { return s.nc.SetWriteDeadline(time.Now().Add(s.timeout)) }
+// deadline gives the peer IdleTimeout, as Kafka does, to take what comes: a
+// consumer that is busy with its last records may leave a reply untaken for
+// minutes.
+func (s *sender) deadline() error { return s.nc.SetWriteDeadline(after(s.timeout())) }
+
+// after is the deadline in d from now; none when d is negative.
+func after(d time.Duration) time.Time {
+	if d < 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d)
+}
 
 // flush sends what has gathered.
 func (s *sender) flush() error {
@@ -90,20 +91,6 @@ func (s *sender) write(b []byte) error {
 			return err
 		}
 		b = b[n:]
-	}
-	return nil
-}
-
-// reply gathers a reply's frame.
-func (s *sender) reply(correlationID int32, resp kmsg.Response) error {
-	buf := s.buffer()
-	var err error
-	if *buf, err = appendReply(*buf, correlationID, resp); err != nil {
-		s.discard()
-		return err
-	}
-	if len(*buf) >= stagingSize {
-		return s.flush()
 	}
 	return nil
 }

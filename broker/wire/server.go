@@ -1,52 +1,22 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/semaphore"
+	"github.com/VictoriaMetrics/metrics"
+	"golang.org/x/time/rate"
 )
-
-// Config is a Server's plain settings. A value of zero or less takes the
-// default.
-type Config struct {
-	MaxFrameBytes    int           // length of one request, default 100 MiB
-	MaxConnections   int           // at one time; more are closed at once; default 10,000
-	MaxInflight      int           // requests of one connection whose reply is not sent yet, default 64
-	MaxInflightBytes int64         // of requests being answered, all connections together, default 256 MiB
-	SendBuffer       int           // SO_SNDBUF, in bytes, default 200 KiB
-	IdleTimeout      time.Duration // without a request on its way in or in flight, default 10 min
-	WriteTimeout     time.Duration // for the peer to take what is being sent (256 KiB at most), default 1 min
-}
-
-func (c Config) withDefaults() Config {
-	set := func(v *int, def int) {
-		if *v <= 0 {
-			*v = def
-		}
-	}
-	set(&c.MaxFrameBytes, 100<<20)
-	set(&c.MaxConnections, 10_000)
-	set(&c.MaxInflight, 64)
-	set(&c.SendBuffer, 200<<10)
-	if c.MaxInflightBytes <= 0 {
-		c.MaxInflightBytes = 256 << 20
-	}
-	if c.IdleTimeout <= 0 {
-		c.IdleTimeout = 10 * time.Minute
-	}
-	if c.WriteTimeout <= 0 {
-		c.WriteTimeout = time.Minute
-	}
-	return c
-}
 
 // Deps is what a Server works with. Log may be nil for slog's default.
 type Deps struct {
@@ -55,41 +25,91 @@ type Deps struct {
 }
 
 // Server accepts connections, reads their requests and sends the replies. One
-// goroutine reads a connection, one writes; nothing is shared between
-// connections but the two limits of Config, so that none can hold up another.
+// goroutine reads a connection; another writes while there is something to be
+// sent. Nothing is shared between connections but the limits of Config, so
+// that none can hold up another.
 type Server struct {
-	cfg     Config
-	log     *slog.Logger
-	handler Handler
-	budget  *semaphore.Weighted // of MaxInflightBytes
-	limit   logLimit
-	lastID  atomic.Uint64
-	ctx     context.Context // of all connections
-	cancel  context.CancelFunc
-	running sync.WaitGroup // connections
+	config     atomic.Pointer[Config]
+	log        *slog.Logger
+	handler    Handler
+	budget     budget       // of MaxInflightBytes
+	replyBytes atomic.Int64 // of replies in memory that are not sent yet, all connections
+	limit      logLimit
+	lastID     atomic.Uint64
+	ctx        context.Context // of all connections
+	cancel     context.CancelFunc
+	running    sync.WaitGroup // connections
+	pace       *rate.Limiter  // of MaxConnectionRate
+	closed     chan struct{}  // by Close
+	room       chan struct{}  // a connection ended, or more are allowed
 
 	mu        sync.Mutex // guards what follows; not held across I/O
 	closing   bool
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	perIP     map[netip.Addr]int
 }
 
 // NewServer makes a server that Serve starts.
 func NewServer(cfg Config, deps Deps) *Server {
-	cfg = cfg.withDefaults()
 	if deps.Log == nil {
 		deps.Log = slog.Default()
 	}
 	s := &Server{
-		cfg:       cfg,
 		log:       deps.Log,
 		handler:   deps.Handler,
-		budget:    semaphore.NewWeighted(cfg.MaxInflightBytes),
+		pace:      rate.NewLimiter(rate.Inf, 1),
+		closed:    make(chan struct{}),
+		room:      make(chan struct{}, 1),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
+		perIP:     make(map[netip.Addr]int),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.SetConfig(cfg)
 	return s
+}
+
+// SetConfig changes the limits of a server, running or not. Connections over
+// MaxConnections are closed, those first that have been idle for the longest
+// time; those over the limit of their address stay. IdleTimeout counts from a
+// connection's next request on, SendBuffer for new connections.
+func (s *Server) SetConfig(cfg Config) {
+	cfg = cfg.withDefaults()
+	s.config.Store(&cfg)
+	s.budget.resize(cfg.MaxInflightBytes)
+	if n := cfg.MaxConnectionRate; n > 0 {
+		s.pace.SetLimit(rate.Limit(n))
+		s.pace.SetBurst(n)
+	} else {
+		s.pace.SetLimit(rate.Inf)
+	}
+	s.closeExcess(cfg.MaxConnections)
+	kick(s.room)
+}
+
+// closeExcess closes the connections over limit.
+func (s *Server) closeExcess(limit int) {
+	type used struct {
+		c    *conn
+		last time.Time
+	}
+	s.mu.Lock()
+	over := len(s.conns) - limit
+	var all []used
+	if over > 0 {
+		for c := range s.conns {
+			all = append(all, used{c: c})
+		}
+	}
+	s.mu.Unlock()
+	for i := range all {
+		all[i].last = all[i].c.lastUsed()
+	}
+	slices.SortFunc(all, func(a, b used) int { return cmp.Compare(a.last.UnixNano(), b.last.UnixNano()) })
+	for i := range all[:min(max(over, 0), len(all))] {
+		all[i].c.fail(reasonConnections, fmt.Errorf("more than max.connections=%d are open", limit))
+	}
 }
 
 // Serve accepts connections from ln until Close, and then returns nil. It
@@ -101,6 +121,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		return nil
 	}
 	defer s.removeListener(ln)
+	gauge := metrics.GetOrCreateGauge(fmt.Sprintf(`firn_wire_connections{listener=%q}`, ln.Addr()), nil)
 	var pause time.Duration
 	for {
 		nc, err := ln.Accept()
@@ -108,23 +129,33 @@ func (s *Server) Serve(ln net.Listener) error {
 		case err == nil:
 			pause = 0
 			mAccepted.Inc()
-			s.start(nc)
+			s.admit(nc, gauge)
 		case s.isClosing():
 			return nil
 		case passing(err):
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			if ok, n := s.limit.allow(time.Now()); ok {
-				s.log.Warn("cannot accept a connection", "err", err, "retry_in", pause, "lines_left_out", n)
-			}
+			s.warn("cannot accept a connection", "err", err, "retry_in", pause)
 			select {
 			case <-time.After(pause):
-			case <-s.ctx.Done():
+			case <-s.closed:
 				return nil
 			}
 		default:
 			return fmt.Errorf("accept on %s: %w", ln.Addr(), err)
 		}
 	}
+}
+
+// warn writes a line that peers can cause, of which there are not many.
+func (s *Server) warn(msg string, args ...any) {
+	ok, n := s.limit.allow(time.Now())
+	if !ok {
+		return
+	}
+	if n > 0 {
+		args = append(args, "lines_left_out", n)
+	}
+	s.log.Warn(msg, args...)
 }
 
 // passing says whether an error of Accept may go away by itself.
@@ -159,33 +190,99 @@ func (s *Server) isClosing() bool {
 	return s.closing
 }
 
-// start takes over an accepted connection.
-func (s *Server) start(nc net.Conn) {
-	c := newConn(s, s.lastID.Add(1), nc)
-	s.mu.Lock()
-	full := len(s.conns) >= s.cfg.MaxConnections
-	ok := !full && !s.closing
-	if ok {
-		s.conns[c] = struct{}{}
-		s.running.Add(1)
-	}
-	s.mu.Unlock()
-	if !ok {
-		if full {
-			c.fail(reasonConnections, fmt.Errorf("%d connections are open", s.cfg.MaxConnections))
-		}
-		c.abort()
+// admit starts a connection once the limits allow it. Until then nothing else
+// is accepted, and peers wait in the kernel's backlog: as with Kafka, a full
+// broker does not answer a connect with a reset, which would only make
+// clients come again at once.
+func (s *Server) admit(nc net.Conn, gauge *metrics.Gauge) {
+	if !s.awaitPace() {
+		nc.Close()
 		return
 	}
-	mConnections.Inc()
-	go func() {
-		defer s.running.Done()
-		c.run()
-		mConnections.Dec()
-		s.mu.Lock()
-		delete(s.conns, c)
-		s.mu.Unlock()
-	}()
+	c := newConn(s, s.lastID.Add(1), nc)
+	delayed := time.Time{}
+	for {
+		ok, full := s.start(c, gauge)
+		if ok || !full {
+			break
+		}
+		if delayed.IsZero() {
+			delayed = time.Now()
+			mDelayed[delayFull].Inc()
+			s.warn("connections wait to be accepted: max.connections is reached", "max.connections", s.config.Load().MaxConnections, "peer", nc.RemoteAddr())
+		}
+		select {
+		case <-s.room:
+		case <-s.closed:
+		}
+	}
+	if !delayed.IsZero() {
+		mDelayedSeconds[delayFull].Add(time.Since(delayed).Seconds())
+	}
+}
+
+// awaitPace waits as MaxConnectionRate wants; false when the server closes.
+func (s *Server) awaitPace() bool {
+	d := s.pace.Reserve().Delay()
+	if d <= 0 {
+		return true
+	}
+	mDelayed[delayRate].Inc()
+	mDelayedSeconds[delayRate].Add(d.Seconds())
+	s.warn("connections wait to be accepted: max.connection.creation.rate is reached", "max.connection.creation.rate", s.config.Load().MaxConnectionRate)
+	select {
+	case <-time.After(d):
+		return true
+	case <-s.closed:
+		return false
+	}
+}
+
+// start takes over a connection and says whether it did, or else whether
+// there are too many of all; what is refused otherwise is closed.
+func (s *Server) start(c *conn, gauge *metrics.Gauge) (ok, full bool) {
+	cfg := s.config.Load()
+	addr := addrOf(c.client.Remote)
+	limit := cfg.perIP(addr)
+	s.mu.Lock()
+	closing := s.closing
+	full = !closing && len(s.conns) >= cfg.MaxConnections
+	over := !full && !closing && limit >= 0 && s.perIP[addr] >= limit
+	ok = !full && !closing && !over
+	if ok {
+		s.conns[c] = struct{}{}
+		s.perIP[addr]++
+		s.running.Add(1)
+		if len(s.conns) < cfg.MaxConnections {
+			kick(s.room) // for another listener
+		}
+	}
+	s.mu.Unlock()
+	switch {
+	case over:
+		c.fail(reasonPerIP, fmt.Errorf("%d connections from this address are open, as many as max.connections.per.ip or its overrides allow", limit))
+	case closing:
+		c.abort()
+	case ok:
+		gauge.Inc()
+		go func() {
+			defer s.running.Done()
+			c.run()
+			gauge.Dec()
+			s.remove(c, addr)
+		}()
+	}
+	return ok, full
+}
+
+func (s *Server) remove(c *conn, addr netip.Addr) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	if s.perIP[addr]--; s.perIP[addr] == 0 {
+		delete(s.perIP, addr)
+	}
+	s.mu.Unlock()
+	kick(s.room)
 }
 
 // closeGrace is how long Close waits for handlers to notice that their
@@ -197,7 +294,10 @@ const closeGrace = 2 * time.Second
 // some replies were cut off.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
-	s.closing = true
+	if !s.closing {
+		s.closing = true
+		close(s.closed)
+	}
 	for ln := range s.listeners {
 		ln.Close()
 	}

@@ -131,6 +131,12 @@ func heartbeat(v int16) *kmsg.HeartbeatRequest {
 	return r
 }
 
+func produce(v int16) *kmsg.ProduceRequest {
+	r := kmsg.NewPtrProduceRequest()
+	r.Version = v
+	return r
+}
+
 // awaitClosed reads until the peer closes, and says what came before.
 func awaitClosed(t *testing.T, nc net.Conn) []byte {
 	t.Helper()
@@ -194,7 +200,7 @@ func TestPipelinedRepliesKeepTheirOrder(t *testing.T) {
 	nc := s.dial()
 	var out []byte
 	for i := range int32(n) {
-		out = append(out, frame(i, heartbeat(int16(i%5)))...)
+		out = append(out, frame(i, produce(3+int16(i%11)))...)
 	}
 	if _, err := nc.Write(out); err != nil {
 		t.Fatal(err)
@@ -223,7 +229,7 @@ func TestInflightIsBounded(t *testing.T) {
 	}))
 	nc := s.dial()
 	for i := range int32(20) {
-		nc.Write(frame(i, heartbeat(0)))
+		nc.Write(frame(i, produce(9)))
 	}
 	var waiting []func(Reply)
 	for range limit {
@@ -278,21 +284,21 @@ func TestBadFrames(t *testing.T) {
 		{"an HTTP request", "frame_size", []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), false},
 		{"a TLS hello", "frame_size", []byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3}, false},
 		{"too short for a header", "frame_size", rawFrame(0, 12, 0, 0, 0, 0, 0, 1), false},
-		{"unknown key", "unsupported", rawFrame(0, 99, 0, 0, 0, 0, 0, 1, 0xff, 0xff), false},
-		{"negative key", "unsupported", rawFrame(0xff, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff), false},
-		{"version too high", "unsupported", rawFrame(0, 12, 0, 5, 0, 0, 0, 1, 0xff, 0xff), false},
-		{"Produce 2, which is advertised", "unsupported", rawFrame(0, 0, 0, 2, 0, 0, 0, 1, 0xff, 0xff), false},
-		{"negative version", "unsupported", rawFrame(0, 12, 0xff, 0xff, 0, 0, 0, 1, 0xff, 0xff), false},
+		{"unknown key", "unknown_key", rawFrame(0, 99, 0, 0, 0, 0, 0, 1, 0xff, 0xff), false},
+		{"negative key", "unknown_key", rawFrame(0xff, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff), false},
+		{"version too high", "unknown_version", rawFrame(0, 12, 0, 5, 0, 0, 0, 1, 0xff, 0xff), false},
+		{"Produce 2, which is advertised", "unknown_version", rawFrame(0, 0, 0, 2, 0, 0, 0, 1, 0xff, 0xff), false},
+		{"negative version", "unknown_version", rawFrame(0, 12, 0xff, 0xff, 0, 0, 0, 1, 0xff, 0xff), false},
 		{"client id runs over", "malformed", rawFrame(0, 12, 0, 0, 0, 0, 0, 1, 0x7f, 0xff), false},
 		{"no body", "malformed", rawFrame(0, 12, 0, 0, 0, 0, 0, 1, 0xff, 0xff), false},
-		{"trailing byte", "malformed", rawFrame(append(bytes.Clone(good[4:]), 0)...), false},
 		{"tag bomb", "malformed", rawFrame(0, 18, 0, 3, 0, 0, 0, 1, 0xff, 0xff, 0, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f), false},
 		{"tag bomb in the header", "malformed", rawFrame(0, 18, 0, 3, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f), false},
 		{"array bomb", "malformed", rawFrame(0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff), false},
 		{"cut in the length", "truncated", good[:2], true},
 		{"cut in the header", "truncated", good[:9], true},
 		{"cut in the body", "truncated", good[:len(good)-1], true},
-		{"unknown ApiVersions version, too large", "frame_size", append(be.AppendUint32(nil, 1<<17), 0, 18, 0, 99), false},
+		{"unknown ApiVersions version without tags in its header", "malformed", rawFrame(0, 18, 0, 99, 0, 0, 0, 1, 0xff, 0xff), false},
+		{"unknown ApiVersions version without a client id", "frame_size", rawFrame(0, 18, 0, 99, 0, 0, 0, 1), false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -323,7 +329,7 @@ func TestUnknownApiVersionsIsAnswered(t *testing.T) {
 	s := startServer(t, Config{}, echo)
 	nc := s.dial()
 	for i, v := range []int16{5, 99, 32767, -1} {
-		body := []byte{0, 18, byte(uint16(v) >> 8), byte(v), 0, 0, 0, byte(i)}
+		body := []byte{0, 18, byte(uint16(v) >> 8), byte(v), 0, 0, 0, byte(i), 0xff, 0xff, 0}
 		body = append(body, "whatever comes in that version"...)
 		nc.Write(rawFrame(body...))
 		id, b, err := readReply(nc)
@@ -387,13 +393,6 @@ func TestManyConnections(t *testing.T) {
 	close(errs)
 	for err := range errs {
 		t.Fatal(err)
-	}
-	over := s.dial()
-	if b := awaitClosed(t, over); len(b) > 0 {
-		t.Fatalf("connection %d got %x", n+1, b)
-	}
-	if l := s.log.all(); len(l) != 1 || !strings.Contains(l[0], "too_many_connections") {
-		t.Fatalf("log: %q", l)
 	}
 }
 
@@ -499,7 +498,7 @@ func TestFetchSendsFiles(t *testing.T) {
 					t.Fatalf("version %d: %d bytes of records differ from the %d sent", v, len(got), len(want))
 				}
 			}
-			if sent := mSendfile.Get() - before; (sent > 0) != (network == "tcp" && haveSendfile) {
+			if sent := mSendfile.Get() - before; (sent > 0) != (network == "tcp" && rawSockets) {
 				t.Fatalf("%d bytes went by sendfile over %s", sent, network)
 			}
 		})
@@ -538,7 +537,7 @@ func closeNow(t *testing.T, s *testServer) {
 }
 
 // A client that never reads holds up nobody else, and is closed after
-// WriteTimeout. Its spans are released.
+// IdleTimeout. Its spans are released.
 func TestSlowReaderBlocksNobody(t *testing.T) {
 	file, _ := fetchFile(t, 8<<20)
 	for _, network := range []string{"tcp", "unix"} { // sendfile, copy
@@ -547,7 +546,7 @@ func TestSlowReaderBlocksNobody(t *testing.T) {
 			if network == "unix" {
 				addr = filepath.Join(t.TempDir(), "s")
 			}
-			s := startServerOn(t, Config{WriteTimeout: 300 * time.Millisecond}, handlerFunc(func(_ context.Context, req *Request, reply func(Reply)) {
+			s := startServerOn(t, Config{IdleTimeout: 300 * time.Millisecond}, handlerFunc(func(_ context.Context, req *Request, reply func(Reply)) {
 				if req.Body.Key() == 1 {
 					reply(Reply{Fetch: fetchOf(acquired(file, 0, 8<<20))})
 					return
@@ -620,8 +619,9 @@ func TestLateReplyAfterClose(t *testing.T) {
 	served := make(chan call, 2)
 	s := startServer(t, Config{}, handlerFunc(func(ctx context.Context, _ *Request, reply func(Reply)) { served <- call{ctx, reply} }))
 	nc := s.dial()
-	nc.Write(frame(1, fetchRequest(12)))
-	nc.Write(frame(2, fetchRequest(12)))
+	// Of Produce, since those are served together.
+	nc.Write(frame(1, produce(12)))
+	nc.Write(frame(2, produce(12)))
 	a, b := <-served, <-served
 	// The second is answered before the connection fails, the first after.
 	b.reply(Reply{Fetch: fetchOf(acquired(file, 0, 100))})

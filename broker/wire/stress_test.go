@@ -69,7 +69,7 @@ func visit(t *testing.T, s *testServer) {
 	n := 1 + rand.Int32N(12)
 	var out []byte
 	for i := range n {
-		out = append(out, frame(first+i, fetchRequest(12))...)
+		out = append(out, frame(first+i, produce(12))...) // those are served together
 	}
 	switch rand.IntN(5) {
 	case 0: // stays for all

@@ -136,7 +136,7 @@ func TestSlowFrameIsClosed(t *testing.T) {
 }
 
 func TestPeerThatNeverReadsIsClosed(t *testing.T) {
-	inBubble(t, Config{WriteTimeout: time.Minute}, echo, func(t *testing.T, l *pipeListener, log *logLines) {
+	inBubble(t, Config{IdleTimeout: time.Minute}, echo, func(t *testing.T, l *pipeListener, log *logLines) {
 		nc := l.dial()
 		nc.Write(frame(1, heartbeat(0)))
 		start := time.Now()
@@ -158,7 +158,7 @@ func TestRepliesInMemoryAreBounded(t *testing.T) {
 		served.Add(1)
 		reply(Reply{Fetch: fetchOf(record.Span{Bytes: big})})
 	})
-	inBubble(t, Config{WriteTimeout: time.Hour}, h, func(t *testing.T, l *pipeListener, _ *logLines) {
+	inBubble(t, Config{IdleTimeout: time.Hour}, h, func(t *testing.T, l *pipeListener, _ *logLines) {
 		nc := l.dial()
 		const n = 6
 		go func() {

@@ -21,7 +21,7 @@ type apiSpec struct {
 	decode        func(*reader, int16) kmsg.Request
 }
 
-const keyProduce, keyApiVersions = 0, 18
+const keyProduce, keyJoinGroup, keySyncGroup, keyApiVersions = 0, 11, 14, 18
 
 // byKey finds a key's place in the table, -1 for none.
 var byKey = func() (t [128]int8) {

@@ -1,12 +1,35 @@
 package wire
 
 import (
+	"io"
+	"os"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/firnlog/firn/record"
 )
 
-const haveSendfile = true
+// rawSockets: sockets are read and sent to below the net package.
+const rawSockets = true
+
+// readSocket reads what a socket that does not block has: again when that is
+// nothing yet, io.EOF at the end of the stream.
+func readSocket(fd uintptr, b []byte) (n int, again bool, err error) {
+	for {
+		n, err = unix.Read(int(fd), b)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return 0, true, nil
+		case err != nil:
+			return 0, false, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, false, io.EOF
+		default:
+			return n, false, nil
+		}
+	}
+}
 
 // sendfile sends a file's bytes from the page cache. The offset is explicit:
 // the file's own position, which every reader of the segment shares, is not

@@ -1,0 +1,176 @@
+package wire
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Config is a Server's plain settings. Zero takes the default. In brackets:
+// the name of Kafka's config with that meaning, where there is one.
+type Config struct {
+	MaxFrameBytes       int                // length of one request [socket.request.max.bytes]; default 100 MiB
+	MaxConnections      int                // at one time [max.connections]; further ones wait to be accepted; default 10,000
+	MaxConnectionsPerIP int                // at one time from one address [max.connections.per.ip]; further ones are closed; negative: none but MaxConnectionsOf; default no limit
+	MaxConnectionsOf    map[netip.Addr]int // exceptions to MaxConnectionsPerIP [max.connections.per.ip.overrides]; not changed once given
+	MaxConnectionRate   int                // accepted per second [max.connection.creation.rate]; further ones wait; default no limit
+	MaxInflight         int                // requests of one connection whose reply is not sent yet; default 64
+	MaxInflightBytes    int64              // of requests being answered, all connections together [queued.max.request.bytes]; default 256 MiB
+	SendBuffer          int                // SO_SNDBUF of new connections, bytes [socket.send.buffer.bytes]; default 200 KiB
+	IdleTimeout         time.Duration      // a connection on which nothing moves is closed [connections.max.idle.ms]; negative: never; default 10 min
+}
+
+func (c Config) withDefaults() Config {
+	set := func(v *int, def int) {
+		if *v <= 0 {
+			*v = def
+		}
+	}
+	set(&c.MaxFrameBytes, 100<<20)
+	set(&c.MaxConnections, 10_000)
+	set(&c.MaxInflight, 64)
+	set(&c.SendBuffer, 200<<10)
+	if c.MaxInflightBytes <= 0 {
+		c.MaxInflightBytes = 256 << 20
+	}
+	if c.IdleTimeout == 0 {
+		c.IdleTimeout = 10 * time.Minute
+	}
+	return c
+}
+
+// perIP gives how many connections an address may have, -1 for any number.
+func (c *Config) perIP(a netip.Addr) int {
+	if n, ok := c.MaxConnectionsOf[a]; ok {
+		return n
+	}
+	switch {
+	case !a.IsValid() || c.MaxConnectionsPerIP == 0:
+		return -1
+	case c.MaxConnectionsPerIP < 0:
+		return 0
+	}
+	return c.MaxConnectionsPerIP
+}
+
+// ParseConnectionOverrides reads max.connections.per.ip.overrides: a list of
+// ADDRESS:COUNT, separated by commas, of IPv4 or IPv6 addresses, the latter
+// in brackets or not. Kafka takes host names too and looks them up once, when
+// it starts; here they are refused.
+func ParseConnectionOverrides(s string) (map[netip.Addr]int, error) {
+	if strings.TrimSpace(s) == "" {
+		return nil, nil
+	}
+	m := make(map[netip.Addr]int)
+	for item := range strings.SplitSeq(s, ",") {
+		item = strings.TrimSpace(item)
+		i := strings.LastIndexByte(item, ':')
+		if i < 0 {
+			return nil, fmt.Errorf("%q is not ADDRESS:COUNT", item)
+		}
+		host := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(item[:i]), "["), "]")
+		addr, err := netip.ParseAddr(host)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %q is not an IP address (host names are not looked up)", item, host)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(item[i+1:]))
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("%q: the count must be a number from 0", item)
+		}
+		m[addr.Unmap()] = n
+	}
+	return m, nil
+}
+
+// addrOf is the address that connections are counted by; not valid for
+// connections that are not of IP.
+func addrOf(a net.Addr) netip.Addr {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap().WithZone("")
+	}
+	return netip.Addr{}
+}
+
+// budget shares out a number of bytes, first come, first served. Its size can
+// change while it is in use. A claim over the whole size is granted when
+// nobody else holds any.
+type budget struct {
+	mu      sync.Mutex
+	size    int64
+	used    int64
+	waiting list.List // of *claim
+}
+
+type claim struct {
+	n       int64
+	granted chan struct{}
+}
+
+func (b *budget) resize(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.size = n
+	b.grant()
+}
+
+// acquire waits for n bytes; ctx's error when it ends first.
+func (b *budget) acquire(ctx context.Context, n int64) error {
+	b.mu.Lock()
+	if b.waiting.Len() == 0 && b.fits(n) {
+		b.used += n
+		b.mu.Unlock()
+		return nil
+	}
+	c := &claim{n, make(chan struct{})}
+	e := b.waiting.PushBack(c)
+	b.mu.Unlock()
+	mBudgetWaits.Inc()
+	start := time.Now()
+	defer func() { mBudgetWaitSeconds.Add(time.Since(start).Seconds()) }()
+	select {
+	case <-c.granted:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-c.granted: // just now
+		b.used -= n
+	default:
+		b.waiting.Remove(e)
+	}
+	b.grant()
+	return ctx.Err()
+}
+
+func (b *budget) release(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used -= n
+	b.grant()
+}
+
+// contended says whether somebody waits.
+func (b *budget) contended() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waiting.Len() > 0
+}
+
+func (b *budget) fits(n int64) bool { return b.used == 0 || b.used+n <= b.size }
+
+// grant lets in who is first in line as long as there is room; mu is held.
+func (b *budget) grant() {
+	for e := b.waiting.Front(); e != nil && b.fits(e.Value.(*claim).n); e = b.waiting.Front() {
+		c := b.waiting.Remove(e).(*claim)
+		b.used += c.n
+		close(c.granted)
+	}
+}
