@@ -184,7 +184,7 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 			"topic", offsetsTopic, "partitions", len(ot.Partitions), "config", offsetsParts)
 		offsetsParts = int32(len(ot.Partitions))
 	}
-	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log})
+	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log, TopicID: topicID(b.meta)})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), offsetsParts, b.log)
 	b.groups.segmentBytes = b.configs.values().Groups.OffsetsSegmentBytes
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))

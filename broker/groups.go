@@ -126,7 +126,18 @@ func (g *groups) tryLoad(i int32, log group.Log) error {
 	return g.coord.Load(g.ctx, i, log)
 }
 
-func (g *groups) dropTopic(name string) { g.coord.DropTopic(name) }
+func (g *groups) dropTopic(name string, id record.TopicID) { g.coord.DropTopic(name, id) }
+
+// topicID gives the id of the topic that has a name now, zero for none. A
+// topic that the metastore cannot read counts as none: its offsets stay.
+func topicID(meta *metastore.Store) func(string) record.TopicID {
+	return func(name string) record.TopicID {
+		if t := meta.Image().Topics[name]; t != nil {
+			return t.ID
+		}
+		return record.TopicID{}
+	}
+}
 
 func (g *groups) close() {
 	g.mu.Lock()

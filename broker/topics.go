@@ -265,7 +265,7 @@ func (t *topics) delete(name string, ot *openTopic) {
 	}
 	_ = work.Wait()                       // each reports its own failure
 	os.Remove(filepath.Join(t.dir, name)) // succeeds when it is empty, which is what is wanted
-	t.groups.dropTopic(name)
+	t.groups.dropTopic(name, ot.id)
 	t.tier.DropTopicSoon(ot.id)
 }
 

@@ -51,7 +51,7 @@ func (a *API) offsetCommit(c *call) {
 		}
 		resp.Topics = append(resp.Topics, out)
 		if len(fwd.Partitions) > 0 {
-			fwd.Topic = topic.Name
+			fwd.Topic, fwd.TopicID = topic.Name, topic.ID
 			known.Topics = append(known.Topics, fwd)
 			at = append(at, places)
 		}

@@ -502,7 +502,7 @@ func TestLoadingAndUnloaded(t *testing.T) {
 		if err := c.Load(t.Context(), 0, newMemLog()); err == nil {
 			t.Error("loaded twice at once")
 		}
-		c.DropTopic("t")
+		c.DropTopic("t", record.TopicID{})
 	}}
 	if err := c.Load(t.Context(), 0, log); err != nil {
 		t.Fatal(err)
@@ -631,7 +631,7 @@ func TestManyAtOnce(t *testing.T) {
 					c.ListGroups(kmsg.NewPtrListGroupsRequest())
 					fetch(c, m.group, "t", 0)
 					if n%7 == 0 {
-						c.DropTopic("t")
+						c.DropTopic("t", record.TopicID{})
 					}
 					if n%3 == 0 {
 						m.leave()
@@ -690,7 +690,7 @@ func TestMemoryLimit(t *testing.T) {
 		wantCode(t, "a known offset", commit(c, "g", "t", 0, 1), nil)
 		m := &consumer{c: c, version: 9, group: "other"}
 		wantCode(t, "a new member", m.join().ErrorCode, kerr.GroupMaxSizeReached)
-		c.DropTopic("t")
+		c.DropTopic("t", record.TopicID{})
 		synctest.Wait()
 		wantCode(t, "room again", commit(c, "g", "t", 0, 1), nil)
 	})

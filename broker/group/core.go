@@ -231,9 +231,8 @@ type classic struct {
 	stores       map[uint64]*store
 	token        uint64
 	bytes        int
-	unwritten    bool // the group's existence is not in the log yet
-	topics       map[string]bool
-	topicsKnown  bool // topics is of this generation
+	unwritten    bool            // the group's existence is not in the log yet
+	topics       map[string]bool // that this generation's consumers read; nil: unknown
 }
 
 func newClassic(id string, r *rules, now time.Time) *classic {
@@ -474,6 +473,7 @@ func loadClassic(id string, v *kmsg.GroupMetadataValue, r *rules, now time.Time,
 	g.since = v.CurrentStateTimestamp
 	g.protocolType = v.ProtocolType
 	if len(v.Members) == 0 {
+		g.subscribe()
 		return g
 	}
 	if v.Protocol != nil {
@@ -502,6 +502,7 @@ func loadClassic(id string, v *kmsg.GroupMetadataValue, r *rules, now time.Time,
 	if v.Leader != nil && g.byID[*v.Leader] != nil {
 		g.leader = *v.Leader
 	}
+	g.subscribe()
 	g.previous, g.state = completing, stable
 	if len(g.members) > r.maxSize {
 		g.prepareRebalance(now, "loaded with more members than allowed", fx)

@@ -68,9 +68,11 @@ func (j *joining) size() int {
 
 // joinGroup takes one JoinGroup.
 func (g *classic) joinGroup(now time.Time, j *joining, fx *effects) {
-	switch {
-	case !g.accepts(j):
+	if !g.accepts(j) {
 		g.refuse(now, j, fx)
+		return
+	}
+	switch {
 	case g.state == dead:
 		fx.joinError(j.to, j.memberID, kerr.CoordinatorNotAvailable)
 	case !g.supports(j.protocolType, j.protocols):
@@ -80,9 +82,10 @@ func (g *classic) joinGroup(now time.Time, j *joining, fx *effects) {
 	default:
 		g.joinKnown(now, j, fx)
 	}
-	if g.unwritten && !g.idle() {
+	if g.unwritten {
 		// The group is made known to the log, so that it survives a restart
-		// before its first generation.
+		// before its first generation; one whose first member was turned away
+		// too, as in Kafka.
 		g.unwritten = false
 		if len(fx.writes) == 0 {
 			v := newMeta()
@@ -424,7 +427,6 @@ func (g *classic) electLeader() bool {
 
 func (g *classic) nextGeneration(now time.Time) {
 	g.generation++
-	g.topicsKnown = false
 	clear(g.pendingSync)
 	if len(g.members) > 0 {
 		g.protocol = g.selectProtocol()
@@ -433,4 +435,5 @@ func (g *classic) nextGeneration(now time.Time) {
 		g.protocol = ""
 		g.transition(now, empty)
 	}
+	g.subscribe()
 }

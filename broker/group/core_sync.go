@@ -378,8 +378,8 @@ func (g *classic) offsetExpired(topic string, o *offsetValue, now, retention int
 		if g.since != -1 {
 			base = g.since
 		}
-	case g.state == stable && g.protocolType == "consumer":
-		if !g.subscribed() || g.topics[topic] {
+	case g.state == stable && g.protocolType == consumerProtocol:
+		if g.reads(topic) {
 			return false
 		}
 	default:
@@ -391,19 +391,29 @@ func (g *classic) offsetExpired(topic string, o *offsetValue, now, retention int
 	return now-base >= retention
 }
 
-// subscribed reads, once per generation, which topics a group of consumers
-// reads. False when a subscription cannot be read.
-func (g *classic) subscribed() bool {
-	if !g.topicsKnown {
-		g.topicsKnown, g.topics = true, map[string]bool{}
-		for _, m := range g.members {
-			if !subscription(m.metadata(g.protocol), g.topics) {
-				g.topics = nil
-				break
-			}
+// consumerProtocol is the protocol type whose subscriptions the coordinator
+// can read.
+const consumerProtocol = "consumer"
+
+// subscribe notes which topics the consumers of a generation read; unknown
+// when one of their subscriptions cannot be read.
+func (g *classic) subscribe() {
+	g.topics = nil
+	if g.protocolType != consumerProtocol {
+		return
+	}
+	topics := map[string]bool{}
+	for _, m := range g.members {
+		if !subscription(m.metadata(g.protocol), topics) {
+			return
 		}
 	}
-	return g.topics != nil
+	g.topics = topics
+}
+
+// reads says whether the group's consumers read the topic, or may do so.
+func (g *classic) reads(topic string) bool {
+	return g.protocolType == consumerProtocol && (g.topics == nil || g.topics[topic])
 }
 
 // subscription reads the topics of a consumer's metadata. All its versions

@@ -89,6 +89,10 @@ func (cfg *Config) setDefaults() {
 type Deps struct {
 	Log *slog.Logger     // nil: discard
 	Now func() time.Time // nil: time.Now
+	// TopicID gives the id of the topic that has this name now, zero for none
+	// or one that is not known. Offsets that were committed for another topic
+	// of that name are not shown. nil: no topic is known.
+	TopicID func(name string) record.TopicID
 }
 
 // ClientInfo says who sent a request; DescribeGroups shows it.
@@ -122,6 +126,9 @@ func New(cfg Config, deps Deps) *Coordinator {
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
+	}
+	if deps.TopicID == nil {
+		deps.TopicID = func(string) record.TopicID { return record.TopicID{} }
 	}
 	c := &Coordinator{
 		parts: cfg.OffsetsPartitions, deps: deps,
@@ -245,17 +252,8 @@ func (s *shard) open() error {
 		return errClosing
 	}
 	s.phase = active
-	for id, d := range s.durable {
-		if d.meta == nil {
-			s.simple(id, now)
-			continue
-		}
-		v, err := decodeGroup(d.meta)
-		if err != nil { // decoded once already, by replay
-			s.mu.Unlock()
-			return err
-		}
-		s.settle(s.create(id, loadClassic(id, v, &s.rules, now, &fx)), &fx)
+	for id := range s.durable {
+		s.remember(id, now, &fx)
 	}
 	groups, offsets := len(s.groups), 0
 	for _, d := range s.durable {
@@ -331,10 +329,11 @@ func (c *Coordinator) all() []*shard {
 }
 
 // DropTopic deletes the offsets that any group committed for a deleted topic.
-// It returns at once; commits that come later are not affected.
-func (c *Coordinator) DropTopic(name string) {
+// It returns at once. Offsets of another topic of that name stay; those that
+// do not say whose they are count as the deleted topic's.
+func (c *Coordinator) DropTopic(name string, id record.TopicID) {
 	for _, s := range c.all() {
-		s.submit(op{run: func() { s.dropTopic(name) }})
+		s.submit(op{run: func() { s.dropTopic(name, id) }})
 	}
 }
 

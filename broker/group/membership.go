@@ -45,15 +45,14 @@ func (c *Coordinator) join(group string, j *joining, fx *effects) *kerr.Error {
 	case (gs == nil || gs.core.byID[j.memberID] == nil) && c.full():
 		return kerr.GroupMaxSizeReached
 	}
-	fresh := gs == nil
-	if fresh {
+	if gs == nil {
 		gs = s.create(strings.Clone(group), newClassic(strings.Clone(group), &s.rules, now))
 		gs.core.unwritten = true
 	}
 	gs.core.joinGroup(now, j, fx)
 	s.settle(gs, fx)
-	if fresh && gs.core.idle() {
-		s.forget(gs) // nobody got in
+	if gs.core.unwritten {
+		s.forget(gs) // too large for a group
 	}
 	return nil
 }

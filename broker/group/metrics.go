@@ -10,6 +10,7 @@ var (
 	metricRebalances = metrics.GetOrCreateCounter(`firn_group_rebalances_total`)
 	metricCommits    = metrics.GetOrCreateCounter(`firn_group_offset_commits_total`)
 	metricExpired    = metrics.GetOrCreateCounter(`firn_group_offset_expirations_total`)
+	metricDeleted    = metrics.GetOrCreateCounter(`firn_group_deletions_total`)
 	metricRefused    = metrics.GetOrCreateCounter(`firn_group_refused_total`)
 	metricSkipped    = metrics.GetOrCreateCounter(`firn_group_records_skipped_total`)
 	metricAppendErrs = metrics.GetOrCreateCounter(`firn_group_append_errors_total`)

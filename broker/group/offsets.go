@@ -7,10 +7,13 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/record"
 )
 
-// OffsetCommit answers versions 2–10; topics are known by name. It returns
-// when the offsets are in the log.
+// OffsetCommit answers versions 2–10; topics are known by name, and by the id
+// that the caller fills in for every version. It returns when the offsets are
+// in the log.
 func (c *Coordinator) OffsetCommit(req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
 	resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
 	entries, where := c.commitEntries(req, resp)
@@ -52,7 +55,7 @@ func (c *Coordinator) commitEntries(req *kmsg.OffsetCommitRequest, resp *kmsg.Of
 			rp := kmsg.NewOffsetCommitResponseTopicPartition()
 			rp.Partition = p.Partition
 			where = append(where, place{ti, pi})
-			o := &offsetValue{offset: p.Offset, epoch: -1, commitTime: now, expireTime: expire}
+			o := &offsetValue{offset: p.Offset, epoch: -1, commitTime: now, expireTime: expire, topicID: t.TopicID}
 			if p.Metadata != nil {
 				o.metadata = strings.Clone(*p.Metadata)
 			}
@@ -240,8 +243,14 @@ func (c *Coordinator) fetchGroup(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetF
 		for name, parts := range offsets {
 			rt := kmsg.NewOffsetFetchResponseGroupTopic()
 			rt.Topic = name
+			known := c.deps.TopicID(name)
 			for p, o := range parts {
-				rt.Partitions = append(rt.Partitions, fetched(p, o))
+				if !o.stale(known) {
+					rt.Partitions = append(rt.Partitions, fetched(p, o))
+				}
+			}
+			if len(rt.Partitions) == 0 {
+				continue
 			}
 			slices.SortFunc(rt.Partitions, func(a, b kmsg.OffsetFetchResponseGroupTopicPartition) int { return int(a.Partition) - int(b.Partition) })
 			rg.Topics = append(rg.Topics, rt)
@@ -252,8 +261,16 @@ func (c *Coordinator) fetchGroup(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetF
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetFetchResponseGroupTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		known := record.TopicID(t.TopicID)
+		if known == (record.TopicID{}) {
+			known = c.deps.TopicID(t.Topic)
+		}
 		for _, p := range t.Partitions {
-			rt.Partitions = append(rt.Partitions, fetched(p, offsets[t.Topic][p]))
+			o := offsets[t.Topic][p]
+			if o != nil && o.stale(known) {
+				o = nil
+			}
+			rt.Partitions = append(rt.Partitions, fetched(p, o))
 		}
 		rg.Topics = append(rg.Topics, rt)
 	}

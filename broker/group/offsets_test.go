@@ -4,11 +4,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/record"
 )
 
 // offsetModel says what may be read back.
@@ -137,7 +140,7 @@ func (o *offsetModel) commit() {
 
 func (o *offsetModel) dropTopic() {
 	topic := o.rng.IntN(3)
-	o.c.DropTopic(fmt.Sprint("t", topic))
+	o.c.DropTopic(fmt.Sprint("t", topic), record.TopicID{})
 	synctest.Wait()
 	o.log.mu.Lock()
 	dead := o.log.dead
@@ -375,7 +378,7 @@ func TestDropTopic(t *testing.T) {
 			commit(c, "a", "kept", p, 1)
 			commit(c, "b", "gone", p, 1)
 		}
-		c.DropTopic("gone")
+		c.DropTopic("gone", record.TopicID{})
 		commit(c, "a", "gone", 9, 1) // of the topic's next life
 		if n := len(log.batches); n != 9+2+1 {
 			t.Errorf("6 tombstones of about 50 bytes made %d batches", n-10)
@@ -399,7 +402,10 @@ func TestRecordBytes(t *testing.T) {
 	}{
 		{entry{group: "gr", isOffset: true, topic: "t", partition: 3, offset: &offsetValue{offset: 258, epoch: 7, metadata: "m", commitTime: 9, expireTime: -1}},
 			"0001" + "0002" + "6772" + "0001" + "74" + "00000003",
-			"0003" + "0000000000000102" + "00000007" + "0001" + "6d" + "0000000000000009"},
+			"0004" + "0000000000000102" + "00000007" + "02" + "6d" + "0000000000000009" + "00"},
+		{entry{group: "gr", isOffset: true, topic: "t", partition: 3, offset: &offsetValue{offset: 258, epoch: 7, commitTime: 9, expireTime: -1, topicID: record.TopicID{1, 15: 2}}},
+			"0001" + "0002" + "6772" + "0001" + "74" + "00000003",
+			"0004" + "0000000000000102" + "00000007" + "01" + "0000000000000009" + "01" + "00" + "10" + "01" + strings.Repeat("00", 14) + "02"},
 		{entry{group: "gr", isOffset: true, topic: "t", partition: 3, offset: &offsetValue{offset: 258, epoch: 7, metadata: "m", commitTime: 9, expireTime: 10}},
 			"0001" + "0002" + "6772" + "0001" + "74" + "00000003",
 			"0001" + "0000000000000102" + "0001" + "6d" + "0000000000000009" + "000000000000000a"},

@@ -21,7 +21,7 @@ import (
 const (
 	offsetKeyVersion   = 1
 	groupKeyVersion    = 2
-	offsetValueVersion = 3 // 1 when the commit came with its own retention
+	offsetValueVersion = 4 // 1 when the commit came with its own retention; 4 is the first with tags
 	groupValueVersion  = 3
 )
 
@@ -55,7 +55,14 @@ type offsetValue struct {
 	epoch      int32 // leader epoch of the last consumed record, -1 unknown
 	metadata   string
 	commitTime int64
-	expireTime int64 // -1: by the group's retention
+	expireTime int64          // -1: by the group's retention
+	topicID    record.TopicID // zero: unknown, of a version below 4
+}
+
+// stale says that the offset is of another topic than the one that has its
+// name now; zero is a topic that is not known.
+func (o *offsetValue) stale(now record.TopicID) bool {
+	return o.topicID != now && o.topicID != record.TopicID{} && now != record.TopicID{}
 }
 
 // entry is one record: an offset (topic != nil) or a group's metadata.
@@ -88,7 +95,7 @@ func (e *entry) value() []byte {
 		v.Version = 1
 	}
 	v.Offset, v.LeaderEpoch, v.Metadata = e.offset.offset, e.offset.epoch, e.offset.metadata
-	v.CommitTimestamp, v.ExpireTimestamp = e.offset.commitTime, e.offset.expireTime
+	v.CommitTimestamp, v.ExpireTimestamp, v.TopicID = e.offset.commitTime, e.offset.expireTime, e.offset.topicID
 	return v.AppendTo(nil)
 }
 
@@ -99,7 +106,7 @@ func (e *entry) size() int64 {
 	case !e.isOffset:
 		n += len(e.meta)
 	case e.offset != nil:
-		n += len(e.topic) + len(e.offset.metadata) + 24
+		n += len(e.topic) + len(e.offset.metadata) + 42
 	default:
 		n += len(e.topic)
 	}
@@ -165,6 +172,9 @@ func decodeOffset(b []byte) (*offsetValue, error) {
 	}
 	if v.Version == 1 {
 		ov.expireTime = v.ExpireTimestamp
+	}
+	if v.Version >= 4 {
+		ov.topicID = v.TopicID
 	}
 	return ov, nil
 }

@@ -59,6 +59,7 @@ type groupState struct {
 	waiting int       // operations of the group in the queue or at the log
 	bytes   int       // as counted in the coordinator's total
 	members int       // as counted in the gauge
+	deleted bool      // what is queued of its metadata must not follow the tombstone; the writer's
 }
 
 // durable is a group as the log has it.
@@ -281,7 +282,9 @@ func (s *shard) take() (ops []op, open bool) {
 func (s *shard) write(ops []op) {
 	var entries []entry
 	for i := range ops {
-		entries = append(entries, ops[i].entries...)
+		if o := &ops[i]; o.group == nil || !o.group.deleted || o.entries[0].isOffset {
+			entries = append(entries, o.entries...)
+		}
 	}
 	err := responseError(s.append(entries))
 	now := s.c.deps.Now()
@@ -298,7 +301,7 @@ func (s *shard) write(ops []op) {
 			continue
 		}
 		o.group.waiting--
-		if o.done != nil && s.phase == active {
+		if o.done != nil && s.phase == active && s.groups[o.group.core.id] == o.group {
 			o.done(now, err, &fx)
 			s.settle(o.group, &fx)
 		}

@@ -136,8 +136,9 @@ func (s *shard) expired(id string, now time.Time) []entry {
 		left = d.count
 		ms, retention := now.UnixMilli(), s.c.config().OffsetsRetention.Milliseconds()
 		for topic, parts := range d.offsets {
+			known := s.c.deps.TopicID(topic)
 			for p, o := range parts {
-				if gs.core.offsetExpired(topic, o, ms, retention) {
+				if o.stale(known) || gs.core.offsetExpired(topic, o, ms, retention) {
 					due = append(due, entry{group: id, isOffset: true, topic: topic, partition: p})
 				}
 			}
@@ -184,11 +185,13 @@ func (s *shard) bury(entries []entry) {
 }
 
 // dropTopic deletes all offsets of a topic. It runs in the writer.
-func (s *shard) dropTopic(name string) {
+func (s *shard) dropTopic(name string, topic record.TopicID) {
 	var due []entry
 	for id, d := range s.durable {
-		for p := range d.offsets[name] {
-			due = append(due, entry{group: id, isOffset: true, topic: name, partition: p})
+		for p, o := range d.offsets[name] {
+			if !o.stale(topic) {
+				due = append(due, entry{group: id, isOffset: true, topic: name, partition: p})
+			}
 		}
 	}
 	_ = s.tombstones(due) // append has logged it; retention takes them later
