@@ -85,7 +85,7 @@ func (d *disk) replaceFile(path string, content []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = d.rename(tmp, path)
 	}
 	if err != nil {
 		os.Remove(tmp)
@@ -100,6 +100,8 @@ type disk struct {
 	writeAt func(f *os.File, p []byte, off int64) (int, error)
 	sync    func(f *os.File) error
 	trunc   func(f *os.File, size int64) error
+	rename  func(from, to string) error
+	remove  func(path string) error
 }
 
 func realDisk() *disk {
@@ -107,6 +109,8 @@ func realDisk() *disk {
 		writeAt: func(f *os.File, p []byte, off int64) (int, error) { return f.WriteAt(p, off) },
 		sync:    func(f *os.File) error { return f.Sync() },
 		trunc:   func(f *os.File, size int64) error { return f.Truncate(size) },
+		rename:  os.Rename,
+		remove:  os.Remove,
 	}
 }
 

@@ -35,6 +35,7 @@ type Config struct {
 	SegmentBytes       int64         // a segment is sealed before it exceeds this
 	SegmentAge         time.Duration // and when its records span this much time; <=0 never
 	IndexIntervalBytes int           // between two index entries
+	DeleteDelay        time.Duration // from a segment's removal to that of its files; <=0 none
 }
 
 func (c Config) orDefaults() Config {
@@ -66,13 +67,14 @@ type Log struct {
 	disk *disk
 	cfg  atomic.Pointer[Config]
 
-	segs   atomic.Pointer[[]*segment] // ascending, at least one; the last is active
-	tail   atomic.Pointer[mark]
-	start  atomic.Int64
-	epochs atomic.Pointer[[]record.EpochStart]
-	size   atomic.Int64 // of all segments
-	failed atomic.Pointer[error]
-	closed atomic.Bool
+	segs      atomic.Pointer[[]*segment] // ascending, at least one; the last is active
+	tail      atomic.Pointer[mark]
+	start     atomic.Int64
+	gapsBelow atomic.Int64 // meta.GapsBelow
+	epochs    atomic.Pointer[[]record.EpochStart]
+	size      atomic.Int64 // of all segments
+	failed    atomic.Pointer[error]
+	closed    atomic.Bool
 
 	producers   *Producers // the writer's
 	changed     atomic.Bool
@@ -80,6 +82,7 @@ type Log struct {
 	metaMu      sync.Mutex          // of meta and the files it covers; held across their I/O
 	meta        Meta
 	flush       flusher
+	trash       trash
 }
 
 // mark is the log's end: the next offset and where its batch will begin.
@@ -219,6 +222,7 @@ func (l *Log) write(seg *segment, buf []byte, pos int64) error {
 	}
 	if isFull(err) {
 		appendsRefused.Inc()
+		l.trash.empty() // there is no more time to wait
 	}
 	return l.judge(fmt.Errorf("appending to %s at byte %d: %w", seg.path(logSuffix), pos, err))
 }
@@ -445,7 +449,7 @@ func (l *Log) drop(n int) error {
 		l.grow(-s.size.Load())
 		segmentsOpen.Add(-1)
 		segmentsDeleted.Inc()
-		errs = errors.Join(errs, s.unlink())
+		errs = errors.Join(errs, s.discard())
 	}
 	return errs
 }
@@ -498,7 +502,6 @@ func (l *Log) Close() error {
 // Remove closes the log and deletes the folder.
 func (l *Log) Remove() error {
 	if !l.closed.Swap(true) {
-		l.flush.stop()
 		l.release()
 	}
 	return os.RemoveAll(l.dir)
@@ -506,6 +509,7 @@ func (l *Log) Remove() error {
 
 func (l *Log) release() {
 	l.flush.stop()
+	l.trash.stop()
 	segs := *l.segs.Load()
 	for _, s := range segs {
 		s.close()

@@ -16,9 +16,15 @@ import (
 //	┌───────────┬────────────┬────────────────┬─────────┬────────────────┬────────────────┬──────────────┐
 //	│topic id 16│local base 8│recovery point 8│ clean 1 │ log end 8 (*)  │active base 8(*)│active size8(*)│
 //	└───────────┴────────────┴────────────────┴─────────┴────────────────┴────────────────┴──────────────┘
+//	┌───────────┬────────────┐
+//	│compacted 8│gaps below 8│ (**)
+//	└───────────┴────────────┘
 //
-// (*) only meaningful with clean = 1.
-const metaSize = 57
+// (*) only meaningful with clean = 1. (**) 0 in files that end before.
+const (
+	metaSize    = 73
+	oldMetaSize = 57
+)
 
 // Meta is what partition.meta says.
 type Meta struct {
@@ -34,6 +40,11 @@ type Meta struct {
 	End        record.Offset
 	ActiveBase record.Offset
 	ActiveSize int64
+	// Compacted: of every key below it only the latest record is left.
+	Compacted record.Offset
+	// GapsBelow: segments that end at or below it may lack offsets, because
+	// they were compacted, or were about to be.
+	GapsBelow record.Offset
 }
 
 func (m Meta) encode() []byte {
@@ -49,6 +60,8 @@ func (m Meta) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(m.End))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.ActiveBase))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.ActiveSize))
+	b = binary.BigEndian.AppendUint64(b, uint64(m.Compacted))
+	b = binary.BigEndian.AppendUint64(b, uint64(m.GapsBelow))
 	return endFrame(b)
 }
 
@@ -58,7 +71,7 @@ func DecodeMeta(b []byte) (Meta, error) {
 	if err != nil {
 		return Meta{}, err
 	}
-	if len(body) != metaSize {
+	if len(body) != metaSize && len(body) != oldMetaSize {
 		return Meta{}, fmt.Errorf("%w: meta of %d bytes", ErrFormat, len(body))
 	}
 	m := Meta{LogStart: start}
@@ -69,7 +82,11 @@ func DecodeMeta(b []byte) (Meta, error) {
 	m.End = record.Offset(binary.BigEndian.Uint64(body[33:]))
 	m.ActiveBase = record.Offset(binary.BigEndian.Uint64(body[41:]))
 	m.ActiveSize = int64(binary.BigEndian.Uint64(body[49:]))
-	if m.LogStart < 0 || m.LocalBase < 0 || m.RecoveryPoint < 0 {
+	if len(body) == metaSize {
+		m.Compacted = record.Offset(binary.BigEndian.Uint64(body[57:]))
+		m.GapsBelow = record.Offset(binary.BigEndian.Uint64(body[65:]))
+	}
+	if m.LogStart < 0 || m.Compacted < 0 || m.GapsBelow < 0 || m.LocalBase < 0 || m.RecoveryPoint < 0 {
 		return Meta{}, fmt.Errorf("%w: meta with a negative offset", ErrFormat)
 	}
 	return m, nil

@@ -27,9 +27,15 @@ var (
 	syncs            = metrics.NewCounter("firn_log_syncs_total")
 	producersEvicted = metrics.NewCounter("firn_log_producers_evicted_total")
 
+	compactionRead    = metrics.NewCounter("firn_log_compaction_read_bytes_total")
+	compactionWritten = metrics.NewCounter("firn_log_compaction_written_bytes_total")
+	compactionRemoved = metrics.NewCounter("firn_log_compaction_removed_records_total")
+
 	segmentsOpen   = gauge("firn_log_segments")
 	sizeBytes      = gauge("firn_log_size_bytes")
 	producersKnown = gauge("firn_log_producers")
+	trashFiles     = gauge("firn_log_deleted_files_waiting")
+	trashBytes     = gauge("firn_log_deleted_bytes_waiting")
 )
 
 func gauge(name string) *atomic.Int64 {

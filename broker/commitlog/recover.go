@@ -36,7 +36,7 @@ func Open(dir string, id record.TopicID, cfg Config, deps Deps) (*Log, error) {
 	if l.disk == nil {
 		l.disk = realDisk()
 	}
-	l.flush.log = l
+	l.flush.log, l.trash.log = l, l
 	l.SetConfig(cfg)
 	l.epochs.Store(&[]record.EpochStart{})
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -80,6 +80,7 @@ func (r *recovery) run(id record.TopicID) error {
 	if err := r.loadMeta(id); err != nil {
 		return err
 	}
+	r.l.gapsBelow.Store(int64(r.l.meta.GapsBelow))
 	if err := r.dropLeftovers(); err != nil {
 		return err
 	}
@@ -103,6 +104,9 @@ func (r *recovery) run(id record.TopicID) error {
 
 // list finds the segments and clears away what was never finished.
 func (r *recovery) list() error {
+	if err := r.finishSwaps(); err != nil {
+		return err
+	}
 	names, err := os.ReadDir(r.l.dir)
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func (r *recovery) list() error {
 		stem, suffix, _ := strings.Cut(name, ".")
 		suffix = "." + suffix
 		switch {
-		case strings.HasSuffix(name, tmpSuffix) || strings.HasSuffix(name, deletedSuffix):
+		case strings.HasSuffix(name, tmpSuffix) || strings.HasSuffix(name, deletedSuffix) || strings.HasSuffix(name, cleanedSuffix):
 			if err := os.Remove(filepath.Join(r.l.dir, name)); err != nil {
 				return err
 			}
@@ -160,8 +164,8 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 		return nil
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat):
 		m := Meta{TopicID: id}
-		if len(r.segs) > 0 {
-			m.LogStart = r.segs[0].base
+		if n := len(r.segs); n > 0 {
+			m.LogStart, m.GapsBelow = r.segs[0].base, r.segs[n-1].base
 		}
 		if !r.fresh {
 			l.deps.Log.Warn("partition.meta is missing or damaged, taking the segments' word", "dir", l.dir, "cause", err, "log_start", m.LogStart)
@@ -421,7 +425,7 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 	size, next := s.size.Load(), s.base
 	b := newBuilder(s, l.producers)
 	good, cause := scan(f.OS(), 0, size, func(batch record.Batch, pos int64) (bool, error) {
-		if batch.BaseOffset() != next || batch.LastOffset()-s.base > 1<<31-1 {
+		if !s.follows(batch, next) || batch.LastOffset()-s.base > 1<<31-1 {
 			return false, fmt.Errorf("%w: base offset %d, want %d", record.ErrCorrupt, batch.BaseOffset(), next)
 		}
 		if pos == 0 {
@@ -436,7 +440,9 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 	s.known.trust() // what is not sound is cut off, or the log is not opened
 	b.finish(f.OS())
 	s.live.Store(b.x)
-	s.end.Store(int64(next))
+	if cause != nil || !s.complete(next) || i == len(r.segs)-1 {
+		s.end.Store(int64(next))
+	}
 	if cause == nil {
 		if i == len(r.segs)-1 && next < l.meta.RecoveryPoint {
 			return false, s.corrupt(size, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, l.meta.RecoveryPoint))

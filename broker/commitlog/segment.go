@@ -105,6 +105,21 @@ func (s *segment) corrupt(pos int64, err error) *CorruptError {
 	return &CorruptError{Path: s.path(logSuffix), Position: pos, Err: err}
 }
 
+// gappy says whether the segment may lack offsets, because it was compacted.
+func (s *segment) gappy() bool { return int64(s.base) < s.log.gapsBelow.Load() }
+
+// follows says whether a batch may come where offset next is due.
+func (s *segment) follows(h record.Batch, next record.Offset) bool {
+	return h.BaseOffset() == next || h.BaseOffset() > next && s.gappy()
+}
+
+// complete says whether a segment whose last batch ends before next ends
+// where it should.
+func (s *segment) complete(next record.Offset) bool {
+	end := record.Offset(s.end.Load())
+	return next == end || next < end && s.gappy()
+}
+
 // acquire gives the data file with a reference that the caller releases.
 func (s *segment) acquire() (*record.File, error) {
 	if f := s.file.Load(); f != nil && f.Acquire() {
@@ -154,6 +169,16 @@ func (s *segment) unlink() error {
 		if err := os.Remove(s.path(suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = errors.Join(errs, err)
 		}
+	}
+	return errs
+}
+
+// discard is unlink after Config.DeleteDelay.
+func (s *segment) discard() error {
+	s.close()
+	var errs error
+	for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix, snapshotSuffix, logSuffix} {
+		errs = errors.Join(errs, s.log.trash.put(s.path(suffix)))
 	}
 	return errs
 }
@@ -476,8 +501,8 @@ func (s *segment) rebuildLocked(cause error) error {
 		b.add(h, pos, data.OS())
 		return true
 	})
-	if end := record.Offset(s.end.Load()); err == nil && a.next != end {
-		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, end)
+	if err == nil && !s.complete(a.next) {
+		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, s.end.Load())
 	}
 	if err != nil && !errors.Is(err, record.ErrCorrupt) {
 		return s.damaged(a.to, err)
@@ -516,11 +541,15 @@ func newBuilder(s *segment, ps *Producers) *builder {
 
 // add takes in a batch; b may be its header only, then r gives the rest.
 func (b *builder) add(h record.Batch, pos int64, r io.ReaderAt) {
-	if h.MaxTimestamp() > b.maxTS {
-		b.maxTS, b.maxAt = h.MaxTimestamp(), pos
+	maxTS := h.MaxTimestamp()
+	if h.NumRecords() == 0 {
+		maxTS = -1 // compaction left the header only: no record has that time
+	}
+	if maxTS > b.maxTS {
+		b.maxTS, b.maxAt = maxTS, pos
 	}
 	rel := uint32(h.BaseOffset() - b.s.base)
-	b.x.add(rel, pos, h.Size(), h.MaxTimestamp(), h.BaseOffset(), b.s.log.cfg.Load().IndexIntervalBytes)
+	b.x.add(rel, pos, h.Size(), maxTS, h.BaseOffset(), b.s.log.cfg.Load().IndexIntervalBytes)
 	if h.IsControl() && int64(len(h)) < h.Size() {
 		whole := make(record.Batch, h.Size())
 		if _, err := r.ReadAt(whole, pos); err != nil {

@@ -165,11 +165,11 @@ func (s *segment) check(r io.ReaderAt, a area, limit int64, more func(h record.B
 	began := a.to
 	end := record.Offset(s.end.Load())
 	_, err := scan(r, a.to, limit, func(h record.Batch, pos int64) (bool, error) {
-		if h.BaseOffset() != a.next || h.LastOffset() >= end {
+		if !s.follows(h, a.next) || h.LastOffset() >= end {
 			return false, fmt.Errorf("%w: batch of offsets %d–%d, want %d and below %d", record.ErrCorrupt, h.BaseOffset(), h.LastOffset(), a.next, end)
 		}
-		if e := s.log.EpochAt(a.next); e >= 0 && e != h.LeaderEpoch() {
-			return false, fmt.Errorf("%w: batch at offset %d has leader epoch %d, want %d", record.ErrCorrupt, a.next, h.LeaderEpoch(), e)
+		if e := s.log.EpochAt(h.BaseOffset()); e >= 0 && e != h.LeaderEpoch() {
+			return false, fmt.Errorf("%w: batch at offset %d has leader epoch %d, want %d", record.ErrCorrupt, h.BaseOffset(), h.LeaderEpoch(), e)
 		}
 		a.to, a.next = pos+h.Size(), h.LastOffset()+1
 		return more(h, pos), nil

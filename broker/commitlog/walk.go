@@ -134,7 +134,7 @@ func plausible(b []byte, left int64, least record.Offset) bool {
 	if o := h.BaseOffset(); o < least || o > least+1<<31 {
 		return false
 	}
-	// Nothing that is stored has another codec, or fewer or more records than
-	// offsets.
-	return h.LeaderEpoch() >= -1 && h.Codec() <= record.Zstd && h.NumRecords() == h.LastOffsetDelta()+1
+	// Nothing that is stored has another codec, or more records than offsets;
+	// fewer only where compaction was.
+	return h.LeaderEpoch() >= -1 && h.Codec() <= record.Zstd && h.NumRecords() >= 0 && int64(h.NumRecords()) <= int64(h.LastOffsetDelta())+1
 }

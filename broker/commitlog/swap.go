@@ -1,0 +1,159 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/firnlog/firn/record"
+)
+
+// A compacted segment takes the place of those it was made from in steps that
+// may end anywhere:
+//
+//	<base>-<end>.log.cleaned   being written; removed at open
+//	<base>-<end>.log.swap      complete and fsynced. From this rename on, the
+//	                           old segments of [base, end) no longer count
+//	(old files are removed, the folder is fsynced)
+//	<base>.log                 renamed; its indexes are written afterwards, or
+//	                           made anew when they are missing
+//
+// The range is in the name because the file's own last offset may be lower
+// than that of the segments it replaces. The producer snapshot at base stays:
+// it is the state before the segment. Those in between go.
+const (
+	cleanedSuffix = ".log.cleaned"
+	swapSuffix    = ".log.swap"
+)
+
+func swapPath(dir string, base, end record.Offset, suffix string) string {
+	return filepath.Join(dir, fmt.Sprintf("%020d-%020d%s", base, end, suffix))
+}
+
+// parseSwap reads the range from the name of a *.log.swap.
+func parseSwap(name string) (base, end record.Offset, ok bool) {
+	first, second, ok := strings.Cut(strings.TrimSuffix(name, swapSuffix), "-")
+	b, err1 := strconv.ParseInt(first, 10, 64)
+	e, err2 := strconv.ParseInt(second, 10, 64)
+	return record.Offset(b), record.Offset(e), ok && err1 == nil && err2 == nil && b < e
+}
+
+// swap puts a compacted segment in the place of group. The writer calls it,
+// with flush.work held: nobody writes the old segments' small files meanwhile.
+// An error after the first rename fails the log: what is on disk is then for
+// the next Open to finish.
+func (l *Log) swap(group []*segment, w *cleanWriter) error {
+	if err := l.usable(); err != nil {
+		return errors.Join(err, w.discard())
+	}
+	segs := *l.segs.Load()
+	at := slices.Index(segs, group[0])
+	if at < 0 || at+len(group) >= len(segs) || !slices.Equal(segs[at:at+len(group)], group) {
+		return errors.Join(errStale, w.discard())
+	}
+	s := w.seg
+	pending := swapPath(l.dir, s.base, record.Offset(s.end.Load()), swapSuffix)
+	if err := l.disk.rename(w.path, pending); err != nil {
+		return errors.Join(err, w.discard())
+	}
+	if err := l.disk.syncDir(l.dir); err != nil {
+		return l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
+	}
+	next := slices.Concat(segs[:at], []*segment{s}, segs[at+len(group):])
+	l.segs.Store(&next)
+	for _, old := range group {
+		old.close() // from here on readers find the new one, whose file is open
+		l.grow(-old.size.Load())
+	}
+	l.grow(s.size.Load())
+	segmentsOpen.Add(1 - int64(len(group)))
+	if err := l.finishSwap(group, pending); err != nil {
+		return l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
+	}
+	l.flush.add(s)
+	return nil
+}
+
+func (l *Log) finishSwap(group []*segment, pending string) error {
+	for i, old := range group {
+		suffixes := []string{indexSuffix, timeSuffix, txnSuffix, logSuffix}
+		if i > 0 {
+			suffixes = append(suffixes, snapshotSuffix)
+		}
+		for _, suffix := range suffixes {
+			if err := l.trash.put(old.path(suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := l.disk.syncDir(l.dir); err != nil {
+		return err
+	}
+	if err := l.disk.rename(pending, group[0].path(logSuffix)); err != nil {
+		return err
+	}
+	return l.disk.syncDir(l.dir)
+}
+
+// discard gives up a segment that is complete but not swapped in.
+func (w *cleanWriter) discard() error {
+	w.seg.close()
+	return w.k.l.disk.remove(w.path)
+}
+
+// finishSwaps does at open what a crash kept swap from doing.
+func (r *recovery) finishSwaps() error {
+	names, err := os.ReadDir(r.l.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range names {
+		if !strings.HasSuffix(e.Name(), swapSuffix) {
+			continue
+		}
+		base, end, ok := parseSwap(e.Name())
+		if !ok {
+			return fmt.Errorf("%w: %s is no name of a compacted segment", ErrFormat, e.Name())
+		}
+		if err := r.finishSwap(names, e.Name(), base, end); err != nil {
+			return fmt.Errorf("swapping %s in: %w", e.Name(), err)
+		}
+		r.l.deps.Log.Info("finished the swap of a compacted segment", "dir", r.l.dir, "file", e.Name())
+	}
+	return nil
+}
+
+func (r *recovery) finishSwap(names []os.DirEntry, name string, base, end record.Offset) error {
+	d, dir := r.l.disk, r.l.dir
+	for _, e := range names {
+		stem, suffix, _ := strings.Cut(e.Name(), ".")
+		at, err := strconv.ParseInt(stem, 10, 64)
+		if err != nil || record.Offset(at) < base || record.Offset(at) >= end {
+			continue
+		}
+		switch "." + suffix {
+		case snapshotSuffix:
+			if record.Offset(at) == base {
+				continue
+			}
+		case indexSuffix, timeSuffix, txnSuffix, logSuffix:
+		default:
+			continue
+		}
+		if err := d.remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := d.syncDir(dir); err != nil {
+		return err
+	}
+	if err := d.rename(filepath.Join(dir, name), filepath.Join(dir, fmt.Sprintf("%020d%s", base, logSuffix))); err != nil {
+		return err
+	}
+	return d.syncDir(dir)
+}

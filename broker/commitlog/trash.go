@@ -1,0 +1,115 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+)
+
+// trash holds files that no longer belong to the log, renamed to *.deleted,
+// until file.delete.delay.ms is over (Config.DeleteDelay), as Kafka does:
+// somebody who deleted too much can still take them from the folder. There
+// are no more of them than segments were removed within that time. What is
+// left of them when the log is closed goes when it is opened; what a full
+// disk needs goes at once.
+type trash struct {
+	log     *Log
+	mu      sync.Mutex // held across renames and removals; nobody serves clients under it but on a full disk
+	files   []trashed  // the next to go first
+	made    int        // names given so far: two segments may have the same base
+	timer   *time.Timer
+	stopped bool
+}
+
+type trashed struct {
+	path string
+	size int64
+	due  time.Time
+}
+
+// put takes a file out of the log. One that is not there is no error.
+func (t *trash) put(path string) error {
+	delay := t.log.cfg.Load().DeleteDelay
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var err error
+	if delay <= 0 || t.stopped {
+		err = t.log.disk.remove(path)
+	} else {
+		var size int64
+		if st, serr := os.Stat(path); serr == nil {
+			size = st.Size()
+		}
+		to := fmt.Sprintf("%s.%d%s", path, t.made, deletedSuffix)
+		if err = t.log.disk.rename(path, to); err == nil {
+			t.made++
+			t.addLocked(trashed{path: to, size: size, due: time.Now().Add(delay)})
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (t *trash) addLocked(f trashed) {
+	t.files = append(t.files, f)
+	trashFiles.Add(1)
+	trashBytes.Add(f.size)
+	if t.timer == nil {
+		t.timer = time.AfterFunc(time.Until(f.due), t.removeDue)
+	}
+}
+
+// removeDue removes what has waited long enough. A shorter delay that was set
+// meanwhile counts for what is put in later.
+func (t *trash) removeDue() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.timer = nil
+	if t.stopped {
+		return
+	}
+	t.removeLocked(time.Now())
+	if len(t.files) > 0 {
+		t.timer = time.AfterFunc(max(time.Until(t.files[0].due), time.Millisecond), t.removeDue)
+	}
+}
+
+func (t *trash) removeLocked(until time.Time) {
+	n := 0
+	for ; n < len(t.files) && !t.files[n].due.After(until); n++ {
+		f := t.files[n]
+		if err := t.log.disk.remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.log.deps.Log.Warn("a deleted segment's file cannot be removed; the next start tries again", "file", f.path, "err", err)
+		}
+		trashFiles.Add(-1)
+		trashBytes.Add(-f.size)
+	}
+	t.files = t.files[n:]
+}
+
+// empty removes everything at once: the disk is full.
+func (t *trash) empty() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.removeLocked(time.Unix(1<<40, 0))
+}
+
+// stop forgets what is left; the next Open removes it.
+func (t *trash) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stopped = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	for _, f := range t.files {
+		trashFiles.Add(-1)
+		trashBytes.Add(-f.size)
+	}
+	t.files = nil
+}
