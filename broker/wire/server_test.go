@@ -303,6 +303,7 @@ func TestBadFrames(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := startServer(t, Config{MaxFrameBytes: 1 << 20}, echo)
+			before := mClosed[tt.reason].Get()
 			other := s.dial()
 			nc := s.dial()
 			nc.Write(tt.bytes)
@@ -315,6 +316,9 @@ func TestBadFrames(t *testing.T) {
 			lines := s.log.all()
 			if len(lines) != 1 || !strings.Contains(lines[0], "reason="+tt.reason+" ") {
 				t.Errorf("log is %q, want one line with reason %s", lines, tt.reason)
+			}
+			if n := mClosed[tt.reason].Get() - before; n != 1 {
+				t.Errorf("%d were counted", n)
 			}
 			// Others go on.
 			other.Write(good)

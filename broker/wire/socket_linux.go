@@ -3,6 +3,7 @@ package wire
 import (
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -16,10 +17,10 @@ const rawSockets = true
 // nothing yet, io.EOF at the end of the stream.
 func readSocket(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
-		n, err = unix.Read(int(fd), b)
+		n, err = syscall.Read(int(fd), b)
 		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
 			return 0, true, nil
 		case err != nil:
 			return 0, false, os.NewSyscallError("read", err)

@@ -26,6 +26,7 @@ type pipeListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	open   atomic.Bool
+	server *Server // inBubble's
 }
 
 func newPipeListener() *pipeListener {
@@ -63,6 +64,7 @@ func inBubble(t *testing.T, cfg Config, h Handler, f func(t *testing.T, l *pipeL
 	synctest.Test(t, func(t *testing.T) {
 		l, log := newPipeListener(), &logLines{}
 		s := NewServer(cfg, Deps{Log: slog.New(slog.NewTextHandler(log, nil)), Handler: h})
+		l.server = s
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
 		f(t, l, log)

@@ -1,0 +1,5 @@
+//go:build race
+
+package wire
+
+const raceEnabled = true // memory is not what it is otherwise
