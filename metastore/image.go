@@ -24,7 +24,9 @@ type state struct {
 	controller      record.BrokerID
 	brokers         map[record.BrokerID]Broker
 	topics          map[record.TopicID]*topicState
+	configs         map[ConfigResource]map[string]string
 	brokersChanged  bool
+	configsChanged  bool
 	topicsToRebuild map[record.TopicID]struct{}
 }
 
@@ -48,6 +50,7 @@ func newState() *state {
 		controller:      -1,
 		brokers:         map[record.BrokerID]Broker{},
 		topics:          map[record.TopicID]*topicState{},
+		configs:         map[ConfigResource]map[string]string{},
 		topicsToRebuild: map[record.TopicID]struct{}{},
 	}
 }
@@ -88,6 +91,12 @@ func (s *state) put(key string, value []byte, created, mod int64) error {
 			t := s.topic(k.topic)
 			t.configs, t.configsRev = m, mod
 		}
+	case kindResource:
+		var m map[string]string
+		if m, err = decodeConfigs(value); err == nil {
+			s.configs[k.resource] = m
+			s.configsChanged = true
+		}
 	case kindPartition:
 		var p Partition
 		if p, err = decodePartition(value); err == nil {
@@ -120,6 +129,9 @@ func (s *state) del(key string) error {
 	case kindConfig:
 		t := s.topic(k.topic)
 		t.configs, t.configsRev = nil, 0
+	case kindResource:
+		delete(s.configs, k.resource)
+		s.configsChanged = true
 	case kindPartition:
 		delete(s.topic(k.topic).parts, k.partition)
 	}
@@ -144,11 +156,16 @@ func (s *state) topic(id record.TopicID) *topicState {
 func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 	if prev == nil {
 		prev = &Image{Topics: map[string]*Topic{}, TopicIDs: map[record.TopicID]*Topic{}}
-		s.brokersChanged = true
+		s.brokersChanged, s.configsChanged = true, true
 	}
 	next = &Image{
 		Revision: s.revision, ClusterID: s.clusterID, Controller: s.controller,
 		Brokers: prev.Brokers, Topics: prev.Topics, TopicIDs: prev.TopicIDs,
+		Configs: prev.Configs, Partitions: prev.Partitions,
+	}
+	if s.configsChanged {
+		next.Configs = maps.Clone(s.configs)
+		s.configsChanged = false
 	}
 	if s.brokersChanged {
 		next.Brokers = maps.Clone(s.brokers)
@@ -170,6 +187,7 @@ func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 		}
 		if old := next.TopicIDs[id]; old != nil {
 			delete(next.TopicIDs, id)
+			next.Partitions -= len(old.Partitions)
 			if next.Topics[old.Name] == old {
 				delete(next.Topics, old.Name)
 			}
@@ -182,6 +200,7 @@ func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 	}
 	for _, t := range rebuilt {
 		next.TopicIDs[t.ID] = t
+		next.Partitions += len(t.Partitions)
 		next.Topics[t.Name] = t
 	}
 	clear(s.topicsToRebuild)

@@ -16,6 +16,7 @@ import (
 //	/firn/v1/image/broker/<id, 10 digits>                              registration, leased
 //	/firn/v1/image/cluster                                             cluster id, written once
 //	/firn/v1/image/config/<topic id, 32 hex digits>                    configs set by hand
+//	/firn/v1/image/configs/<type, 3 digits>/<name>                     configs of brokers, client metrics, groups
 //	/firn/v1/image/controller                                          who is controller, leased
 //	/firn/v1/image/partition/<topic id, 32 hex>/<partition, 10 digits>  place and leadership
 //	/firn/v1/image/topic/<topic id, 32 hex>                            name, flags, partition count
@@ -31,6 +32,7 @@ const (
 	brokerPrefix    = imagePrefix + "broker/"
 	clusterKey      = imagePrefix + "cluster"
 	configPrefix    = imagePrefix + "config/"
+	resourcePrefix  = imagePrefix + "configs/"
 	controllerKey   = imagePrefix + "controller"
 	partitionPrefix = imagePrefix + "partition/"
 	topicPrefix     = imagePrefix + "topic/"
@@ -40,13 +42,19 @@ const (
 )
 
 const (
-	idDigits  = 32 // of a topic id, hexadecimal
-	numDigits = 10 // of a broker or partition number, decimal: enough for 2^31-1
+	typeDigits = 3  // of a resource's type, decimal
+	idDigits   = 32 // of a topic id, hexadecimal
+	numDigits  = 10 // of a broker or partition number, decimal: enough for 2^31-1
 )
 
 func brokerKey(id record.BrokerID) string { return brokerPrefix + number(int32(id)) }
 
 func configKey(id record.TopicID) string { return configPrefix + id.Hex() }
+
+func resourceKey(r ConfigResource) string { return resourcesOf(r.Type) + r.Name }
+
+// resourcesOf is what all resourceKeys of a type begin with.
+func resourcesOf(t ConfigType) string { return fmt.Sprintf("%s%03d/", resourcePrefix, t) }
 
 func topicKey(id record.TopicID) string { return topicPrefix + id.Hex() }
 
@@ -83,6 +91,7 @@ const (
 	kindConfig
 	kindController
 	kindPartition
+	kindResource
 	kindTopic
 )
 
@@ -92,6 +101,7 @@ type imageKey struct {
 	broker    record.BrokerID
 	topic     record.TopicID
 	partition record.PartitionID
+	resource  ConfigResource
 }
 
 // parseImageKey reads a key below imagePrefix. A kind that this version does
@@ -113,6 +123,12 @@ func parseImageKey(key string) (imageKey, error) {
 	case strings.HasPrefix(key, configPrefix):
 		k.kind = kindConfig
 		k.topic, ok = parseID(key[len(configPrefix):])
+	case strings.HasPrefix(key, resourcePrefix):
+		k.kind = kindResource
+		k.resource, ok = parseResource(key[len(resourcePrefix):])
+		if ok && !k.resource.Type.known() {
+			return imageKey{}, nil // of a later version
+		}
 	case strings.HasPrefix(key, topicPrefix):
 		k.kind = kindTopic
 		k.topic, ok = parseID(key[len(topicPrefix):])
@@ -126,6 +142,14 @@ func parseImageKey(key string) (imageKey, error) {
 		return imageKey{}, fmt.Errorf("%w: key %q", ErrCorrupt, key)
 	}
 	return k, nil
+}
+
+func parseResource(s string) (r ConfigResource, ok bool) {
+	if len(s) <= typeDigits || s[typeDigits] != '/' {
+		return r, false
+	}
+	n, err := strconv.ParseUint(s[:typeDigits], 10, 7)
+	return ConfigResource{ConfigType(n), s[typeDigits+1:]}, err == nil
 }
 
 // parseTierKey reads a key below tierPrefix.

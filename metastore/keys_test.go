@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -23,6 +24,13 @@ func genID(t *rapid.T) record.TopicID {
 	return record.TopicID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
 }
 
+func genResource(t *rapid.T) ConfigResource {
+	return ConfigResource{
+		rapid.SampledFrom([]ConfigType{BrokerConfigs, ClientMetrics, GroupConfigs}).Draw(t, "type"),
+		rapid.OneOf(rapid.Just(""), genName, genText).Draw(t, "resource"),
+	}
+}
+
 func genBrokers(t *rapid.T, name string) []record.BrokerID {
 	return rapid.SliceOfN(rapid.Map(genNumber, func(n int32) record.BrokerID { return record.BrokerID(n) }), 0, 7).Draw(t, name)
 }
@@ -32,6 +40,7 @@ func TestKeysRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id, n := genID(t), genNumber.Draw(t, "n")
 		p, b := record.PartitionID(n), record.BrokerID(n)
+		r := genResource(t)
 		for key, want := range map[string]imageKey{
 			clusterKey:          {kind: kindCluster},
 			controllerKey:       {kind: kindController},
@@ -39,6 +48,7 @@ func TestKeysRoundTrip(t *testing.T) {
 			topicKey(id):        {kind: kindTopic, topic: id},
 			configKey(id):       {kind: kindConfig, topic: id},
 			partitionKey(id, p): {kind: kindPartition, topic: id, partition: p},
+			resourceKey(r):      {kind: kindResource, resource: r},
 		} {
 			if got, err := parseImageKey(key); err != nil || got != want {
 				t.Fatalf("%q is read as %+v, %v; want %+v", key, got, err, want)
@@ -78,6 +88,10 @@ func TestKeysDoNotCollide(t *testing.T) {
 		for _, p := range []int32{m, n} {
 			add(brokerKey(record.BrokerID(p)), "broker "+number(p))
 		}
+		for range 2 {
+			r := genResource(t)
+			add(resourceKey(r), fmt.Sprintf("resource %d %q", r.Type, r.Name))
+		}
 		add(nameKey(name), "name "+name)
 		add(nameKey(other), "name "+other)
 		add(clusterKey, "cluster")
@@ -102,11 +116,15 @@ func TestMalformedKeys(t *testing.T) {
 	for _, key := range []string{
 		brokerPrefix, brokerPrefix + "1", brokerPrefix + "00000000001", brokerPrefix + "9999999999", brokerPrefix + "-000000001",
 		topicPrefix + id[1:], topicPrefix + strings.ToUpper(id), topicPrefix + id + "/", configPrefix + strings.Repeat("g", 32),
+		resourcePrefix, resourcePrefix + "004", resourcePrefix + "04/x", resourcePrefix + "-04/x", resourcePrefix + "0004/x", resourcePrefix + "128/x",
 		partitionPrefix + id, partitionPrefix + id + "/", partitionPrefix + id + "-0000000000", partitionPrefix + id + "/000000000x",
 	} {
 		if k, err := parseImageKey(key); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%q is read as %+v, %v", key, k, err)
 		}
+	}
+	if k, err := parseImageKey(resourcePrefix + "064/x"); err != nil || k.kind != kindUnknown {
+		t.Errorf("a resource of a later version is read as %+v, %v", k, err)
 	}
 	if k, err := parseImageKey(imagePrefix + "later/x"); err != nil || k.kind != kindUnknown {
 		t.Errorf("a kind of a later version is read as %+v, %v", k, err)
@@ -169,15 +187,19 @@ func TestGoldenKeysAndValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for got, want := range map[string]string{
-		clusterKey:           "/firn/v1/image/cluster",
-		controllerKey:        "/firn/v1/image/controller",
-		brokerKey(7):         "/firn/v1/image/broker/0000000007",
-		topicKey(id):         "/firn/v1/image/topic/000102030405060708090a0b0c0d0e0f",
-		configKey(id):        "/firn/v1/image/config/000102030405060708090a0b0c0d0e0f",
-		partitionKey(id, 12): "/firn/v1/image/partition/000102030405060708090a0b0c0d0e0f/0000000012",
-		tierKey(id, 12):      "/firn/v1/tier/000102030405060708090a0b0c0d0e0f/0000000012",
-		nameKey("a.b"):       "/firn/v1/name/a.b",
-		producerIDKey:        "/firn/v1/producerid",
+		clusterKey:    "/firn/v1/image/cluster",
+		controllerKey: "/firn/v1/image/controller",
+		brokerKey(7):  "/firn/v1/image/broker/0000000007",
+		topicKey(id):  "/firn/v1/image/topic/000102030405060708090a0b0c0d0e0f",
+		configKey(id): "/firn/v1/image/config/000102030405060708090a0b0c0d0e0f",
+		resourceKey(ConfigResource{BrokerConfigs, ""}):     "/firn/v1/image/configs/004/",
+		resourceKey(ConfigResource{BrokerConfigs, "12"}):   "/firn/v1/image/configs/004/12",
+		resourceKey(ConfigResource{ClientMetrics, "cpu"}):  "/firn/v1/image/configs/016/cpu",
+		resourceKey(ConfigResource{GroupConfigs, "a/b ü"}): "/firn/v1/image/configs/032/a/b ü",
+		partitionKey(id, 12):                               "/firn/v1/image/partition/000102030405060708090a0b0c0d0e0f/0000000012",
+		tierKey(id, 12):                                    "/firn/v1/tier/000102030405060708090a0b0c0d0e0f/0000000012",
+		nameKey("a.b"):                                     "/firn/v1/name/a.b",
+		producerIDKey:                                      "/firn/v1/producerid",
 	} {
 		if got != want {
 			t.Errorf("key %q, want %q", got, want)
@@ -245,11 +267,12 @@ func FuzzParseKey(f *testing.F) {
 	f.Add(partitionKey(record.TopicID{1}, 5))
 	f.Add(tierKey(record.TopicID{1}, 5))
 	f.Add(brokerKey(5))
+	f.Add(resourceKey(ConfigResource{GroupConfigs, "g"}))
 	f.Fuzz(func(t *testing.T, key string) {
 		if k, err := parseImageKey(key); err == nil {
 			back := map[kind]string{
 				kindBroker: brokerKey(max(0, k.broker)), kindCluster: clusterKey, kindConfig: configKey(k.topic),
-				kindController: controllerKey, kindPartition: partitionKey(k.topic, max(0, k.partition)), kindTopic: topicKey(k.topic),
+				kindController: controllerKey, kindPartition: partitionKey(k.topic, max(0, k.partition)), kindTopic: topicKey(k.topic), kindResource: resourceKey(k.resource),
 				kindUnknown: key,
 			}[k.kind]
 			if back != key {

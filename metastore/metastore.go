@@ -15,6 +15,8 @@ type Image struct {
 	Brokers    map[record.BrokerID]Broker
 	Topics     map[string]*Topic
 	TopicIDs   map[record.TopicID]*Topic
+	Configs    map[ConfigResource]map[string]string // of what is no topic; none of them is empty
+	Partitions int                                  // of all topics
 }
 
 // Broker is a registered broker; its key has a lease.

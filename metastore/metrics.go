@@ -11,6 +11,7 @@ import (
 var (
 	metricImageRevision = metrics.GetOrCreateGauge(`firn_metastore_image_revision`, nil)
 	metricTopics        = metrics.GetOrCreateGauge(`firn_metastore_topics`, nil)
+	metricPartitions    = metrics.GetOrCreateGauge(`firn_metastore_partitions`, nil)
 	metricRevision      = metrics.GetOrCreateGauge(`firn_metastore_revision`, nil)
 	metricWatchLag      = metrics.GetOrCreateGauge(`firn_metastore_watch_lag_revisions`, nil)
 	metricDBBytes       = metrics.GetOrCreateGauge(`firn_metastore_db_bytes`, nil)

@@ -443,6 +443,24 @@ func TestImageEqualsReload(t *testing.T) {
 				}
 				waitFor(rt, s, rev)
 			},
+			"resource": func(rt *rapid.T) {
+				r := rapid.SampledFrom([]ConfigResource{{BrokerConfigs, ""}, {BrokerConfigs, "1"}, {GroupConfigs, "1"}}).Draw(rt, "resource")
+				v := rapid.SampledFrom([]string{"", "1", "2"}).Draw(rt, "v")
+				rev, err := s.SetConfigs(ctx, r, func(m map[string]string) (map[string]string, error) {
+					if v == "" {
+						return nil, nil
+					}
+					m["v"] = v
+					return m, nil
+				})
+				if err != nil {
+					rt.Fatal(err)
+				}
+				waitFor(rt, s, rev)
+				if got := s.Image().Configs[r]["v"]; got != v {
+					rt.Fatalf("%v has %q, set was %q", r, got, v)
+				}
+			},
 			"unfinished": func(rt *rapid.T) {
 				id := record.TopicID{9, byte(rapid.IntRange(0, 1).Draw(rt, "id"))}
 				parts, _ := newPartitions(rapid.IntRange(0, 3).Draw(rt, "from"), assign(2))

@@ -28,8 +28,13 @@ const (
 	MaxPartitions = 1_000_000
 	// MaxReplicas is the greatest number of replicas of one partition.
 	MaxReplicas = 128
-	// MaxConfigBytes is the greatest size of a topic's encoded configs.
+	// MaxConfigBytes is the greatest size of the encoded configs of a topic or another resource.
 	MaxConfigBytes = 256 << 10
+	// MaxConfigResources is how many resources of one type, topics aside, may
+	// have configs.
+	MaxConfigResources = 10_000
+	// MaxResourceName is the greatest length of such a resource's name.
+	MaxResourceName = 1024
 	// MaxTierPointer is the greatest size of a tiering pointer.
 	MaxTierPointer = 64 << 10
 	// MaxTopicName is the greatest length of a topic name (as in Kafka).

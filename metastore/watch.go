@@ -183,6 +183,7 @@ func (s *Store) publish(next *Image) {
 	s.mu.Unlock()
 	metricImageRevision.Set(float64(next.Revision))
 	metricTopics.Set(float64(len(next.Topics)))
+	metricPartitions.Set(float64(next.Partitions))
 	signal(s.notify)
 }
 
