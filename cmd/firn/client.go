@@ -169,6 +169,16 @@ func hintFor(err *kerr.Error) string {
 		return "list the groups with: firn group list"
 	case kerr.MessageTooLarge:
 		return "let the topic take larger ones with: firn topic alter NAME --config max.message.bytes=N"
+	case kerr.NonEmptyGroup:
+		return "stop its members first; see them with: firn group describe NAME"
+	case kerr.GroupSubscribedToTopic:
+		return "stop the members that read it first; see them with: firn group describe NAME"
+	case kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.RebalanceInProgress:
+		return "the group got members in the meantime; see them with: firn group describe NAME"
+	case kerr.InvalidConfig:
+		return "names and values: firn config describe topic/NAME --all, or docs/topic-configs.md"
+	case kerr.PolicyViolation:
+		return "the broker is told to refuse this; its configs: firn config describe broker/ID --all"
 	case kerr.KafkaStorageError:
 		return "the broker's disk or object store failed; its log says more"
 	case kerr.UnsupportedVersion:
@@ -200,28 +210,4 @@ func splitPairs(flag string, pairs []string) (names []string, values map[string]
 		values[k] = v
 	}
 	return names, values, nil
-}
-
-// completeTopics offers the names of topics to the shell.
-func (a *app) completeTopics(cmd *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
-	defer cancel()
-	cl, err := a.connect(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer cl.Close()
-	topics, err := kadm.NewClient(cl).ListTopics(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return topics.Names(), cobra.ShellCompDirectiveNoFileComp
-}
-
-// completeOneTopic is completeTopics for commands that take one.
-func (a *app) completeOneTopic(cmd *cobra.Command, given []string, part string) ([]string, cobra.ShellCompDirective) {
-	if len(given) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.completeTopics(cmd, given, part)
 }

@@ -64,10 +64,15 @@ func (a *app) load(s *settingFlags) (*config.Loaded, error) {
 }
 
 func (a *app) configCommand() *cobra.Command {
-	return group("config", "Check or print the settings of firn start",
-		`Look at the configuration that "firn start" would run with, without starting anything.
-It is read from the same flags, FIRN_* variables and file.`,
-		a.configCheckCommand(), a.configPrintCommand())
+	cmd := group("config", "Show, change and check configs",
+		`Configs of topics, brokers, groups and metrics are kept by the cluster and can be changed
+while it runs: describe, alter. What "firn start" is given (flags, FIRN_* variables, a file)
+can be checked and printed without starting anything: check, print.`,
+		a.configDescribeCommand(), a.configAlterCommand(), a.configCheckCommand(), a.configPrintCommand())
+	cmd.Example = `  firn config describe topic/flights --all
+  firn config alter topic/flights --set retention.ms=604800000
+  firn config check --config firn.yaml`
+	return cmd
 }
 
 func (a *app) configCheckCommand() *cobra.Command {

@@ -69,6 +69,7 @@ and \n \t \r \0 \\.`,
 	f.StringVar(&c.format, "format", "text", "how to print, `FORM`: text, json, raw or a template")
 	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json", "raw"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("from", cobra.FixedCompletions([]string{"start", "end"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("group", a.completeGroupFlag)
 	cmd.RegisterFlagCompletionFunc("until", cobra.FixedCompletions([]string{"end"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.addBrokers(cmd)
 }

@@ -14,10 +14,12 @@ import (
 )
 
 func (a *app) groupCommand() *cobra.Command {
-	return a.addBrokers(group("group", "List and describe consumer groups",
+	cmd := group("group", "List, describe, reset and delete consumer groups",
 		`A consumer group shares the partitions of its topics between its members and remembers, by
 committed offsets, how far it has read.`,
-		a.groupListCommand(), a.groupDescribeCommand()))
+		a.groupListCommand(), a.groupDescribeCommand(), a.groupResetCommand(), a.groupDeleteOffsetsCommand(), a.groupDeleteCommand())
+	cmd.Example = "  firn group describe reporting\n  firn group reset-offsets reporting --topic flights --to-earliest"
+	return a.addBrokers(cmd)
 }
 
 func (a *app) groupListCommand() *cobra.Command {
@@ -102,8 +104,9 @@ func (a *app) groupDescribeCommand() *cobra.Command {
 		Short: "Show members, assignment and lag",
 		Long: `Show a group's members with the partitions that each reads, and for every partition the
 committed offset, the end of the log and the lag between the two.`,
-		Example: "  firn group describe reporting",
-		Args:    args(cobra.MinimumNArgs(1), "the name of a group, or several"),
+		Example:           "  firn group describe reporting",
+		Args:              args(cobra.MinimumNArgs(1), "the name of a group, or several"),
+		ValidArgsFunction: a.completeGroups,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			ctx, adm, done, err := a.admin(cmd.Context())
 			if err != nil {

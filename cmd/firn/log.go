@@ -15,7 +15,9 @@ import (
 )
 
 func (a *app) logCommand() *cobra.Command {
-	return group("log", "Look into Firn's files", "Look into the files and objects that Firn writes. The broker need not run.", a.logDumpCommand())
+	cmd := group("log", "Look into Firn's files", "Look into the files and objects that Firn writes. The broker need not run.", a.logDumpCommand())
+	cmd.Example = "  firn log dump firn-data/logs/flights/0-*/*.log"
+	return cmd
 }
 
 func (a *app) logDumpCommand() *cobra.Command {

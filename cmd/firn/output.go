@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -122,4 +123,56 @@ func (t *table) dropLast() {
 	for i := range t.rows {
 		t.rows[i] = t.rows[i][:n]
 	}
+}
+
+// outcome is how it went for one of the things that a command was given.
+type outcome struct {
+	Error string `json:"error,omitempty"`
+	Code  string `json:"code,omitempty"` // the Kafka error code's name
+
+	err error
+}
+
+// fail notes an error; what is what it is about, as for explain.
+func (o *outcome) fail(a *app, what string, err error, message string) {
+	o.Code = codeOf(err)
+	o.err = a.explain(what, err, message)
+	o.Error = o.err.Error()
+}
+
+func (o outcome) failed() error { return o.err }
+
+// finish prints the results and gives the first error, or how many there were
+// when there were several. Kind is what the results are of, in the plural.
+func finish[R interface{ failed() error }](a *app, kind string, results []R, line func(R) string) error {
+	var first error
+	failed := 0
+	for _, r := range results {
+		if err := r.failed(); err != nil {
+			if failed++; first == nil {
+				first = err
+			}
+		}
+	}
+	if a.json() {
+		if err := a.printJSON(results); err != nil {
+			return err
+		}
+		return first
+	}
+	for _, r := range results {
+		if err := r.failed(); err == nil {
+			fmt.Fprintln(a.out, line(r))
+		} else if failed > 1 {
+			fmt.Fprintf(a.err, "firn: %s\n", err)
+		}
+	}
+	if failed > 1 {
+		hint := ""
+		if f, ok := errors.AsType[*failure](first); ok {
+			hint = f.hint
+		}
+		return failf(hint, "%d of %d %s failed", failed, len(results), kind)
+	}
+	return first
 }

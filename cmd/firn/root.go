@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
@@ -15,7 +16,20 @@ const (
 	outputJSON = "json"
 )
 
+// section is one part of the overview that firn prints without a command.
+type section struct {
+	title    string
+	commands []*cobra.Command
+}
+
 func (a *app) rootCommand() *cobra.Command {
+	sections := []section{
+		{"Run a broker", []*cobra.Command{a.startCommand()}},
+		{"Produce and consume", []*cobra.Command{a.produceCommand(), a.consumeCommand()}},
+		{"Look after topics and groups", []*cobra.Command{a.topicCommand(), a.groupCommand(), a.tierCommand()}},
+		{"Look after the cluster", []*cobra.Command{a.clusterCommand(), a.configCommand(), a.apiVersionsCommand(), a.logCommand()}},
+		{"Other", []*cobra.Command{a.completionCommand(), a.versionCommand()}},
+	}
 	root := group("firn", "A Kafka-compatible broker that keeps its history in object storage",
 		`Firn is a broker that Kafka clients talk to. New records lie on local disk; sealed
 segments move to object storage, where they stay readable by the same clients.
@@ -25,12 +39,20 @@ A first try, with one terminal for the broker and one for the rest:
   firn start
   firn topic create hello
   echo "hi there" | firn produce hello
-  firn consume hello --until end
-
-Exit codes: 0 done; 1 failed; 2 wrong flags, arguments or configuration; 3 the broker
-cannot be reached; 4 the data folder is in use by another firn; 130 stopped by force.`,
-		a.startCommand(), a.configCommand(), a.topicCommand(), a.produceCommand(), a.consumeCommand(),
-		a.groupCommand(), a.tierCommand(), a.logCommand(), a.versionCommand())
+  firn consume hello --until end`)
+	root.Example = "  firn start"
+	for _, s := range sections {
+		root.AddCommand(s.commands...)
+	}
+	usual := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, given []string) {
+		if cmd == root {
+			a.overview(root, sections)
+			return
+		}
+		usual(cmd, given)
+	})
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if a.output != outputText && a.output != outputJSON {
@@ -49,6 +71,29 @@ cannot be reached; 4 the data folder is in use by another firn; 130 stopped by f
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{outputText, outputJSON}, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(flagError)
 	return root
+}
+
+// overview is the help of firn itself: every command by what it is for, each
+// with an example.
+func (a *app) overview(root *cobra.Command, sections []section) {
+	fmt.Fprintln(a.out, root.Long)
+	for _, s := range sections {
+		fmt.Fprintf(a.out, "\n%s:\n", s.title)
+		for _, c := range s.commands {
+			fmt.Fprintf(a.out, "  %-14s%s\n", c.Name(), c.Short)
+			if example, _, _ := strings.Cut(strings.TrimSpace(c.Example), "\n"); example != "" {
+				fmt.Fprintf(a.out, "  %-14s  %s\n", "", example)
+			}
+		}
+	}
+	fmt.Fprint(a.out, `
+"firn COMMAND --help" says more, with all flags. For every command:
+  -o, --output FORM        how results are printed: text or json
+  -b, --brokers HOST:PORT  where the cluster is (or FIRN_BROKERS); 127.0.0.1:9092 if nothing is said
+
+Exit codes: 0 done; 1 failed; 2 wrong flags, arguments or configuration; 3 the broker
+cannot be reached; 4 the data folder is in use by another firn; 130 stopped by force.
+`)
 }
 
 // group makes a command that only holds others.

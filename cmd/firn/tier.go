@@ -148,7 +148,9 @@ sealed, so REMOTE ends a little before LOCAL.`,
 		},
 	}
 	a.addHTTP(status.Flags(), &httpAddr)
-	return group("tier", "See what is in the object store", "See which part of a topic has moved to the object store.", status)
+	cmd := group("tier", "See what is in the object store", "See which part of a topic has moved to the object store.", status)
+	cmd.Example = "  firn tier status flights"
+	return cmd
 }
 
 func (a *app) printTier(st tierStatus) error {

@@ -12,10 +12,12 @@ import (
 )
 
 func (a *app) topicCommand() *cobra.Command {
-	return a.addBrokers(group("topic", "Create, list, describe, change and delete topics",
+	cmd := group("topic", "Create, list, describe, change and delete topics",
 		`A topic is a named log that producers append to and consumers read. It is cut into
 partitions, which are read in parallel; order is kept within each partition.`,
-		a.topicCreateCommand(), a.topicListCommand(), a.topicDescribeCommand(), a.topicAlterCommand(), a.topicDeleteCommand()))
+		a.topicCreateCommand(), a.topicListCommand(), a.topicDescribeCommand(), a.topicAlterCommand(), a.topicDeleteCommand())
+	cmd.Example = "  firn topic create flights --partitions 6\n  firn topic describe flights"
+	return a.addBrokers(cmd)
 }
 
 // topicResult is one topic's outcome of create, alter and delete.
@@ -25,47 +27,11 @@ type topicResult struct {
 	Partitions int32             `json:"partitions,omitempty"`
 	Configs    map[string]string `json:"configs,omitempty"`
 	Existed    bool              `json:"existed,omitempty"`
-	Error      string            `json:"error,omitempty"`
-	Code       string            `json:"code,omitempty"`
-
-	err error
+	outcome
 }
 
 func (r *topicResult) fail(a *app, err error, message string) {
-	r.Code = codeOf(err)
-	r.err = a.explain("topic "+r.Topic, err, message)
-	r.Error = r.err.Error()
-}
-
-// finish prints the results and gives the first error, with how many more
-// there were.
-func (a *app) finish(results []topicResult, line func(topicResult) string) error {
-	var first error
-	failed := 0
-	for i := range results {
-		if results[i].err != nil {
-			if failed++; first == nil {
-				first = results[i].err
-			}
-		}
-	}
-	if a.json() {
-		if err := a.printJSON(results); err != nil {
-			return err
-		}
-		return first
-	}
-	for _, r := range results {
-		if r.err == nil {
-			fmt.Fprintln(a.out, line(r))
-		} else if failed > 1 {
-			fmt.Fprintf(a.err, "firn: %s\n", r.Error)
-		}
-	}
-	if failed > 1 {
-		return failf("", "%d of %d topics failed", failed, len(results))
-	}
-	return first
+	r.outcome.fail(a, "topic "+r.Topic, err, message)
 }
 
 func (a *app) topicCreateCommand() *cobra.Command {
@@ -77,7 +43,7 @@ func (a *app) topicCreateCommand() *cobra.Command {
 		Use:   "create NAME...",
 		Short: "Create one topic or several alike",
 		Long: `Create one topic, or several with the same settings. Without --partitions the broker
-decides (its setting default-partitions). Partitions can be added later, never removed.`,
+decides (its config num.partitions). Partitions can be added later, never removed.`,
 		Example: `  firn topic create flights --partitions 6
   firn topic create audit --config retention.ms=-1 --config remote.storage.enable=true`,
 		Args:              args(cobra.MinimumNArgs(1), "the name of a topic, or several"),
@@ -113,7 +79,7 @@ decides (its setting default-partitions). Partitions can be added later, never r
 			for _, n := range names {
 				results = append(results, createResult(a, n, resp, values, ifNotExists))
 			}
-			return a.finish(results, func(r topicResult) string {
+			return finish(a, "topics", results, func(r topicResult) string {
 				switch {
 				case r.Existed:
 					return fmt.Sprintf("topic %s exists already; nothing was changed", r.Topic)
@@ -131,6 +97,7 @@ decides (its setting default-partitions). Partitions can be added later, never r
 	f.BoolVar(&ifNotExists, "if-not-exists", false, "a topic that is there already is no error")
 	f.BoolVar(&dryRun, "dry-run", false, "only check whether it would work")
 	f.Int16Var(&replicas, "replicas", -1, "`NUMBER` of copies of each partition; -1 takes the broker's default")
+	cmd.RegisterFlagCompletionFunc("config", completeTopicConfigs("="))
 	return cmd
 }
 
@@ -252,6 +219,8 @@ changes which partition a key goes to from then on.`,
 	f.StringArrayVar(&drop, "unset", nil, "take a config back to its default, by `NAME`; may be repeated")
 	f.Int32VarP(&partitions, "partitions", "p", 0, "new total `NUMBER` of partitions")
 	f.BoolVar(&dryRun, "dry-run", false, "only check whether it would work")
+	cmd.RegisterFlagCompletionFunc("config", completeTopicConfigs("="))
+	cmd.RegisterFlagCompletionFunc("unset", completeTopicConfigs(""))
 	return cmd
 }
 
@@ -308,7 +277,7 @@ func (a *app) alterTopics(cmd *cobra.Command, names []string, ops []kadm.AlterCo
 			return err
 		}
 	}
-	return a.finish(results, func(r topicResult) string {
+	return finish(a, "topics", results, func(r topicResult) string {
 		switch {
 		case dryRun:
 			return "topic " + r.Topic + " can be changed so"
@@ -332,13 +301,8 @@ cannot be undone. At a terminal it asks first, unless --yes is given.`,
 		ValidArgsFunction: a.completeTopics,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			names = unique(names)
-			if !yes && terminal(a.in) && terminal(a.err) {
-				fmt.Fprintf(a.err, "Delete %s with all records? This cannot be undone. [y/N] ", strings.Join(names, ", "))
-				var answer string
-				_, _ = fmt.Fscanln(a.in, &answer) // no answer is no
-				if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
-					return failf("", "nothing was deleted")
-				}
+			if err := a.confirm(yes, "Delete "+strings.Join(names, ", ")+" with all records?"); err != nil {
+				return err
 			}
 			ctx, adm, done, err := a.admin(cmd.Context())
 			if err != nil {
@@ -359,7 +323,7 @@ cannot be undone. At a terminal it asks first, unless --yes is given.`,
 				}
 				results = append(results, r)
 			}
-			return a.finish(results, func(r topicResult) string { return "deleted topic " + r.Topic })
+			return finish(a, "topics", results, func(r topicResult) string { return "deleted topic " + r.Topic })
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
