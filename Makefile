@@ -9,6 +9,7 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 CACHE       ?= $(or $(FIRN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firn)
 STORE       ?= file
 FUZZTIME    ?= 30s
+FUZZPKGS    ?= ./...
 export FIRN_CACHE := $(CACHE)
 
 .PHONY: build
@@ -35,8 +36,8 @@ lint: ## gofmt, vet, golangci-lint
 	$$(./tools/build golangci-lint) run ./...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target in turn, FUZZTIME each
-	@for pkg in $$(go list ./...); do \
+fuzz: ## every fuzz target in turn, FUZZTIME each (FUZZPKGS=./broker/wire)
+	@for pkg in $$(go list $(FUZZPKGS)); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
 	    echo "== $$pkg $$f ($(FUZZTIME))"; \
 	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-//go:generate go run ./gen schema/requests.txt decode_gen.go
+//go:generate go run ./gen schema/requests.txt decode_gen.go fuzz_gen_test.go
 
 // Errors of requests that came from outside.
 var (
