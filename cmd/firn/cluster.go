@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 )
 
 // clusterInfo is what cluster info prints. -1 stands for "not known".
@@ -28,7 +29,7 @@ type brokerInfo struct {
 	Rack       string `json:"rack,omitempty"`
 	Controller bool   `json:"controller"`
 	APIs       int    `json:"apis"`     // how many the broker answers
-	Protocol   string `json:"protocol"` // the Kafka version that answers the same, as far as that can be told
+	Protocol   string `json:"protocol"` // see protocolOf
 	Error      string `json:"error,omitempty"`
 }
 
@@ -77,7 +78,8 @@ func (a *app) clusterInfoCommand() *cobra.Command {
 partitions there are and whether all are well, the features that are switched on, and how
 much the logs take on each broker's disks.
 
-PROTOCOL is the Kafka version whose requests a broker answers, as far as that can be told.`,
+PROTOCOL is the newest Kafka release whose versions a broker reaches in all the requests (APIS)
+that it answers; "firn api-versions" lists them.`,
 		Example: `  firn cluster info
   firn cluster info --brokers broker-1.example.net:9092 --output json`,
 		Args: args(cobra.NoArgs, "no arguments; another cluster: --brokers HOST:PORT"),
@@ -116,7 +118,7 @@ func (a *app) clusterInfo(ctx context.Context, adm *kadm.Client) (clusterInfo, e
 		if v := versions[b.NodeID]; v.Err != nil {
 			bi.Error = a.explain("versions", v.Err, "").Error()
 		} else if v.Raw() != nil {
-			bi.APIs, bi.Protocol = len(v.Raw().ApiKeys), v.VersionGuess()
+			bi.APIs, bi.Protocol = len(v.Raw().ApiKeys), protocolOf(v)
 			if len(info.Features) == 0 {
 				info.Features = features(v.Raw())
 			}
@@ -140,6 +142,23 @@ func (a *app) clusterInfo(ctx context.Context, adm *kadm.Client) (clusterInfo, e
 		info.LogDirs = append(info.LogDirs, di)
 	}
 	return info, nil
+}
+
+// protocolOf gives the newest Kafka release whose versions a broker reaches in
+// all the requests that it answers, "" for none.
+func protocolOf(b kadm.BrokerApiVersions) string {
+	for _, release := range kversion.VersionStrings() { // the newest first
+		of, reached := kversion.FromString(release), true
+		b.EachKeySorted(func(key, _, hi int16) {
+			if want, ok := of.LookupMaxKeyVersion(key); ok && hi < want {
+				reached = false
+			}
+		})
+		if reached {
+			return strings.TrimPrefix(release, "v")
+		}
+	}
+	return ""
 }
 
 func countTopics(all kadm.TopicDetails) (c topicCounts) {

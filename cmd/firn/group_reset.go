@@ -189,8 +189,11 @@ func parseDuration(s string) (time.Duration, error) {
 	var err error
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		var n float64
-		n, err = strconv.ParseFloat(days, 64)
-		d = time.Duration(n * 24 * float64(time.Hour))
+		if n, err = strconv.ParseFloat(days, 64); !(n >= 0 && n < 100_000) {
+			d = -1
+		} else {
+			d = time.Duration(n * 24 * float64(time.Hour))
+		}
 	} else {
 		d, err = time.ParseDuration(s)
 	}
