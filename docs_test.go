@@ -59,18 +59,18 @@ func protocolPage() string {
 
 func topicConfigsPage() string {
 	var b strings.Builder
-	b.WriteString("# Topic configs\n\nEvery topic config that Kafka 4.3 lists, and what Firn does with it today. Where it says *default only*, another value is refused by name. Made from the code's own table.\n\n")
-	b.WriteString("| name | type | default | works | meaning |\n|---|---|---|---|---|\n")
+	b.WriteString("# Topic configs\n\nEvery topic config that Kafka 4.3 lists. Each is taken, checked as Kafka does, changed while the topic is in use, and acted on; the last column says where Firn does so in another way than Kafka, or has nothing to act on. Other values, other names and combinations that Kafka refuses are refused with INVALID_CONFIG and the reason. Made from the code's own table.\n\n")
+	b.WriteString("| name | type | default | values | meaning | in Firn |\n|---|---|---|---|---|---|\n")
 	for _, d := range topicconfig.Definitions() {
-		works := "yes"
-		if !d.Supported {
-			works = "default only"
+		values := d.Valid
+		if d.Type == topicconfig.Boolean {
+			values = "true, false"
 		}
 		def := d.Default
 		if def == "" {
 			def = "(empty)"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | `%s` | %s | %s |\n", d.Name, d.Type, def, works, strings.ReplaceAll(strings.TrimSpace(d.Doc), "\n", " "))
+		fmt.Fprintf(&b, "| `%s` | %s | `%s` | %s | %s | %s |\n", d.Name, d.Type, def, values, d.Doc, d.Firn)
 	}
 	return b.String()
 }

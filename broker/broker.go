@@ -240,6 +240,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { b.retention(ctx) })
+	wg.Go(func() { b.topics.cleaner.Run(ctx) })
 	wg.Go(func() { b.probeStore(ctx) })
 	go func() {
 		if err := b.http.Serve(b.httpLn); !errors.Is(err, http.ErrServerClosed) {

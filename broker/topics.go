@@ -44,6 +44,8 @@ type topics struct {
 	fail   func(error)   // ends the broker: a disk failed
 	age    time.Duration // partition.Deps.TieredRollAge
 
+	cleaner *partition.Cleaner // compacts what is open, while somebody runs it
+
 	open atomic.Pointer[map[string]*openTopic] // by name; replaced whole, never changed
 
 	applying chan struct{}        // one place: apply, stop and close take turns
@@ -64,6 +66,7 @@ type openTopic struct {
 
 func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error), age time.Duration) *topics {
 	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, age: age, waiters: map[chan struct{}]int64{}, applying: make(chan struct{}, 1)}
+	t.cleaner = partition.NewCleaner(partition.CleanerConfig{}, log, nil, t.all)
 	t.open.Store(&map[string]*openTopic{})
 	return t
 }
@@ -178,12 +181,12 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.
 			p := was.partitions[i]
 			p.SetConfig(cfg.Partition)
 			p.SetEpoch(mp.Epoch)
-			t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg.Partition, mp.Epoch))
+			t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))
 			now.partitions[i] = p
 			continue
 		}
 		work.Go(func() error {
-			now.partitions[i] = t.openPartition(mt, mp, cfg.Partition)
+			now.partitions[i] = t.openPartition(mt, mp, cfg)
 			return nil
 		})
 	}
@@ -206,8 +209,14 @@ func (t *topics) parse(mt *metastore.Topic) (topicconfig.Topic, error) {
 	return cfg, nil
 }
 
-func policy(cfg partition.Config, epoch record.Epoch) tiering.Policy {
-	return tiering.Policy{Enabled: cfg.Tiered, RetentionBytes: cfg.RetentionBytes, Retention: cfg.Retention, Epoch: epoch}
+func policy(cfg topicconfig.Topic, epoch record.Epoch) tiering.Policy {
+	return tiering.Policy{
+		Enabled:        cfg.Tiered && !cfg.Partition.RemoteCopyDisabled,
+		Drop:           !cfg.Tiered && cfg.RemoteDelete,
+		RetentionBytes: cfg.RetentionBytes,
+		Retention:      cfg.Retention,
+		Epoch:          epoch,
+	}
 }
 
 // folder is where a partition's files are. The id keeps a topic apart from
@@ -216,7 +225,7 @@ func (t *topics) folder(topic string, id record.TopicID, p record.PartitionID) s
 	return filepath.Join(t.dir, topic, fmt.Sprintf("%d-%s", p, id.Hex()))
 }
 
-func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg partition.Config) *partition.Partition {
+func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg topicconfig.Topic) *partition.Partition {
 	tp := record.TopicPartition{Topic: mt.Name, Partition: mp.ID}
 	deps := partition.Deps{
 		Log:           t.log,
@@ -227,7 +236,7 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 			t.fail(fmt.Errorf("partition %v: its disk failed: %w", tp, err))
 		},
 	}
-	p, err := partition.Open(t.folder(mt.Name, mt.ID, mp.ID), tp, mt.ID, cfg, deps)
+	p, err := partition.Open(t.folder(mt.Name, mt.ID, mp.ID), tp, mt.ID, cfg.Partition, deps)
 	if err == nil {
 		if err = t.tier.Attach(context.Background(), p, policy(cfg, mp.Epoch)); err != nil {
 			err = errors.Join(err, p.Close())

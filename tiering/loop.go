@@ -23,7 +23,7 @@ func (m *Manager) loop() {
 		case <-m.ctx.Done():
 			return
 		case <-m.wake:
-			m.startChores(func(_ *part, v *view) bool { return !v.loaded })
+			m.startChores(func(p *part, v *view) bool { return !v.loaded || p.policyNow().Drop })
 			m.startUploads()
 			m.dropSome(dropping)
 		case <-tick.C:
@@ -112,10 +112,13 @@ func (m *Manager) startChores(due func(*part, *view) bool) {
 
 // hasChore says whether chore would do anything. It does no I/O.
 func (m *Manager) hasChore(p *part, v *view) bool {
-	return !v.loaded || m.retainedStart(p, v) > v.ptr.Start
+	return p.policyNow().Drop || !v.loaded || m.retainedStart(p, v) > v.ptr.Start
 }
 
 func (m *Manager) chore(p *part) error {
+	if p.policyNow().Drop {
+		return m.forsake(p)
+	}
 	if !p.view.Load().loaded {
 		if err := m.loadManifest(p.ctx, p); err != nil {
 			return err

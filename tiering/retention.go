@@ -1,9 +1,11 @@
 package tiering
 
 import (
+	"context"
 	"fmt"
 	"time"
 
+	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
 
@@ -65,6 +67,28 @@ func (m *Manager) retain(p *part) error {
 		}
 	}
 	return nil
+}
+
+// forsake deletes all that is tiered of the held partition, pointer first, as
+// dropping its topic would. The log start is hot's business: it has moved to
+// where the local log begins.
+func (m *Manager) forsake(p *part) error {
+	ctx, cancel := context.WithTimeout(p.ctx, collectTimeout)
+	defer cancel()
+	tp, err := m.readPointer(p)
+	if err != nil {
+		return fmt.Errorf("pointer of %v: %w", p.tp, err)
+	}
+	if tp.Revision != 0 {
+		entry := metastore.TierPointerEntry{ID: p.key.id, Partition: p.key.p, TierPointer: tp}
+		if err := m.dropPointers(ctx, []metastore.TierPointerEntry{entry}); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	p.copied = copyState{}
+	p.mu.Unlock()
+	return m.install(p, metastore.TierPointer{})
 }
 
 func (m *Manager) retainedStart(p *part, v *view) record.Offset {

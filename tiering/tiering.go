@@ -54,7 +54,8 @@ type Hot interface {
 
 // Policy is what a topic's settings say to tiering.
 type Policy struct {
-	Enabled        bool          // remote.storage.enable: upload; what is tiered stays readable without
+	Enabled        bool          // upload: remote.storage.enable and not remote.log.copy.disable; what is tiered stays readable without
+	Drop           bool          // remote.storage.enable was turned off: what is tiered goes (KIP-950); never with Enabled
 	RetentionBytes int64         // retention.bytes over the whole log; < 0 unlimited
 	Retention      time.Duration // retention.ms over the whole log; < 0 unlimited
 	Epoch          record.Epoch  // leader epoch that commits are made under

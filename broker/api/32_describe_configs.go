@@ -118,9 +118,6 @@ func topicConfigs(set map[string]string) []configView {
 		if d.Valid != "" {
 			v.doc += " Valid: " + d.Valid + "."
 		}
-		if !d.Supported {
-			v.doc += " This broker does not support it yet: only the default is taken."
-		}
 		if value, ok := set[d.Name]; ok {
 			value = topicconfig.Canonical(d.Name, value)
 			v.value, v.source = value, kmsg.ConfigSourceDynamicTopicConfig

@@ -14,8 +14,8 @@ import (
 // hold, so that compaction would never get past it.
 var ErrKeyMap = errors.New("commitlog: the memory for keys is too small for one batch")
 
-// errStale says that segments went while they were being compacted.
-var errStale = errors.New("commitlog: segments were deleted while they were compacted")
+// ErrStale says that segments went while they were being compacted.
+var ErrStale = errors.New("commitlog: segments were deleted while they were compacted")
 
 // Dirt says what there is to compact.
 type Dirt struct {
@@ -129,15 +129,14 @@ func (s *segment) firstTimestamp() (int64, error) {
 
 // compactor is the work of one Compact.
 type compactor struct {
-	l     *Log
-	c     Compaction
-	keys  *keyMap
-	upto  record.Offset // what keys knows; records from there on stay
-	round record.Offset // the end of what could be compacted: Dirt.To
-	txns  *txnFilter
-	last  map[int64]producerLast
-	buf   []byte
-	done  Compacted
+	l    *Log
+	c    Compaction
+	keys *keyMap
+	upto record.Offset // what keys knows; records from there on stay
+	txns *txnFilter
+	last map[int64]producerLast
+	buf  []byte
+	done Compacted
 }
 
 // producerLast is what compaction must not lose of a producer: the batch with
@@ -164,7 +163,7 @@ func (l *Log) Compact(c Compaction) (Compacted, error) {
 	if err != nil || d.From >= d.To {
 		return Compacted{End: d.From}, err
 	}
-	k := &compactor{l: l, c: c, round: d.To, done: Compacted{End: d.From}}
+	k := &compactor{l: l, c: c, done: Compacted{End: d.From}}
 	defer l.compactedBytes(&k.done)
 	if err := k.mapKeys(segs, d); err != nil {
 		return k.done, err
@@ -289,7 +288,7 @@ const compactBuffer = 1 << 20
 func (k *compactor) each(s *segment, f func(b record.Batch, pos int64) (bool, error)) error {
 	data, err := s.acquire()
 	if errors.Is(err, errGone) {
-		return errStale
+		return ErrStale
 	}
 	if err != nil {
 		return err
@@ -379,7 +378,7 @@ func (k *compactor) compactGroup(group []*segment) (err error) {
 	k.txns.index = nil
 	for _, s := range group {
 		err := k.each(s, func(b record.Batch, _ int64) (bool, error) {
-			out, c, err := k.batch(b)
+			out, c, err := k.batch(b, record.Offset(w.seg.end.Load()))
 			if err != nil {
 				return false, err
 			}
@@ -427,8 +426,11 @@ func (k *compactor) before(err error) error {
 	return err
 }
 
-// batch gives what is left of a batch, nil for nothing.
-func (k *compactor) batch(b record.Batch) (record.Batch, record.Compacted, error) {
+// batch gives what is left of a batch, nil for nothing; end is where the
+// rewritten segment ends. Its last batch always stays, if need be without
+// records, so that a segment says itself where it ends. (Kafka keeps only the
+// last batch of all.)
+func (k *compactor) batch(b record.Batch, end record.Offset) (record.Batch, record.Compacted, error) {
 	var over bool // the transaction's records are gone, or never counted
 	drop := false
 	if b.IsControl() {
@@ -454,7 +456,7 @@ func (k *compactor) batch(b record.Batch) (record.Batch, record.Compacted, error
 	if c.Records > 0 {
 		return c.Batch, c, nil
 	}
-	if k.endsProducer(b) || b.LastOffset()+1 == k.round {
+	if k.endsProducer(b) || b.LastOffset()+1 == end {
 		if b.NumRecords() == 0 && len(b) == record.HeaderSize {
 			return b, c, nil
 		}

@@ -100,6 +100,7 @@ type disk struct {
 	writeAt func(f *os.File, p []byte, off int64) (int, error)
 	sync    func(f *os.File) error
 	trunc   func(f *os.File, size int64) error
+	reserve func(f *os.File, size int64) error
 	rename  func(from, to string) error
 	remove  func(path string) error
 }
@@ -109,6 +110,7 @@ func realDisk() *disk {
 		writeAt: func(f *os.File, p []byte, off int64) (int, error) { return f.WriteAt(p, off) },
 		sync:    func(f *os.File) error { return f.Sync() },
 		trunc:   func(f *os.File, size int64) error { return f.Truncate(size) },
+		reserve: reserve,
 		rename:  os.Rename,
 		remove:  os.Remove,
 	}

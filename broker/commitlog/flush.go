@@ -263,6 +263,7 @@ func (l *Log) closeClean() error {
 		return err
 	}
 	seg := l.active()
+	l.giveBack(seg)
 	if err := seg.writeIndexes(seg.live.Load()); err != nil {
 		return l.judge(err)
 	}

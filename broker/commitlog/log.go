@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -34,7 +35,10 @@ var ErrClosed = errors.New("commitlog: log is closed")
 type Config struct {
 	SegmentBytes       int64         // a segment is sealed before it exceeds this
 	SegmentAge         time.Duration // and when its records span this much time; <=0 never
+	SegmentJitter      time.Duration // a random part of this is taken off SegmentAge, anew for every segment
 	IndexIntervalBytes int           // between two index entries
+	IndexBytes         int           // a segment is sealed when one of its indexes has this size; <=0 never
+	Preallocate        bool          // take SegmentBytes on disk for the active segment at once
 	DeleteDelay        time.Duration // from a segment's removal to that of its files; <=0 none
 }
 
@@ -157,6 +161,7 @@ func (l *Log) fail(err error) error {
 func (l *Log) judge(err error) error {
 	switch {
 	case isFull(err):
+		l.trash.empty() // there is no more time to wait
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
 		return fmt.Errorf("commitlog: out of resources: %w", err)
@@ -222,7 +227,6 @@ func (l *Log) write(seg *segment, buf []byte, pos int64) error {
 	}
 	if isFull(err) {
 		appendsRefused.Inc()
-		l.trash.empty() // there is no more time to wait
 	}
 	return l.judge(fmt.Errorf("appending to %s at byte %d: %w", seg.path(logSuffix), pos, err))
 }
@@ -271,20 +275,33 @@ func (l *Log) mustRoll(n int64, first record.Batch, last record.Offset, now time
 	if size+n > cfg.SegmentBytes || int64(last-seg.base) > math.MaxInt32 {
 		return true
 	}
+	if cfg.IndexBytes > 0 && seg.live.Load().full(cfg.IndexBytes) {
+		return true
+	}
 	if cfg.SegmentAge <= 0 {
 		return false
 	}
+	age := cfg.SegmentAge - seg.jitter
 	if ts := first.MaxTimestamp(); seg.firstTS >= 0 && ts >= 0 {
-		return ts-seg.firstTS > cfg.SegmentAge.Milliseconds()
+		return ts-seg.firstTS > age.Milliseconds()
 	}
-	return now.Sub(seg.created) > cfg.SegmentAge
+	return now.Sub(seg.created) > age
+}
+
+// jitter draws what a segment is sealed earlier than SegmentAge says.
+func (c *Config) jitter() time.Duration {
+	most := min(c.SegmentJitter, c.SegmentAge)
+	if most <= 0 {
+		return 0
+	}
+	return rand.N(most)
 }
 
 // RollIfOld seals the active segment when its first append is longer ago than
 // Config.SegmentAge, so that a partition that has gone quiet is sealed too.
 func (l *Log) RollIfOld(now time.Time) error {
 	seg, age := l.active(), l.cfg.Load().SegmentAge
-	if age <= 0 || seg.size.Load() == 0 || now.Sub(seg.created) <= age {
+	if age <= 0 || seg.size.Load() == 0 || now.Sub(seg.created) <= age-seg.jitter {
 		return nil
 	}
 	return l.Roll()
@@ -310,16 +327,42 @@ func (l *Log) Roll() error {
 	l.segs.Store(&segs)
 	l.tail.Store(&mark{offset: next.base, seg: next})
 	segmentsRolled.Inc()
+	l.giveBack(cur)
 	l.flush.add(cur)
 	return nil
 }
 
+// giveBack cuts off what was preallocated for a segment and is not needed.
+func (l *Log) giveBack(s *segment) {
+	if !s.reserved {
+		return
+	}
+	s.reserved = false
+	f, err := s.acquire()
+	if err != nil {
+		return
+	}
+	defer f.Release()
+	if err := l.disk.trunc(f.OS(), s.size.Load()); err != nil {
+		l.deps.Log.Warn("preallocated room cannot be given back", "segment", s.path(logSuffix), "err", err)
+	}
+}
+
 // newSegment makes an empty active segment on disk.
 func (l *Log) newSegment(base record.Offset) (*segment, error) {
-	s := &segment{log: l, base: base, created: l.deps.Now(), firstTS: -1}
+	cfg := l.cfg.Load()
+	s := &segment{log: l, base: base, created: l.deps.Now(), firstTS: -1, jitter: cfg.jitter()}
 	f, err := os.OpenFile(s.path(logSuffix), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Preallocate {
+		if err := l.disk.reserve(f, cfg.SegmentBytes); err != nil {
+			f.Close()
+			l.disk.remove(s.path(logSuffix)) // nothing is in it
+			return nil, fmt.Errorf("preallocating %d bytes for %s: %w", cfg.SegmentBytes, s.path(logSuffix), err)
+		}
+		s.reserved = true
 	}
 	s.file.Store(record.NewFile(f))
 	s.end.Store(int64(base))

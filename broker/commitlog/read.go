@@ -70,30 +70,19 @@ func (l *Log) read(from record.Offset, maxBytes int64, limit record.Offset, minO
 	if from >= limit {
 		return Run{Next: from}, nil
 	}
-	for i := floorSegment(segs, from); ; i++ {
-		s := segs[i]
-		f, err := s.acquire()
-		if err != nil {
-			return Run{}, err
-		}
-		run, err := s.run(f.OS(), tail, from, maxBytes, limit, minOne)
-		if err == nil && run.Span.Len > 0 {
-			run.Span.File = f
-			return run, nil
-		}
-		f.Release()
-		if !errors.Is(err, errPast) {
-			return run, err
-		}
-		if from = record.Offset(s.end.Load()); from >= limit {
-			return Run{Next: from}, nil
-		}
+	s := segs[floorSegment(segs, from)]
+	f, err := s.acquire()
+	if err != nil {
+		return Run{}, err
 	}
+	run, err := s.run(f.OS(), tail, from, maxBytes, limit, minOne)
+	if err != nil || run.Span.Len == 0 {
+		f.Release()
+		return run, err
+	}
+	run.Span.File = f
+	return run, nil
 }
-
-// errPast says that compaction left nothing at or after the offset in the
-// segment: what comes next is in the next one.
-var errPast = errors.New("commitlog: the rest of the segment was compacted away")
 
 // run is Read of one segment, which must hold from; the span lacks its file.
 func (s *segment) run(r io.ReaderAt, tail *mark, from record.Offset, maxBytes int64, limit record.Offset, minOne bool) (Run, error) {
@@ -110,9 +99,6 @@ func (s *segment) run(r io.ReaderAt, tail *mark, from record.Offset, maxBytes in
 	pos, first, err := s.locate(r, e, from, size)
 	if err != nil {
 		return Run{}, err
-	}
-	if first == 0 && s.gappy() {
-		return Run{}, errPast
 	}
 	if first == 0 {
 		return Run{}, s.corrupt(size, fmt.Errorf("%w: nothing holds offset %d of [%d,%d)", record.ErrCorrupt, from, s.base, end))
@@ -465,8 +451,8 @@ func (l *Log) OpenSealed(base record.Offset) (*record.SealedFiles, error) {
 func (s *segment) export(f *record.File) (*record.SealedFiles, error) {
 	size := s.size.Load()
 	a, err := s.check(f.OS(), area{next: s.base}, size, func(record.Batch, int64) bool { return true })
-	if err == nil && !s.complete(a.next) {
-		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, s.end.Load())
+	if end := record.Offset(s.end.Load()); err == nil && a.next != end {
+		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, end)
 	}
 	if err != nil {
 		if errors.Is(err, record.ErrCorrupt) {

@@ -53,6 +53,7 @@ func Open(dir string, id record.TopicID, cfg Config, deps Deps) (*Log, error) {
 		l.producers.release()
 		return nil, fmt.Errorf("opening %s: %w", dir, err)
 	}
+	r.prepareActive()
 	segmentsOpen.Add(int64(len(r.segs)))
 	l.size.Store(0)
 	for _, s := range r.segs {
@@ -100,6 +101,25 @@ func (r *recovery) run(id record.TopicID) error {
 	r.cutEpochs(end)
 	r.removeStaleSnapshots(end)
 	return nil
+}
+
+// prepareActive gives the active segment what newSegment gives a new one.
+func (r *recovery) prepareActive() {
+	s, cfg := r.segs[len(r.segs)-1], r.l.cfg.Load()
+	if s.jitter == 0 {
+		s.jitter = cfg.jitter()
+	}
+	if !cfg.Preallocate || s.reserved {
+		return
+	}
+	f, err := s.acquire()
+	if err == nil {
+		err = r.l.disk.reserve(f.OS(), cfg.SegmentBytes)
+		f.Release()
+	}
+	if s.reserved = err == nil; err != nil {
+		r.l.deps.Log.Warn("no room to preallocate the active segment; it goes on without", "segment", s.path(logSuffix), "err", err)
+	}
 }
 
 // list finds the segments and clears away what was never finished.
@@ -440,9 +460,7 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 	s.known.trust() // what is not sound is cut off, or the log is not opened
 	b.finish(f.OS())
 	s.live.Store(b.x)
-	if cause != nil || !s.complete(next) || i == len(r.segs)-1 {
-		s.end.Store(int64(next))
-	}
+	s.end.Store(int64(next))
 	if cause == nil {
 		if i == len(r.segs)-1 && next < l.meta.RecoveryPoint {
 			return false, s.corrupt(size, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, l.meta.RecoveryPoint))

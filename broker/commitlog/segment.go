@@ -70,9 +70,11 @@ type segment struct {
 	gone bool
 
 	// The writer's own, of the active segment.
-	created time.Time // of the first append; after an open, of the last one
-	written time.Time // of the last append
-	firstTS int64     // max timestamp of the first batch, -1 for none
+	created  time.Time     // of the first append; after an open, of the last one
+	written  time.Time     // of the last append
+	firstTS  int64         // max timestamp of the first batch, -1 for none
+	jitter   time.Duration // it is sealed this much before Config.SegmentAge
+	reserved bool          // room was preallocated beyond its end
 }
 
 // damage is nil until the segment's index had to be made anew and its batches
@@ -111,13 +113,6 @@ func (s *segment) gappy() bool { return int64(s.base) < s.log.gapsBelow.Load() }
 // follows says whether a batch may come where offset next is due.
 func (s *segment) follows(h record.Batch, next record.Offset) bool {
 	return h.BaseOffset() == next || h.BaseOffset() > next && s.gappy()
-}
-
-// complete says whether a segment whose last batch ends before next ends
-// where it should.
-func (s *segment) complete(next record.Offset) bool {
-	end := record.Offset(s.end.Load())
-	return next == end || next < end && s.gappy()
 }
 
 // acquire gives the data file with a reference that the caller releases.
@@ -226,6 +221,12 @@ func (x *liveIndex) add(rel uint32, pos, size, maxTS int64, maxTSOffset record.O
 		x.since = 0
 	}
 	x.since += size
+}
+
+// full says whether one of the index files would have so many bytes, as far
+// as Kafka counts them: 8 for an offset, 12 for a time.
+func (x *liveIndex) full(bytes int) bool {
+	return len(*x.offsets.Load()) >= bytes/offsetEntrySize || len(*x.times.Load()) >= bytes/timeEntrySize-1
 }
 
 func (x *liveIndex) push(rel uint32, pos, maxTS int64) {
@@ -501,8 +502,8 @@ func (s *segment) rebuildLocked(cause error) error {
 		b.add(h, pos, data.OS())
 		return true
 	})
-	if err == nil && !s.complete(a.next) {
-		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, s.end.Load())
+	if end := record.Offset(s.end.Load()); err == nil && a.next != end {
+		err = fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, a.next, end)
 	}
 	if err != nil && !errors.Is(err, record.ErrCorrupt) {
 		return s.damaged(a.to, err)

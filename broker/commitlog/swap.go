@@ -54,7 +54,7 @@ func (l *Log) swap(group []*segment, w *cleanWriter) error {
 	segs := *l.segs.Load()
 	at := slices.Index(segs, group[0])
 	if at < 0 || at+len(group) >= len(segs) || !slices.Equal(segs[at:at+len(group)], group) {
-		return errors.Join(errStale, w.discard())
+		return errors.Join(ErrStale, w.discard())
 	}
 	s := w.seg
 	pending := swapPath(l.dir, s.base, record.Offset(s.end.Load()), swapSuffix)

@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -104,17 +105,24 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 // appended is where records that are in the segment become durable, and where
 // the high watermark may pass them. Today the promise is the page cache's
 // (they survive this process, not the machine), or the disk's with
-// flush.messages. The shared journal takes this place: it is given the same
+// flush.messages=1; with more messages, or flush.ms, the disk follows in the
+// background. The shared journal takes this place: it is given the same
 // bytes, and calls committed when its fdatasync has come back. Replication
 // then takes the least of the in-sync replicas' durable ends.
 //
 // p.mu is held.
 func (p *Partition) appended(end record.Offset, cfg *Config) error {
-	if cfg.FlushMessages > 0 && p.unsynced >= cfg.FlushMessages {
+	switch {
+	case cfg.FlushMessages == 1:
 		if err := p.log.SyncData(); err != nil {
 			return p.storageError(err)
 		}
 		p.unsynced = 0
+	case cfg.FlushMessages > 0 && p.unsynced >= cfg.FlushMessages:
+		p.unsynced = 0
+		p.syncer.within(0, p.syncData)
+	case cfg.FlushAfter >= 0 && cfg.FlushAfter < math.MaxInt64:
+		p.syncer.within(cfg.FlushAfter, p.syncData)
 	}
 	p.committed(end)
 	return nil

@@ -10,4 +10,13 @@ var (
 	corruptDropped   = metrics.NewCounter("firn_partition_corrupt_segments_healed_total")
 	coldReads        = metrics.NewCounter("firn_partition_cold_reads_total")
 	hotReads         = metrics.NewCounter("firn_partition_hot_reads_total")
+	backgroundSyncs  = metrics.NewCounter("firn_partition_background_syncs_total")
+
+	cleanerRuns           = metrics.NewCounter("firn_cleaner_runs_total")
+	cleanerFailures       = metrics.NewCounter("firn_cleaner_failures_total")
+	cleanerSeconds        = metrics.NewHistogram("firn_cleaner_run_seconds")
+	dirtyBytes            = metrics.NewGauge("firn_cleaner_dirty_bytes", nil)
+	uncleanablePartitions = metrics.NewGauge("firn_cleaner_uncleanable_partitions", nil)
+	cleanerLastLook       = metrics.NewGauge("firn_cleaner_last_look_timestamp_seconds", nil)
+	cleanerLastRun        = metrics.NewGauge("firn_cleaner_last_run_timestamp_seconds", nil)
 )

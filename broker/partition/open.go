@@ -34,6 +34,12 @@ type Partition struct {
 	// across callbacks, channels or object storage.
 	mu       sync.Mutex
 	unsynced int64 // records since the last sync, for flush.messages
+	syncer   syncer
+
+	// compacting is held by whoever compacts the log: one at a time. It is
+	// taken before mu.
+	compacting  sync.Mutex
+	uncleanable atomic.Pointer[Uncleanable] // why it is not compacted any more, nil: it is
 
 	waiters waiters
 }
@@ -73,7 +79,20 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 }
 
 func logConfig(cfg Config) commitlog.Config {
-	return commitlog.Config{SegmentBytes: cfg.SegmentBytes, SegmentAge: cfg.SegmentAge, IndexIntervalBytes: cfg.IndexIntervalBytes}
+	age := cfg.SegmentAge
+	if cfg.Compact && cfg.MaxCompactionLag > 0 {
+		// As in Kafka: a record in the active segment cannot be compacted.
+		age = min(age, cfg.MaxCompactionLag)
+	}
+	return commitlog.Config{
+		SegmentBytes:       cfg.SegmentBytes,
+		SegmentAge:         age,
+		SegmentJitter:      cfg.SegmentJitter,
+		IndexIntervalBytes: cfg.IndexIntervalBytes,
+		IndexBytes:         cfg.IndexBytes,
+		Preallocate:        cfg.Preallocate,
+		DeleteDelay:        cfg.FileDeleteDelay,
+	}
 }
 
 // diskFailed releases everybody who waits, and tells the broker, from a
@@ -107,9 +126,25 @@ func (p *Partition) TP() record.TopicPartition { return p.tp }
 func (p *Partition) TopicID() record.TopicID { return p.id }
 
 // SetConfig takes over the topic's new settings for what happens from now on.
+// When tiering is turned off the log begins with what is local: what is only
+// in object storage is about to be deleted (remote.log.delete.on.disable).
 func (p *Partition) SetConfig(cfg Config) {
-	p.cfg.Store(&cfg)
+	was := p.cfg.Swap(&cfg)
 	p.log.SetConfig(logConfig(cfg))
+	if was.Tiered == cfg.Tiered {
+		return
+	}
+	p.mu.Lock()
+	p.tieredEnd.Store(0) // counts again when tiering says so
+	var err error
+	if !cfg.Tiered && p.usable() == nil {
+		err = p.log.SetLogStart(p.log.LocalStart())
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.deps.Log.Error("the log start cannot follow the end of tiering; the next start tries again", "partition", p.tp.String(), "err", err)
+	}
+	p.waiters.advance(record.Offset(p.hw.Load()))
 }
 
 // SetEpoch says that this leader goes on under epoch e, which begins at the
@@ -165,10 +200,14 @@ func (p *Partition) Delete() error {
 
 func (p *Partition) shut(f func() error) error {
 	p.closed.Store(true)
+	p.syncer.stop()
+	p.compacting.Lock() // a compaction ends soon: it looks at closed
+	defer p.compacting.Unlock()
 	p.mu.Lock()
 	err := f() // does nothing twice
 	p.mu.Unlock()
 	p.waiters.close(p.usable())
+	p.forgetUncleanable()
 	if err != nil {
 		return fmt.Errorf("closing partition %v: %w", p.tp, err)
 	}

@@ -26,15 +26,26 @@ type Config struct {
 	Recompress           bool          // false for compression.type=producer
 	SegmentBytes         int64         // segment.bytes
 	SegmentAge           time.Duration // segment.ms
+	SegmentJitter        time.Duration // segment.jitter.ms
 	IndexIntervalBytes   int           // index.interval.bytes
+	IndexBytes           int           // segment.index.bytes; <=0 no limit
+	Preallocate          bool          // preallocate
+	FileDeleteDelay      time.Duration // file.delete.delay.ms
 	RetentionBytes       int64         // retention.bytes
 	Retention            time.Duration // retention.ms; <0 unlimited
 	Tiered               bool          // remote.storage.enable
 	LocalRetentionBytes  int64         // local.retention.bytes, resolved: -2 became RetentionBytes
 	LocalRetention       time.Duration // local.retention.ms, resolved likewise
-	FlushMessages        int64         // flush.messages; <=0 never
+	RemoteCopyDisabled   bool          // remote.log.copy.disable
+	FlushMessages        int64         // flush.messages; <=0 never, 1 before a record is acknowledged
+	FlushAfter           time.Duration // flush.ms; <0 or max: never
 	ProducerIDExpiration time.Duration // producer.id.expiration.ms
 	DeleteOnRetention    bool          // cleanup.policy contains delete
+	Compact              bool          // cleanup.policy contains compact; never together with Tiered
+	DeleteRetention      time.Duration // delete.retention.ms
+	MinCompactionLag     time.Duration // min.compaction.lag.ms
+	MaxCompactionLag     time.Duration // max.compaction.lag.ms; max: no limit
+	MinCleanableRatio    float64       // min.cleanable.dirty.ratio, 0 to 1
 }
 
 // Cold reads what is only in object storage. package tiering has the one

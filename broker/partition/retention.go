@@ -102,7 +102,8 @@ func (p *Partition) SetTieredEnd(end record.Offset) {
 // An untiered partition loses its oldest segments by retention.ms and
 // retention.bytes, and its log start moves. A tiered one loses only local
 // copies, below the tiered end, by local.retention.*; how much history it
-// keeps is for tiering to say (AdvanceLogStart). Either one's active segment
+// keeps is for tiering to say (AdvanceLogStart), unless
+// remote.log.copy.disable ends the copies. Either one's active segment
 // is sealed when all its records have expired, so that a partition that has
 // gone quiet does not keep its last ones.
 func (p *Partition) RunRetention(now time.Time) (deleted int, err error) {
@@ -135,8 +136,11 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 	if err != nil {
 		return deleted, err
 	}
+	// Without copies to come, what is local is the log's own end, and goes as
+	// all of an untiered log does.
+	tiered := cfg.Tiered && !cfg.RemoteCopyDisabled
 	age, bytes := cfg.Retention, cfg.RetentionBytes
-	if cfg.Tiered {
+	if tiered {
 		age, bytes = cfg.LocalRetention, cfg.LocalRetentionBytes
 	} else if !cfg.DeleteOnRetention {
 		return deleted, nil
@@ -150,15 +154,15 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 		}
 		return now.UnixMilli()-ts > age.Milliseconds()
 	}
-	if err := p.rollExpired(cfg, now, expired); err != nil {
+	if err := p.rollExpired(cfg, tiered, now, expired); err != nil {
 		return deleted, err
 	}
-	readable := min(record.Offset(p.hw.Load()), record.Offset(p.lso.Load()))
-	if cfg.Tiered {
+	readable := p.stable()
+	if tiered {
 		readable = min(readable, record.Offset(p.tieredEnd.Load()))
 	}
 	size := p.log.Size()
-	n, err := p.log.DropOldest(!cfg.Tiered, func(s record.Segment, modified time.Time) bool {
+	n, err := p.log.DropOldest(!tiered, func(s record.Segment, modified time.Time) bool {
 		if s.End > readable {
 			return false
 		}
@@ -174,13 +178,13 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 // rollExpired seals the active segment when every record in it has expired,
 // so that it can go too: at once, or after tiering has copied it. Like Kafka
 // it also seals a tiered one's when local.retention.bytes is 0.
-func (p *Partition) rollExpired(cfg *Config, now time.Time, expired func(int64, time.Time) bool) error {
+func (p *Partition) rollExpired(cfg *Config, tiered bool, now time.Time, expired func(int64, time.Time) bool) error {
 	ts, first, last, ok := p.log.Active()
 	if !ok {
 		return nil
 	}
 	roll := expired(ts, last)
-	if cfg.Tiered {
+	if tiered {
 		roll = (roll || cfg.LocalRetentionBytes == 0) && now.Sub(first) >= p.deps.TieredRollAge
 	}
 	if !roll {

@@ -172,6 +172,7 @@ type checker struct {
 	oldest, newest int64 // timestamps allowed
 	createTime     bool
 	wrongType      bool // the batch says LogAppendTime and the topic does not
+	keyed          bool // the topic is compacted: every record must have a key (KIP-467)
 	seen           int64
 	maxTS          int64
 	maxDelta       int64
@@ -180,7 +181,7 @@ type checker struct {
 }
 
 func newChecker(b record.Batch, cfg *Config, now time.Time) *checker {
-	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, wrongType: b.IsLogAppendTime()}
+	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact, wrongType: b.IsLogAppendTime()}
 	c.oldest, c.newest = timestampBounds(cfg, now.UnixMilli())
 	return c
 }
@@ -205,6 +206,8 @@ func (c *checker) record(r record.RecordInfo) bool {
 		c.maxTS, c.maxDelta = r.Timestamp, r.OffsetDelta
 	}
 	switch {
+	case c.keyed && r.NullKey:
+		c.refuse(r.Index, kerr.InvalidRecord, "a record of a compacted topic needs a key")
 	case c.wrongType:
 		c.refuse(r.Index, kerr.InvalidTimestamp, "a producer may not set the timestamp type LogAppendTime")
 	case c.createTime && r.Timestamp != -1 && (r.Timestamp < c.oldest || r.Timestamp > c.newest):

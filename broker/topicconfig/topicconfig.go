@@ -1,6 +1,6 @@
 // Package topicconfig is the one table of topic configs: name, type, default,
-// valid values, meaning, the broker setting of the same meaning, and whether
-// this broker acts on it yet. Parse turns what was set by hand into what a
+// valid values, meaning, the broker setting of the same meaning, and what this
+// broker does otherwise than Kafka. Parse turns what was set by hand into what a
 // partition works with. How configs are stored (metastore) or shown (api) does
 // not belong here.
 package topicconfig
@@ -47,9 +47,7 @@ type Definition struct {
 	Valid   string // what values are taken, for people; "" where the type says it all
 	Doc     string
 	Synonym string // the broker setting whose value is this config's default; "" for none
-	// Supported says that this broker acts on the config. Of the others only
-	// the default value is taken.
-	Supported bool
+	Firn    string // what this broker makes of it, where that is not all that Kafka does
 	// Internal configs can be set but are not listed (Kafka's
 	// internal.segment.bytes, made for tests).
 	Internal bool
@@ -78,6 +76,7 @@ type Topic struct {
 	LocalRetentionBytes int64         // local.retention.bytes, -2 resolved to RetentionBytes
 	LocalRetention      time.Duration // local.retention.ms, -2 resolved to Retention
 	MinInSyncReplicas   int           // min.insync.replicas, ≥ 1
+	RemoteDelete        bool          // remote.log.delete.on.disable
 }
 
 var byName = func() map[string]*Definition {
@@ -109,8 +108,8 @@ func Lookup(name string) (Definition, bool) {
 	return *d, true
 }
 
-// Check says whether one value may be set: the name is known, the value is of
-// its type and range, and the broker acts on it. The error is an *Error.
+// Check says whether one value may be set: the name is known and the value is
+// of its type and range. The error is an *Error.
 func Check(name, value string) error {
 	d, ok := byName[name]
 	if !ok {
@@ -124,9 +123,6 @@ func Check(name, value string) error {
 		if err := d.check(v); err != nil {
 			return &Error{name, err.Error()}
 		}
-	}
-	if !d.Supported && d.normal(v) != d.Default {
-		return &Error{name, fmt.Sprintf("value %q is not supported yet; only the default %q is", v, d.Default)}
 	}
 	return nil
 }
@@ -144,8 +140,8 @@ func unknown(name string) error {
 // log.retention.hours was set), and from the table where neither has one; nil
 // is no broker's value. Values of defaults have passed Check. The error is an
 // *Error that names the first offending key in order of names: unknown (with
-// the nearest known name), malformed, out of range, not supported yet, or in
-// conflict with another.
+// the nearest known name), malformed, out of range, or in conflict with
+// another.
 func Parse(set, defaults map[string]string) (Topic, error) {
 	for _, k := range slices.Sorted(maps.Keys(set)) {
 		if err := Check(k, set[k]); err != nil {
@@ -160,6 +156,10 @@ func Parse(set, defaults map[string]string) (Topic, error) {
 		LocalRetentionBytes: v.long("local.retention.bytes"),
 		LocalRetention:      v.ms("local.retention.ms"),
 		MinInSyncReplicas:   int(v.long("min.insync.replicas")),
+		RemoteDelete:        v.bool("remote.log.delete.on.disable"),
+	}
+	if least, most := v.long("min.compaction.lag.ms"), v.long("max.compaction.lag.ms"); least > most {
+		return Topic{}, &Error{"min.compaction.lag.ms", fmt.Sprintf("must not be more than max.compaction.lag.ms, which is %d; it is %d", most, least)}
 	}
 	if t.Tiered {
 		if err := checkTiered(v); err != nil {
@@ -182,7 +182,7 @@ func Parse(set, defaults map[string]string) (Topic, error) {
 func CheckChange(old, next map[string]string) error {
 	before, after := values{set: old}, values{set: next}
 	if before.bool("remote.storage.enable") && !after.bool("remote.storage.enable") && !after.bool("remote.log.delete.on.disable") {
-		return &Error{"remote.storage.enable", "cannot be turned off while its remote data is kept; deleting that data with remote.log.delete.on.disable=true is not supported yet"}
+		return &Error{"remote.storage.enable", "cannot be turned off while what is in object storage is kept: set remote.log.delete.on.disable=true in the same request to delete it, or remote.log.copy.disable=true instead to keep it readable and copy nothing more"}
 	}
 	return nil
 }
@@ -195,14 +195,25 @@ func (v values) partition(t *Topic) partition.Config {
 		TimestampAfterMax:    v.ms("message.timestamp.after.max.ms"),
 		SegmentBytes:         v.long("segment.bytes"),
 		SegmentAge:           v.ms("segment.ms"),
+		SegmentJitter:        v.ms("segment.jitter.ms"),
 		IndexIntervalBytes:   int(v.long("index.interval.bytes")),
+		IndexBytes:           int(v.long("segment.index.bytes")),
+		Preallocate:          v.bool("preallocate"),
+		FileDeleteDelay:      v.ms("file.delete.delay.ms"),
+		FlushAfter:           v.ms("flush.ms"),
 		RetentionBytes:       t.RetentionBytes,
 		Retention:            t.Retention,
 		Tiered:               t.Tiered,
 		LocalRetentionBytes:  t.LocalRetentionBytes,
 		LocalRetention:       t.LocalRetention,
+		RemoteCopyDisabled:   v.bool("remote.log.copy.disable"),
 		ProducerIDExpiration: 24 * time.Hour, // producer.id.expiration.ms of the broker
 		DeleteOnRetention:    slices.Contains(v.list("cleanup.policy"), "delete"),
+		Compact:              slices.Contains(v.list("cleanup.policy"), "compact"),
+		DeleteRetention:      v.ms("delete.retention.ms"),
+		MinCompactionLag:     v.ms("min.compaction.lag.ms"),
+		MaxCompactionLag:     v.ms("max.compaction.lag.ms"),
+		MinCleanableRatio:    v.double("min.cleanable.dirty.ratio"),
 	}
 	if n := v.str("internal.segment.bytes"); n != "" {
 		c.SegmentBytes = v.long("internal.segment.bytes")
@@ -226,11 +237,14 @@ func (v values) partition(t *Topic) partition.Config {
 
 // checkTiered holds what must be true between the configs of a tiered topic.
 func checkTiered(v values) error {
-	if p := v.list("cleanup.policy"); len(p) > 1 || len(p) == 1 && p[0] != "delete" {
-		return &Error{"remote.storage.enable", "only topics with cleanup.policy=delete, or an empty one, can be tiered"}
+	if slices.Contains(v.list("cleanup.policy"), "compact") {
+		return &Error{"remote.storage.enable", "compacted topics cannot be tiered: set cleanup.policy=delete"}
 	}
 	for _, unit := range []string{"bytes", "ms"} {
 		total, local := v.long("retention."+unit), v.long("local.retention."+unit)
+		if v.bool("remote.log.copy.disable") && local != -2 && local != total {
+			return &Error{"local.retention." + unit, fmt.Sprintf("must be the same as retention.%s, which is %d, or -2, while remote.log.copy.disable=true leaves new records on local disk only; it is %d", unit, total, local)}
+		}
 		if total <= -1 || local == -2 {
 			continue
 		}

@@ -54,18 +54,22 @@ func TestParseRefuses(t *testing.T) {
 		{map[string]string{"retention.ms": "-2"}, "too small"},
 		{map[string]string{"segment.bytes": "1048575"}, "the least is 1048576"},
 		{map[string]string{"segment.bytes": "2147483648"}, "not a number of type int"},
-		{map[string]string{"cleanup.policy": "compact"}, "cleanup.policy: compact is not supported yet"},
-		{map[string]string{"cleanup.policy": "delete,compact"}, "not supported yet"},
 		{map[string]string{"cleanup.policy": "shred"}, "not one of"},
-		{map[string]string{"remote.log.copy.disable": "true"}, "not supported yet"},
-		{map[string]string{"unclean.leader.election.enable": "TRUE"}, "not supported yet"},
+		{map[string]string{"cleanup.policy": "delete,"}, "not one of"},
+		{map[string]string{"cleanup.policy": "Compact"}, "not one of"},
+		{map[string]string{"remote.storage.enable": "true", "cleanup.policy": "delete,compact"}, "remote.storage.enable: compacted topics cannot be tiered"},
+		{map[string]string{"remote.storage.enable": "true", "remote.log.copy.disable": "true", "retention.ms": "7", "local.retention.ms": "5"}, "local.retention.ms: must be the same as retention.ms"},
+		{map[string]string{"min.compaction.lag.ms": "10", "max.compaction.lag.ms": "5"}, "min.compaction.lag.ms: must not be more than max.compaction.lag.ms"},
+		{map[string]string{"leader.replication.throttled.replicas": "*,0:1"}, "not partition:broker"},
+		{map[string]string{"leader.replication.throttled.replicas": "-1:1"}, "not partition:broker"},
+		{map[string]string{"leader.replication.throttled.replicas": "1:1x"}, "not partition:broker"},
+		{map[string]string{"segment.index.bytes": "3"}, "too small"},
 		{map[string]string{"preallocate": "perhaps"}, "neither true nor false"},
 		{map[string]string{"compression.type": "brotli"}, "not one of"},
 		{map[string]string{"compression.gzip.level": "0"}, "too small"},
 		{map[string]string{"compression.lz4.level": "18"}, "too large"},
 		{map[string]string{"min.insync.replicas": "0"}, "too small"},
 		{map[string]string{"min.cleanable.dirty.ratio": "2"}, "between 0 and 1"},
-		{map[string]string{"flush.ms": "5"}, "not supported yet"},
 		{map[string]string{"remote.storage.enable": "true", "retention.ms": "1000", "local.retention.ms": "1001"}, "local.retention.ms: must not be more than retention.ms"},
 		{map[string]string{"remote.storage.enable": "true", "local.retention.ms": "-1"}, "must not be -1"},
 		{map[string]string{"remote.storage.enable": "true", "retention.bytes": "10", "local.retention.bytes": "11"}, "local.retention.bytes: must not be more"},
@@ -88,7 +92,8 @@ func TestParseTakes(t *testing.T) {
 		"remote.storage.enable": "TRUE", "retention.ms": "-1", "local.retention.ms": "5000", "retention.bytes": "100",
 		"compression.type": "gzip", "compression.gzip.level": "7", "cleanup.policy": "", "flush.messages": "1",
 		"message.timestamp.type": "LogAppendTime", "unclean.leader.election.enable": "False", "segment.jitter.ms": "00",
-		"internal.segment.bytes": "4096", "message.timestamp.before.max.ms": " 7 ",
+		"internal.segment.bytes": "4096", "flush.ms": "5", "preallocate": "True", "segment.index.bytes": "80", "file.delete.delay.ms": "6",
+		"min.compaction.lag.ms": "2", "min.cleanable.dirty.ratio": "0.25", "delete.retention.ms": "3", "max.compaction.lag.ms": "8", "message.timestamp.before.max.ms": " 7 ",
 	}, map[string]string{"segment.ms": "9", "retention.ms": "77"})
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +101,16 @@ func TestParseTakes(t *testing.T) {
 	p := got.Partition
 	if !got.Tiered || got.Retention >= 0 || got.LocalRetention != 5*time.Second || got.LocalRetentionBytes != 100 ||
 		p.Codec != record.Gzip || p.CodecLevel != 7 || !p.Recompress || p.DeleteOnRetention || p.FlushMessages != 1 ||
-		!p.LogAppendTime || p.SegmentBytes != 4096 || p.TimestampBeforeMax != 7*time.Millisecond || p.SegmentAge != 9*time.Millisecond {
+		!p.LogAppendTime || p.SegmentBytes != 4096 || p.TimestampBeforeMax != 7*time.Millisecond || p.SegmentAge != 9*time.Millisecond ||
+		p.FlushAfter != 5*time.Millisecond || !p.Preallocate || p.IndexBytes != 80 || p.FileDeleteDelay != 6*time.Millisecond ||
+		p.MinCompactionLag != 2*time.Millisecond || p.MaxCompactionLag != 8*time.Millisecond || p.MinCleanableRatio != 0.25 || p.DeleteRetention != 3*time.Millisecond {
 		t.Errorf("got %+v", got)
+	}
+	for policy, want := range map[string][2]bool{"compact": {true, false}, "delete,compact": {true, true}, " compact , delete ": {true, true}, "delete,delete": {false, true}, "": {}} {
+		got, err := Parse(map[string]string{"cleanup.policy": policy}, nil)
+		if err != nil || got.Partition.Compact != want[0] || got.Partition.DeleteOnRetention != want[1] {
+			t.Errorf("cleanup.policy=%q gives %+v, %v", policy, got.Partition, err)
+		}
 	}
 	if got, _ := Parse(map[string]string{"compression.type": "uncompressed"}, nil); !got.Partition.Recompress || got.Partition.Codec != record.None {
 		t.Errorf("uncompressed gives %+v", got.Partition)
@@ -108,6 +121,9 @@ func TestTieringCannotBeTurnedOff(t *testing.T) {
 	on := map[string]string{"remote.storage.enable": "true"}
 	if err := CheckChange(on, map[string]string{}); !errors.Is(err, kerr.InvalidConfig) {
 		t.Errorf("turning tiering off gives %v", err)
+	}
+	if err := CheckChange(on, map[string]string{"remote.log.delete.on.disable": "true"}); err != nil {
+		t.Error(err)
 	}
 	if err := CheckChange(map[string]string{}, on); err != nil {
 		t.Error(err)

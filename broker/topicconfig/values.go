@@ -113,6 +113,11 @@ func (v values) long(name string) int64 {
 	return n
 }
 
+func (v values) double(name string) float64 {
+	f, _ := strconv.ParseFloat(v.str(name), 64)
+	return f
+}
+
 // ms turns milliseconds into a duration; what does not fit is as good as
 // for ever.
 func (v values) ms(name string) time.Duration {
