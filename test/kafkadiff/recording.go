@@ -63,9 +63,14 @@ func (s *Scenario) ignore(step int, tree any) any {
 }
 
 // Compare lists where a broker's answers are not the recorded ones, except for
-// the scenario's `differs` lines, each of which must be needed. It is empty
-// when all is well.
+// the scenario's `differs` lines, each of which must be needed, and for messages
+// that come with an error of which Kafka says nothing. It is empty when all is
+// well.
 func (s *Scenario) Compare(recorded, got []Answer) []string {
+	return s.compare(recorded, got, "Kafka", "Firn")
+}
+
+func (s *Scenario) compare(recorded, got []Answer, who, other string) []string {
 	var problems []string
 	answers := map[int]Answer{}
 	for _, a := range got {
@@ -99,12 +104,13 @@ func (s *Scenario) Compare(recorded, got []Answer) []string {
 			continue
 		}
 		delete(answers, want.Step)
+		takeMessages(tree, a.Tree)
 		for _, d := range differences("", tree, a.Tree) {
 			at := d.path
 			if at == "" {
 				at = "the answer"
 			}
-			problems = append(problems, fmt.Sprintf("step %d (%s): %s\n    Kafka: %s\n    Firn:  %s", want.Step, want.Title, at, show(d.want), show(d.got)))
+			problems = append(problems, fmt.Sprintf("step %d (%s): %s\n    %-6s %s\n    %-6s %s", want.Step, want.Title, at, who+":", show(d.want), other+":", show(d.got)))
 		}
 	}
 	for _, a := range got {
@@ -120,9 +126,44 @@ func (s *Scenario) Compare(recorded, got []Answer) []string {
 	return problems
 }
 
+// takeMessages makes want's silence as good as got's message where both refuse
+// with the same code: Firn says what to do where Kafka often says nothing.
+func takeMessages(want, got any) {
+	switch w := want.(type) {
+	case *object:
+		g, ok := got.(*object)
+		if !ok {
+			return
+		}
+		for i, n := range w.names {
+			gv, ok := g.get(n)
+			if !ok {
+				continue
+			}
+			if silent := w.values[i] == nil || w.values[i] == ""; n == "ErrorMessage" && silent && gv == "<message>" {
+				code, _ := w.get("ErrorCode")
+				other, _ := g.get("ErrorCode")
+				if _, refused := code.(string); refused && code == other {
+					w.values[i] = gv
+				}
+				continue
+			}
+			takeMessages(w.values[i], gv)
+		}
+	case list:
+		g, ok := got.(list)
+		if !ok {
+			return
+		}
+		for i := range min(len(w), len(g)) {
+			takeMessages(w[i], g[i])
+		}
+	}
+}
+
 // CompareTwice lists where two runs against the same broker differ.
 func (s *Scenario) CompareTwice(a, b []Answer) []string {
 	plain := *s
 	plain.differs = nil
-	return plain.Compare(a, b)
+	return plain.compare(a, b, "once", "again")
 }

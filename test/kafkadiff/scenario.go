@@ -103,9 +103,11 @@ type allowance struct {
 	reason string
 }
 
-// Load reads every scenario below dir, sorted by name.
+// Load reads every scenario below dir, sorted by name. The error names each
+// file that is none; the others are given all the same.
 func Load(dir string) ([]*Scenario, error) {
 	var all []*Scenario
+	var bad []error
 	err := filepath.WalkDir(dir, func(file string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(file) != ".txt" {
 			return err
@@ -120,13 +122,14 @@ func Load(dir string) ([]*Scenario, error) {
 		}
 		s, err := Parse(strings.TrimSuffix(filepath.ToSlash(rel), ".txt"), string(text))
 		if err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+			bad = append(bad, fmt.Errorf("%s: %w", file, err))
+			return nil
 		}
 		all = append(all, s)
 		return nil
 	})
 	slices.SortFunc(all, func(a, b *Scenario) int { return strings.Compare(a.Name, b.Name) })
-	return all, err
+	return all, errors.Join(append(bad, err)...)
 }
 
 // Parse reads one scenario; an error names the line.
@@ -274,12 +277,13 @@ func (s *Scenario) step(at, step int, text string) error {
 		s.add(at, pending{step, n})
 		return nil
 	}
-	raw := word == "raw"
-	if raw {
-		word, rest, _ = strings.Cut(strings.TrimSpace(rest), " ")
-	}
-	if c, ok := strings.CutPrefix(word, "@"); ok {
-		conn = c
+	raw := false
+	for word == "raw" || strings.HasPrefix(word, "@") {
+		if word == "raw" {
+			raw = true
+		} else {
+			conn = word[1:]
+		}
 		word, rest, _ = strings.Cut(strings.TrimSpace(rest), " ")
 	}
 	if raw {

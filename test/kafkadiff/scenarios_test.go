@@ -28,7 +28,7 @@ func load(t *testing.T) []*kafkadiff.Scenario {
 	t.Helper()
 	all, err := kafkadiff.Load(folder)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return all
 }
@@ -209,6 +209,9 @@ func TestRecord(t *testing.T) {
 		first := recordAll(t, g.props, g.scenarios)
 		second := recordAll(t, g.props, g.scenarios)
 		for i, s := range g.scenarios {
+			if first[i] == nil || second[i] == nil {
+				continue
+			}
 			a, b := kafkadiff.FormatRecording(first[i]), kafkadiff.FormatRecording(second[i])
 			if a != b {
 				t.Errorf("%s: Kafka's answers are not the same twice:\n%s", s.Name, strings.Join(s.CompareTwice(first[i], second[i]), "\n"))
@@ -242,7 +245,8 @@ func recordAll(t *testing.T, props map[string]string, scenarios []*kafkadiff.Sce
 			defer func() { <-bound }()
 			var err error
 			if answers[i], err = kafkadiff.Run(b.Addr, s); err != nil {
-				t.Errorf("%s against Kafka: %v", s.Name, err)
+				t.Errorf("%s against Kafka: %v\n%s", s.Name, err, kafkadiff.FormatRecording(answers[i]))
+				answers[i] = nil
 			}
 		})
 	}
