@@ -36,7 +36,8 @@ var mayImport = map[string][]string{
 	"broker/topicconfig":    {"broker/partition", "record"},
 	"broker/brokerconfig":   {"broker/topicconfig"},
 	"broker/config":         {"broker/brokerconfig"},
-	"broker/api":            {"broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
+	"broker/telemetry":      {"record"},
+	"broker/api":            {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
 	"broker":                {"broker/api", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart": {"objectstore"},
 }

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
+
 	"github.com/firnlog/firn/broker/api"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
@@ -66,6 +68,7 @@ type Broker struct {
 	topics          *topics
 	wire            *wire.Server
 	http            *http.Server
+	series          *metrics.Set // what clients pushed, on /metrics
 
 	storeErr atomic.Pointer[string] // why the store cannot be used, nil: it can, or is not known yet
 	ready    atomic.Bool
@@ -119,6 +122,9 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		Config:             b.configs.values,
 	})
 	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
+	b.series = metrics.NewSet()
+	b.series.RegisterMetricsWriter(handler.WriteMetrics)
+	metrics.RegisterSet(b.series)
 	b.http = b.httpServer()
 	if err := b.meta.Register(ctx); err != nil {
 		return nil, fmt.Errorf("register this broker: %w", err)
@@ -358,6 +364,9 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
+	}
+	if b.series != nil {
+		metrics.UnregisterSet(b.series, true)
 	}
 	if b.topics != nil {
 		b.topics.stop()

@@ -30,6 +30,10 @@ import (
 func (a *API) metadata(c *call) {
 	req := c.req.Body.(*kmsg.MetadataRequest)
 	img := a.deps.Meta.Image()
+	if err := metadataRefusal(req); err != nil {
+		c.send(refusedMetadata(c, req, err))
+		return
+	}
 	missing := a.toCreate(req, img)
 	if len(missing) == 0 {
 		a.answerMetadata(c, req, img, nil)
@@ -50,15 +54,15 @@ func allTopics(req *kmsg.MetadataRequest) bool {
 // toCreate lists the topics that the request asks for, that do not exist and
 // that may be created for it.
 func (a *API) toCreate(req *kmsg.MetadataRequest, img *metastore.Image) []string {
-	if !a.deps.Config().Topics.AutoCreate || req.Version >= 4 && !req.AllowAutoTopicCreation || allTopics(req) {
+	if !a.deps.Config().Topics.AutoCreate || req.Version >= 4 && !req.AllowAutoTopicCreation || allTopics(req) || byID(req) {
 		return nil
 	}
 	var missing []string
 	for _, t := range req.Topics {
-		if t.Topic == nil || t.TopicID != [16]byte{} || img.Topics[*t.Topic] != nil {
+		if img.Topics[*t.Topic] != nil {
 			continue
 		}
-		if checkTopicName(*t.Topic) != nil || isInternal(*t.Topic) && *t.Topic != offsetsTopic || slices.Contains(missing, *t.Topic) {
+		if checkTopicName(*t.Topic) != nil || *t.Topic == metadataTopic || isInternal(*t.Topic) && *t.Topic != offsetsTopic || slices.Contains(missing, *t.Topic) {
 			continue
 		}
 		if missing = append(missing, *t.Topic); len(missing) >= a.cfg.MaxPartitionsPerCall {
@@ -74,6 +78,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	failed := map[string]error{}
 	img := a.deps.Meta.Image()
 	defaults := a.deps.Config().Topics
+	room := a.room(img)
 	var specs []metastore.TopicSpec
 	for _, name := range names {
 		if name == offsetsTopic {
@@ -85,7 +90,10 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 		}
 		assignment, err := a.place(img, 0, defaults.Partitions, defaults.ReplicationFactor)
 		if other := collision(img, name); other != "" {
-			err = fail(kerr.InvalidTopicException, "topic %s collides with %s", name, other)
+			err = kerr.UnknownTopicOrPartition // as Kafka: it is not made, and nobody says why
+		}
+		if err == nil {
+			err = room.take(1, len(assignment))
 		}
 		if err != nil {
 			failed[name] = err
@@ -136,50 +144,81 @@ func (a *API) answerMetadata(c *call, req *kmsg.MetadataRequest, img *metastore.
 	c.send(resp)
 }
 
-// askedTopics answers the topics that the request names, each once.
-func (a *API) askedTopics(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse, img *metastore.Image, failed map[string]error) {
-	type key struct {
-		name string
-		id   record.TopicID
-	}
-	seen := map[key]bool{}
-	for _, asked := range req.Topics {
-		k := key{id: asked.TopicID}
-		if asked.Topic != nil {
-			k.name = *asked.Topic
-		}
-		if seen[k] {
-			continue
-		}
-		seen[k] = true
-		out := kmsg.NewMetadataResponseTopic()
-		out.AuthorizedOperations = unset
+// metadataRefusal says why a whole request is refused. Before version 12 a
+// topic has a name and no id. Kafka fails internally where a topic has neither,
+// and answers with the code of that.
+func metadataRefusal(req *kmsg.MetadataRequest) error {
+	for _, t := range req.Topics {
 		switch {
-		case req.Version < 12 && (asked.Topic == nil || !k.id.IsZero()), asked.Topic == nil && k.id.IsZero():
-			out.Topic, out.TopicID = &k.name, asked.TopicID
-			out.ErrorCode = kerr.InvalidRequest.Code
-		case !k.id.IsZero():
-			if t := img.TopicIDs[k.id]; t != nil {
-				out = a.metadataTopic(req, img, t)
-				break
-			}
-			out.TopicID = asked.TopicID // no name: the id is all that is known
-			out.ErrorCode = kerr.UnknownTopicID.Code
-		default:
-			if t := img.Topics[k.name]; t != nil {
-				out = a.metadataTopic(req, img, t)
-				break
-			}
-			out.Topic = &k.name
-			out.IsInternal = isInternal(k.name)
-			err := checkTopicName(k.name)
-			if err == nil {
-				err = cmp.Or(failed[k.name], error(kerr.UnknownTopicOrPartition))
-			}
-			out.ErrorCode = codeOf(err)
+		case req.Version < 12 && (t.Topic == nil || t.TopicID != [16]byte{}):
+			return kerr.InvalidRequest
+		case t.Topic == nil && t.TopicID == [16]byte{}:
+			return kerr.UnknownServerError
 		}
+	}
+	return nil
+}
+
+// refusedMetadata answers every topic of a request with err, and nothing else.
+func refusedMetadata(c *call, req *kmsg.MetadataRequest, err error) *kmsg.MetadataResponse {
+	resp := response[*kmsg.MetadataResponse](c)
+	resp.ControllerID, resp.AuthorizedOperations, resp.ErrorCode = -1, unset, codeOf(err)
+	for _, t := range req.Topics {
+		out := kmsg.NewMetadataResponseTopic()
+		name := ""
+		if t.Topic != nil {
+			name = *t.Topic
+		}
+		out.Topic, out.TopicID, out.AuthorizedOperations, out.ErrorCode = &name, t.TopicID, unset, codeOf(err)
 		resp.Topics = append(resp.Topics, out)
 	}
+	return resp
+}
+
+// byID says whether a request's topics are those of its ids: once there is
+// one, names do not count.
+func byID(req *kmsg.MetadataRequest) bool {
+	return slices.ContainsFunc(req.Topics, func(t kmsg.MetadataRequestTopic) bool { return t.TopicID != [16]byte{} })
+}
+
+// askedTopics answers the topics that the request names, each once: those that
+// exist after ids and before names of which nothing is known.
+func (a *API) askedTopics(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse, img *metastore.Image, failed map[string]error) {
+	ids := byID(req)
+	seenIDs, seen := map[record.TopicID]bool{}, map[string]bool{}
+	var known, unknown []kmsg.MetadataResponseTopic
+	for _, asked := range req.Topics {
+		id := record.TopicID(asked.TopicID)
+		if ids {
+			if id.IsZero() || seenIDs[id] {
+				continue
+			}
+			seenIDs[id] = true
+			if t := img.TopicIDs[id]; t != nil {
+				known = append(known, a.metadataTopic(req, img, t))
+				continue
+			}
+			out := kmsg.NewMetadataResponseTopic()
+			out.TopicID, out.ErrorCode, out.AuthorizedOperations = id, kerr.UnknownTopicID.Code, unset
+			resp.Topics = append(resp.Topics, out)
+			continue
+		}
+		name := *asked.Topic
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		if t := img.Topics[name]; t != nil {
+			known = append(known, a.metadataTopic(req, img, t))
+			continue
+		}
+		out := kmsg.NewMetadataResponseTopic()
+		out.Topic, out.IsInternal = &name, isInternal(name)
+		out.AuthorizedOperations = operations32(req.IncludeTopicAuthorizedOperations, topicOperations)
+		out.ErrorCode = codeOf(cmp.Or(checkTopicName(name), failed[name], error(kerr.UnknownTopicOrPartition)))
+		unknown = append(unknown, out)
+	}
+	resp.Topics = append(append(resp.Topics, known...), unknown...)
 }
 
 func (a *API) metadataTopic(req *kmsg.MetadataRequest, img *metastore.Image, t *metastore.Topic) kmsg.MetadataResponseTopic {

@@ -13,8 +13,7 @@ import (
 //	3  flexible, but never the reply's header; client software (KIP-511)
 //	4  features may have the minimum 0 (KIP-1022)
 //
-// No features are listed: each would be a promise (KIP-584) of something that
-// is not built yet. A version above is answered in the form of version 0 with
+// The features are those of UpdateFeatures. A version above is answered in the form of version 0 with
 // UNSUPPORTED_VERSION and the list, from which the client takes a lower one.
 func (a *API) apiVersions(c *call) {
 	req := c.req.Body.(*kmsg.ApiVersionsRequest)
@@ -40,7 +39,24 @@ func (a *API) apiVersions(c *call) {
 		k.ApiKey, k.MinVersion, k.MaxVersion = v.Key, v.Min, v.Max
 		resp.ApiKeys = append(resp.ApiKeys, k)
 	}
+	if resp.ErrorCode == 0 {
+		a.listFeatures(resp)
+	}
 	c.send(resp)
+}
+
+// listFeatures adds what versions 3 and up have. The epoch grows with every
+// change of the metadata, as Kafka's does.
+func (a *API) listFeatures(resp *kmsg.ApiVersionsResponse) {
+	resp.FinalizedFeaturesEpoch = a.deps.Meta.Image().Revision
+	for _, f := range features {
+		s := kmsg.NewApiVersionsResponseSupportedFeature()
+		s.Name, s.MinVersion, s.MaxVersion = f.name, f.min, f.max
+		resp.SupportedFeatures = append(resp.SupportedFeatures, s)
+		l := kmsg.NewApiVersionsResponseFinalizedFeature()
+		l.Name, l.MinVersionLevel, l.MaxVersionLevel = f.name, f.level, f.level
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, l)
+	}
 }
 
 // softwareName says whether s is letters, digits, '-' and '.', beginning and

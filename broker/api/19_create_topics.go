@@ -3,8 +3,10 @@ package api
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -22,6 +24,15 @@ import (
 func (a *API) createTopics(c *call) {
 	req := c.req.Body.(*kmsg.CreateTopicsRequest)
 	resp := response[*kmsg.CreateTopicsResponse](c)
+	if expired(req.TimeoutMillis) {
+		for i := range req.Topics {
+			out := newCreated(req.Topics[i].Topic)
+			out.ErrorCode = kerr.RequestTimedOut.Code
+			resp.Topics = append(resp.Topics, out)
+		}
+		c.send(resp)
+		return
+	}
 	ctx, cancel := c.deadline(req.TimeoutMillis)
 	defer cancel()
 	img := a.deps.Meta.Image()
@@ -32,7 +43,7 @@ func (a *API) createTopics(c *call) {
 	}
 	var specs []metastore.TopicSpec
 	var at []int // specs[i] is answered by resp.Topics[at[i]]
-	partitions := 0
+	keys := 0    // that specs come to
 	for i := range req.Topics {
 		in := &req.Topics[i]
 		n := count[in.Topic]
@@ -40,23 +51,30 @@ func (a *API) createTopics(c *call) {
 			continue // a duplicate that was answered
 		}
 		count[in.Topic] = 0
-		out := kmsg.NewCreateTopicsResponseTopic()
-		out.Topic, out.NumPartitions, out.ReplicationFactor = in.Topic, -1, -1
+		out := newCreated(in.Topic)
 		spec, err := metastore.TopicSpec{}, error(nil)
 		if n > 1 {
 			err = fail(kerr.InvalidRequest, "the request names the topic more than once")
 		} else {
 			spec, err = a.topicSpec(img, in)
 		}
-		if partitions += len(spec.Assignment); err == nil && partitions > a.cfg.MaxPartitionsPerCall {
-			err = fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
-		}
 		if err == nil {
 			specs, at = append(specs, spec), append(at, len(resp.Topics))
+			keys += 1 + len(spec.Configs) + len(spec.Assignment)
 			describeCreated(&out, &spec)
+			if req.ValidateOnly {
+				out.TopicID = uuid.New() // as Kafka: of the topic that was not made
+			}
 		}
 		resp.Topics = append(resp.Topics, out)
 		createError(&resp.Topics[len(resp.Topics)-1], err)
+	}
+	specs, at = a.withinLimits(img, resp, specs, at)
+	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all
+		for _, w := range at {
+			createError(&resp.Topics[w], fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together; these are %d", a.cfg.MaxPartitionsPerCall, keys))
+		}
+		specs = nil
 	}
 	if len(specs) > 0 && !req.ValidateOnly {
 		results, revision, err := a.deps.Meta.CreateTopics(ctx, specs)
@@ -81,22 +99,48 @@ func (a *API) createTopics(c *call) {
 	c.send(resp)
 }
 
+// withinLimits keeps what may be made beside what exists, and answers the
+// rest.
+func (a *API) withinLimits(img *metastore.Image, resp *kmsg.CreateTopicsResponse, specs []metastore.TopicSpec, at []int) ([]metastore.TopicSpec, []int) {
+	room := a.room(img)
+	var kept []metastore.TopicSpec
+	var keptAt []int
+	for i, s := range specs {
+		if err := room.take(1, len(s.Assignment)); err != nil {
+			createError(&resp.Topics[at[i]], err)
+			continue
+		}
+		kept, keptAt = append(kept, s), append(keptAt, at[i])
+	}
+	return kept, keptAt
+}
+
+// newCreated is the answer of a topic of which nothing is known.
+func newCreated(name string) kmsg.CreateTopicsResponseTopic {
+	out := kmsg.NewCreateTopicsResponseTopic()
+	out.Topic, out.NumPartitions, out.ReplicationFactor = name, -1, -1
+	out.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
+	return out
+}
+
 // createError makes out an error, if there is one.
 func createError(out *kmsg.CreateTopicsResponseTopic, err error) {
 	if err == nil {
 		return
 	}
-	name := out.Topic
-	*out = kmsg.NewCreateTopicsResponseTopic()
-	out.Topic, out.NumPartitions, out.ReplicationFactor = name, -1, -1
+	*out = newCreated(out.Topic)
 	out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
 }
 
 // topicSpec checks one topic of the request, in the order that Kafka does.
 func (a *API) topicSpec(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) (metastore.TopicSpec, error) {
-	spec := metastore.TopicSpec{Name: in.Topic, Configs: map[string]string{}}
-	if isInternal(in.Topic) && img.Topics[in.Topic] == nil {
-		return spec, fail(kerr.InvalidRequest, "topic %s is internal; the broker makes it when it is needed", in.Topic)
+	spec := metastore.TopicSpec{Name: in.Topic, Internal: isInternal(in.Topic), Configs: map[string]string{}}
+	if in.Topic == metadataTopic {
+		return spec, fail(kerr.InvalidRequest, "topic %s stands for the metadata, which is not in a topic", in.Topic)
+	}
+	if in.Topic == offsetsTopic {
+		// As the broker makes it, where the client names nothing else: offsets do not go by age.
+		spec.Configs["segment.bytes"], spec.Configs["retention.ms"] = strconv.Itoa(a.deps.Config().Groups.OffsetsSegmentBytes), "-1"
 	}
 	if err := checkTopicName(in.Topic); err != nil {
 		return spec, err
@@ -127,6 +171,10 @@ func (a *API) topicSpec(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic)
 			r = a.deps.Config().Topics.ReplicationFactor
 		}
 		spec.Assignment, err = a.place(img, 0, n, r)
+	}
+	if want := a.deps.Config().Groups.OffsetsPartitions; err == nil && in.Topic == offsetsTopic && len(spec.Assignment) != int(want) {
+		// Which partition holds a group follows from how many there are.
+		err = fail(kerr.InvalidPartitions, "topic %s must have %d partitions, the broker's offsets.topic.num.partitions", in.Topic, want)
 	}
 	return spec, err
 }
@@ -197,7 +245,7 @@ func describeCreated(out *kmsg.CreateTopicsResponseTopic, spec *metastore.TopicS
 		rc.Name, rc.Source = d.Name, int8(kmsg.ConfigSourceDefaultConfig)
 		value := d.Default
 		if v, ok := spec.Configs[d.Name]; ok {
-			value, rc.Source = topicconfig.Canonical(d.Name, v), int8(kmsg.ConfigSourceDynamicTopicConfig)
+			value, rc.Source = v, int8(kmsg.ConfigSourceDynamicTopicConfig)
 		}
 		rc.Value = &value
 		out.Configs = append(out.Configs, rc)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -29,6 +30,24 @@ func (a *API) deleteTopics(c *call) {
 			t.Topic = &req.TopicNames[i]
 			asked = append(asked, t)
 		}
+	}
+	var refused *kerr.Error
+	switch {
+	case !a.deps.Config().Topics.Delete && req.Version < 3:
+		refused = kerr.InvalidRequest // the code below is newer
+	case !a.deps.Config().Topics.Delete:
+		refused = kerr.TopicDeletionDisabled
+	case expired(req.TimeoutMillis):
+		refused = kerr.RequestTimedOut
+	}
+	if refused != nil {
+		for _, t := range asked {
+			out := kmsg.NewDeleteTopicsResponseTopic()
+			out.Topic, out.TopicID, out.ErrorCode = t.Topic, t.TopicID, refused.Code
+			resp.Topics = append(resp.Topics, out)
+		}
+		c.send(resp)
+		return
 	}
 	revision := int64(0)
 	for _, d := range plan(a.deps.Meta.Image(), asked) {
@@ -116,10 +135,12 @@ func plan(img *metastore.Image, asked []kmsg.DeleteTopicsRequestTopic) []*deleti
 		out = append(out, d)
 	}
 	for _, d := range byName {
-		if d.topic != nil && byID[d.topic.ID] != nil && d.err == nil {
-			d.err = fail(kerr.InvalidRequest, "the request names the topic by its id too")
-			byID[d.topic.ID].err = d.err
+		if d.topic == nil || byID[d.topic.ID] == nil || d.err != nil {
+			continue
 		}
+		again := byID[d.topic.ID]
+		d.id, d.err = d.topic.ID, fail(kerr.InvalidRequest, "the request names the topic by its id too")
+		out = slices.DeleteFunc(out, func(o *deletion) bool { return o == again })
 	}
 	return out
 }

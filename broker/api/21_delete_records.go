@@ -17,7 +17,7 @@ func (a *API) deleteRecords(c *call) {
 	req := c.req.Body.(*kmsg.DeleteRecordsRequest)
 	resp := response[*kmsg.DeleteRecordsResponse](c)
 	img := a.deps.Meta.Image()
-	for _, t := range req.Topics {
+	for _, t := range deletions(req) {
 		out := kmsg.NewDeleteRecordsResponseTopic()
 		out.Topic = t.Topic
 		for _, p := range t.Partitions {
@@ -36,6 +36,31 @@ func (a *API) deleteRecords(c *call) {
 		resp.Topics = append(resp.Topics, out)
 	}
 	c.send(resp)
+}
+
+// deletions gives the partitions that a request names, each once: the last
+// offset named for it counts.
+func deletions(req *kmsg.DeleteRecordsRequest) []kmsg.DeleteRecordsRequestTopic {
+	var out []kmsg.DeleteRecordsRequestTopic
+	topics, parts := map[string]int{}, map[record.TopicPartition]int{}
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			i, ok := topics[t.Topic]
+			if !ok {
+				i = len(out)
+				topics[t.Topic] = i
+				out = append(out, kmsg.DeleteRecordsRequestTopic{Topic: t.Topic})
+			}
+			tp := record.TopicPartition{Topic: t.Topic, Partition: record.PartitionID(p.Partition)}
+			if j, again := parts[tp]; again {
+				out[i].Partitions[j] = p
+				continue
+			}
+			parts[tp] = len(out[i].Partitions)
+			out[i].Partitions = append(out[i].Partitions, p)
+		}
+	}
+	return out
 }
 
 func (a *API) deleteRecordsOf(t *metastore.Topic, p int32, before int64) (record.Offset, error) {

@@ -18,6 +18,15 @@ import (
 func (a *API) createPartitions(c *call) {
 	req := c.req.Body.(*kmsg.CreatePartitionsRequest)
 	resp := response[*kmsg.CreatePartitionsResponse](c)
+	if expired(req.TimeoutMillis) {
+		for i := range req.Topics {
+			out := kmsg.NewCreatePartitionsResponseTopic()
+			out.Topic, out.ErrorCode = req.Topics[i].Topic, kerr.RequestTimedOut.Code
+			resp.Topics = append(resp.Topics, out)
+		}
+		c.send(resp)
+		return
+	}
 	ctx, cancel := c.deadline(req.TimeoutMillis)
 	defer cancel()
 	count := map[string]int{}
@@ -37,7 +46,9 @@ func (a *API) createPartitions(c *call) {
 		if err != nil && codeOf(err) == kerr.UnknownServerError.Code {
 			a.failed("create partitions failed", "topic", in.Topic, "error", err)
 		}
-		out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
+		if out.ErrorCode = codeOf(err); err != error(kerr.UnknownTopicOrPartition) {
+			out.ErrorMessage = messageOf(err)
+		}
 		resp.Topics = append(resp.Topics, out)
 	}
 	c.send(resp)
@@ -56,6 +67,9 @@ func (a *API) addPartitions(ctx context.Context, in *kmsg.CreatePartitionsReques
 		return fail(kerr.InvalidTopicException, "topic %s is internal; its number of partitions cannot be changed", t.Name)
 	}
 	assignment, err := a.newPartitions(img, t, in)
+	if err == nil {
+		err = a.room(img).take(0, len(assignment))
+	}
 	if err != nil || validateOnly {
 		return err
 	}

@@ -20,7 +20,6 @@ func (a *API) describeCluster(c *call) {
 	resp.EndpointType = 1
 	var err error
 	if req.Version >= 1 && req.EndpointType != 1 {
-		resp.EndpointType = req.EndpointType
 		err = fail(kerr.UnsupportedEndpointType, "endpoint type %d is unknown", req.EndpointType)
 		if req.EndpointType == 2 {
 			err = fail(kerr.MismatchedEndpointType, "this is a broker's endpoint; controllers have none of their own")

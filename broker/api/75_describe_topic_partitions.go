@@ -10,10 +10,6 @@ import (
 	"github.com/firnlog/firn/metastore"
 )
 
-// maxDescribedPartitions is the most that one reply describes, Kafka's default
-// of max.request.partition.size.limit.
-const maxDescribedPartitions = 2000
-
 // DescribeTopicPartitions, version 0, flexible (KIP-966): topics in the order
 // of their names, a page of partitions at a time; the cursor is where a page
 // begins. No topics means all. Logs are not replicated yet, so that no replica
@@ -32,7 +28,7 @@ func (a *API) describeTopicPartitions(c *call) {
 		c.send(resp)
 		return
 	}
-	room := max(1, min(int(req.ResponsePartitionLimit), maxDescribedPartitions))
+	room := max(1, min(int(req.ResponsePartitionLimit), a.deps.Config().Topics.MaxDescribed))
 	for i, name := range names {
 		if room == 0 {
 			resp.NextCursor = nextCursor(name, 0)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -22,6 +23,7 @@ import (
 	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/telemetry"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
@@ -108,11 +110,13 @@ type API struct {
 	log  *slog.Logger
 	now  func() time.Time
 
-	sessions  *sessionCache
-	producers producerIDs
-	waiting   atomic.Int64  // fetches that wait
-	cold      chan struct{} // a place for each cold read
-	slow      chan struct{} // a place for each request that waits
+	sessions   *sessionCache
+	producers  producerIDs
+	telemetry  *telemetry.Manager
+	subscribed atomic.Pointer[metastore.Image] // whose client metrics configs telemetry has
+	waiting    atomic.Int64                    // fetches that wait
+	cold       chan struct{}                   // a place for each cold read
+	slow       chan struct{}                   // a place for each request that waits
 
 	latency map[int16]*metrics.Histogram // of answers, by API key
 
@@ -138,6 +142,7 @@ func New(cfg Config, deps Deps) *API {
 	a.sessions = newSessionCache(cfg.FetchSessions, cfg.FetchSessionParts, cfg.FetchSessionMinAge, a.now)
 	a.producers.block = cfg.ProducerIDBlock
 	a.producers.take = deps.Meta.AllocateProducerIDs
+	a.telemetry = telemetry.New(telemetry.Config{Now: a.now})
 	a.cold = make(chan struct{}, cfg.ColdReads)
 	a.slow = make(chan struct{}, cfg.SlowRequests)
 	a.latency = make(map[int16]*metrics.Histogram, len(operations))
@@ -154,6 +159,9 @@ func defaultConfigs() *brokerconfig.Values {
 	}
 	return v
 }
+
+// WriteMetrics writes the series that clients pushed, as Prometheus reads them.
+func (a *API) WriteMetrics(w io.Writer) { a.telemetry.WritePrometheus(w) }
 
 // operation is how one API key is answered.
 type operation struct {
@@ -200,6 +208,8 @@ var operations = map[int16]operation{
 	60: {handle: (*API).describeCluster},
 	61: {handle: (*API).describeProducers},
 	64: {handle: (*API).unregisterBroker},
+	71: {handle: (*API).getTelemetrySubscriptions},
+	72: {handle: (*API).pushTelemetry, waits: true},
 	75: {handle: (*API).describeTopicPartitions},
 }
 
@@ -313,6 +323,10 @@ func (a *API) panicked(c *call, v any) {
 		"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	c.reply(wire.Reply{Close: true, Reason: "internal error"})
 }
+
+// expired says whether a request came with no time to do it in: Kafka then
+// tries nothing and answers everything with REQUEST_TIMED_OUT, without words.
+func expired(ms int32) bool { return ms <= 0 }
 
 // deadline gives a context that ends after the request's own timeout in
 // milliseconds, within limits that keep it from being useless or endless.

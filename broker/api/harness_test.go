@@ -96,7 +96,7 @@ func startHarness(dir string) (*harness, error) {
 		return nil, err
 	}
 	h.deps = Deps{Log: log, Meta: meta, Partitions: h, Groups: h.groups, Tier: &tiering.Manager{}, EnsureOffsetsTopic: h.ensureOffsets, Config: func() *brokerconfig.Values { return values }}
-	h.api = New(Config{BrokerID: testBroker}, h.deps)
+	h.api = New(Config{BrokerID: testBroker, LogDir: dir}, h.deps)
 	deadline := time.Now().Add(10 * time.Second)
 	for len(meta.Image().Brokers) == 0 {
 		if time.Now().After(deadline) {

@@ -4,11 +4,15 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/VictoriaMetrics/metrics"
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
+
+// topicsRefused counts requests for topics and partitions above the limits.
+var topicsRefused = metrics.NewCounter("firn_api_topics_refused_total")
 
 // place spreads partitions [first, first+n) over the live brokers, round
 // robin, so that leaders and replicas are even.
@@ -50,4 +54,34 @@ func checkReplicas(img *metastore.Image, ids []int32, want int) ([]record.Broker
 		return nil, fail(kerr.InvalidReplicaAssignment, "a partition has %d replicas where others of the topic have %d", len(out), want)
 	}
 	return out, nil
+}
+
+// room is how many topics and partitions the cluster may have more than it
+// has.
+type room struct {
+	topics, partitions       int
+	maxTopics, maxPartitions int
+}
+
+func (a *API) room(img *metastore.Image) *room {
+	limits := a.deps.Config().Topics
+	r := &room{maxTopics: limits.MaxTopics, maxPartitions: limits.MaxPartitions}
+	r.topics = r.maxTopics - len(img.Topics)
+	r.partitions = r.maxPartitions - img.Partitions
+	return r
+}
+
+// take uses room up, or says that there is not enough of it.
+func (r *room) take(topics, partitions int) error {
+	switch {
+	case topics > r.topics:
+		topicsRefused.Inc()
+		return fail(kerr.PolicyViolation, "there can be %d topics: delete some, or raise firn.max.topics", r.maxTopics)
+	case partitions > r.partitions:
+		topicsRefused.Inc()
+		return fail(kerr.PolicyViolation, "there can be %d partitions: delete topics, or raise firn.max.partitions", r.maxPartitions)
+	}
+	r.topics -= topics
+	r.partitions -= partitions
+	return nil
 }

@@ -16,8 +16,10 @@ const (
 	metadataTopic     = "__cluster_metadata"
 )
 
+// isInternal says whether clients are told that a topic of this name is the
+// broker's own.
 func isInternal(name string) bool {
-	return name == offsetsTopic || name == transactionsTopic || name == shareTopic || name == metadataTopic
+	return name == offsetsTopic || name == transactionsTopic || name == shareTopic
 }
 
 // checkTopicName says whether a topic may have this name: 1 to 249 of the

@@ -35,12 +35,12 @@ func byTopicID(id record.TopicID) kmsg.MetadataRequestTopic {
 
 func TestMetadata(t *testing.T) {
 	topic := makeTopic(t, 3)
-	got := metadataOf(t, shared.api, 12, false, byTopic(topic.Name), byTopicID(topic.ID), byTopic("absent-m"), byTopic("no good"), byTopicID(record.TopicID{3}), byTopic(topic.Name))
-	if len(got.Topics) != 5 {
-		t.Fatalf("%d topics, want each once", len(got.Topics))
+	got := metadataOf(t, shared.api, 12, false, byTopic("absent-m"), byTopic(topic.Name), byTopic("no good"), byTopic(topic.Name))
+	ids := metadataOf(t, shared.api, 12, false, byTopic("absent-m"), byTopicID(topic.ID), byTopicID(record.TopicID{3}), byTopicID(topic.ID))
+	if len(got.Topics) != 3 || len(ids.Topics) != 2 {
+		t.Fatalf("%d and %d topics, want each once, and no names beside ids", len(got.Topics), len(ids.Topics))
 	}
-	for i := range 2 {
-		mt := got.Topics[i]
+	for _, mt := range []kmsg.MetadataResponseTopic{got.Topics[0], ids.Topics[1]} {
 		if mt.ErrorCode != 0 || *mt.Topic != topic.Name || record.TopicID(mt.TopicID) != topic.ID || len(mt.Partitions) != 3 || mt.AuthorizedOperations != unset {
 			t.Errorf("got %+v", mt)
 		}
@@ -50,16 +50,21 @@ func TestMetadata(t *testing.T) {
 			}
 		}
 	}
-	wantCode(t, "absent", got.Topics[2].ErrorCode, kerr.UnknownTopicOrPartition)
-	wantCode(t, "illegal", got.Topics[3].ErrorCode, kerr.InvalidTopicException)
-	wantCode(t, "unknown id", got.Topics[4].ErrorCode, kerr.UnknownTopicID)
-	if got.Topics[4].Topic != nil {
+	wantCode(t, "absent", got.Topics[1].ErrorCode, kerr.UnknownTopicOrPartition)
+	wantCode(t, "illegal", got.Topics[2].ErrorCode, kerr.InvalidTopicException)
+	wantCode(t, "unknown id", ids.Topics[0].ErrorCode, kerr.UnknownTopicID)
+	if ids.Topics[0].Topic != nil {
 		t.Error("an unknown id has a name")
 	}
 	if b := got.Brokers[0]; b.Host != "firn.test" || b.Port != 9092 || b.Rack == nil || *b.Rack != "r1" {
 		t.Errorf("got %+v", b)
 	}
 	wantCode(t, "id in version 11", metadataOf(t, shared.api, 11, false, byTopicID(topic.ID)).Topics[0].ErrorCode, kerr.InvalidRequest)
+	nothing := metadataOf(t, shared.api, 13, false, byTopic(topic.Name), kmsg.NewMetadataRequestTopic())
+	wantCode(t, "neither name nor id", nothing.ErrorCode, kerr.UnknownServerError)
+	if len(nothing.Brokers) != 0 || len(nothing.Topics) != 2 || nothing.Topics[0].ErrorCode != kerr.UnknownServerError.Code {
+		t.Errorf("got %+v", nothing)
+	}
 }
 
 func TestMetadataAllOrNone(t *testing.T) {
@@ -110,7 +115,7 @@ func TestAutoCreate(t *testing.T) {
 	wantCode(t, "internal name", got.Topics[2].ErrorCode, kerr.UnknownTopicOrPartition)
 	dotted := fmt.Sprintf("auto.%d", topicCount.Add(1))
 	metadataOf(t, shared.api, 12, true, byTopic(dotted))
-	wantCode(t, "collision", metadataOf(t, shared.api, 12, true, byTopic(strings.ReplaceAll(dotted, ".", "_"))).Topics[0].ErrorCode, kerr.InvalidTopicException)
+	wantCode(t, "collision", metadataOf(t, shared.api, 12, true, byTopic(strings.ReplaceAll(dotted, ".", "_"))).Topics[0].ErrorCode, kerr.UnknownTopicOrPartition)
 }
 
 // hidden says that nothing is open here.
@@ -187,7 +192,7 @@ func TestCreateTopicsErrors(t *testing.T) {
 		{"long name", func(rt rq) { rt.Topic = strings.Repeat("x", 250) }, kerr.InvalidTopicException, "249"},
 		{"bad character", func(rt rq) { rt.Topic = "a/b" }, kerr.InvalidTopicException, "character"},
 		{"collision", func(rt rq) { rt.Topic = fmt.Sprintf("collide_x%d", n) }, kerr.InvalidTopicException, "collide.x"},
-		{"internal", func(rt rq) { rt.Topic = "__transaction_state" }, kerr.InvalidRequest, "internal"},
+		{"metadata", func(rt rq) { rt.Topic = metadataTopic }, kerr.InvalidRequest, "not in a topic"},
 		{"no partitions", func(rt rq) { rt.NumPartitions = 0 }, kerr.InvalidPartitions, "above 0"},
 		{"negative partitions", func(rt rq) { rt.NumPartitions = -2 }, kerr.InvalidPartitions, "above 0"},
 		{"too many partitions", func(rt rq) { rt.NumPartitions = 1 << 30 }, kerr.PolicyViolation, "at most"},
@@ -312,7 +317,7 @@ func TestDeleteTopics(t *testing.T) {
 		{"both", []kmsg.DeleteTopicsRequestTopic{both}, []*kerr.Error{kerr.InvalidRequest}},
 		{"name twice", []kmsg.DeleteTopicsRequestTopic{name(one.Name), name(one.Name)}, []*kerr.Error{kerr.InvalidRequest}},
 		{"id twice", []kmsg.DeleteTopicsRequestTopic{id(one.ID), id(one.ID)}, []*kerr.Error{kerr.InvalidRequest}},
-		{"name and its id", []kmsg.DeleteTopicsRequestTopic{id(one.ID), name(one.Name)}, []*kerr.Error{kerr.InvalidRequest, kerr.InvalidRequest}},
+		{"name and its id", []kmsg.DeleteTopicsRequestTopic{id(one.ID), name(one.Name)}, []*kerr.Error{kerr.InvalidRequest}},
 		{"unknown name", []kmsg.DeleteTopicsRequestTopic{name("absent")}, []*kerr.Error{kerr.UnknownTopicOrPartition}},
 		{"unknown id", []kmsg.DeleteTopicsRequestTopic{id(record.TopicID{8})}, []*kerr.Error{kerr.UnknownTopicID}},
 		{"internal", []kmsg.DeleteTopicsRequestTopic{name(offsetsTopic)}, []*kerr.Error{kerr.InvalidTopicException}},
@@ -447,8 +452,12 @@ func TestApiVersions(t *testing.T) {
 	} {
 		got := ask[*kmsg.ApiVersionsResponse](t, &kmsg.ApiVersionsRequest{Version: 3, ClientSoftwareName: c.name, ClientSoftwareVersion: c.version})
 		wantCode(t, c.name, got.ErrorCode, c.want)
-		if len(got.FinalizedFeatures)+len(got.SupportedFeatures) != 0 {
-			t.Error("features are listed")
+		if c.want != nil {
+			continue
+		}
+		if len(got.FinalizedFeatures) != 1 || got.FinalizedFeatures[0].Name != "metadata.version" || got.FinalizedFeatures[0].MaxVersionLevel != 30 ||
+			len(got.SupportedFeatures) != 1 || got.FinalizedFeaturesEpoch < 1 {
+			t.Errorf("features %+v %+v, epoch %d", got.FinalizedFeatures, got.SupportedFeatures, got.FinalizedFeaturesEpoch)
 		}
 	}
 	wantCode(t, "no name before version 3", ask[*kmsg.ApiVersionsResponse](t, &kmsg.ApiVersionsRequest{Version: 2}).ErrorCode, nil)

@@ -1,0 +1,223 @@
+package api
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+)
+
+// adminSweepRequest fills in the requests of administration that
+// TestEveryVersion sends.
+func adminSweepRequest(req kmsg.Request) {
+	name := sweepTopic.Name
+	switch r := req.(type) {
+	case *kmsg.AlterReplicaLogDirsRequest:
+		r.Dirs = []kmsg.AlterReplicaLogDirsRequestDir{{Dir: shared.api.cfg.LogDir, Topics: []kmsg.AlterReplicaLogDirsRequestDirTopic{{Topic: name, Partitions: []int32{0}}}}}
+	case *kmsg.ElectLeadersRequest:
+		r.Topics, r.TimeoutMillis = []kmsg.ElectLeadersRequestTopic{{Topic: name, Partitions: []int32{0}}}, 1000
+	case *kmsg.AlterPartitionAssignmentsRequest:
+		r.Topics, r.TimeoutMillis = []kmsg.AlterPartitionAssignmentsRequestTopic{reassignment(name, 0, []int32{testBroker})}, 1000
+	case *kmsg.DescribeQuorumRequest:
+		r.Topics = []kmsg.DescribeQuorumRequestTopic{{Topic: metadataTopic, Partitions: []kmsg.DescribeQuorumRequestTopicPartition{{}}}}
+	case *kmsg.UpdateFeaturesRequest:
+		r.FeatureUpdates = []kmsg.UpdateFeaturesRequestFeatureUpdate{{Feature: "metadata.version", MaxVersionLevel: 30, UpgradeType: 1}}
+	case *kmsg.DescribeProducersRequest:
+		r.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: name, Partitions: []int32{0}}}
+	case *kmsg.UnregisterBrokerRequest:
+		r.BrokerID = 4000
+	}
+}
+
+func reassignment(topic string, p int32, replicas []int32) kmsg.AlterPartitionAssignmentsRequestTopic {
+	return kmsg.AlterPartitionAssignmentsRequestTopic{Topic: topic, Partitions: []kmsg.AlterPartitionAssignmentsRequestTopicPartition{{Partition: p, Replicas: replicas}}}
+}
+
+// adminSweepCheck looks at replies of administration; false for others.
+func adminSweepCheck(t *testing.T, version int16, resp kmsg.Response, want *kerr.Error) bool {
+	name := fmt.Sprintf("%s version %d", kmsg.NameForKey(resp.Key()), version)
+	switch r := resp.(type) {
+	case *kmsg.AlterReplicaLogDirsResponse:
+		wantCode(t, name, r.Topics[0].Partitions[0].ErrorCode, want)
+	case *kmsg.DescribeLogDirsResponse:
+		wantCode(t, name, r.Dirs[0].ErrorCode, want)
+		size := int64(-1)
+		for _, topic := range r.Dirs[0].Topics {
+			if topic.Topic == sweepTopic.Name {
+				size = topic.Partitions[0].Size
+			}
+		}
+		if d := r.Dirs[0]; d.Dir != shared.api.cfg.LogDir || size <= 0 || (d.TotalBytes > 0 && d.TotalBytes >= d.UsableBytes) != (version >= 4) {
+			t.Errorf("%s: got %+v, %d bytes", name, d, size)
+		}
+	case *kmsg.ElectLeadersResponse:
+		wantCode(t, name, r.ErrorCode, want)
+		wantCode(t, name, r.Topics[0].Partitions[0].ErrorCode, kerr.ElectionNotNeeded)
+	case *kmsg.AlterPartitionAssignmentsResponse:
+		wantCode(t, name, r.ErrorCode, want)
+		wantCode(t, name, r.Topics[0].Partitions[0].ErrorCode, want)
+	case *kmsg.ListPartitionReassignmentsResponse:
+		wantCode(t, name, r.ErrorCode, want)
+	case *kmsg.DescribeQuorumResponse:
+		wantCode(t, name, r.ErrorCode, want)
+		p := r.Topics[0].Partitions[0]
+		if p.ErrorCode != 0 || p.LeaderID != testBroker || p.LeaderEpoch < 1 || p.HighWatermark < 1 || len(p.CurrentVoters) != 1 || p.CurrentVoters[0].LogEndOffset < p.HighWatermark {
+			t.Errorf("%s: got %+v", name, p)
+		}
+		if (len(r.Nodes) == 1 && r.Nodes[0].Listeners[0].Port == 9092) != (version >= 2) {
+			t.Errorf("%s: nodes %+v", name, r.Nodes)
+		}
+	case *kmsg.UpdateFeaturesResponse:
+		wantCode(t, name, r.ErrorCode, want)
+		if (len(r.Results) == 1) != (version < 2) {
+			t.Errorf("%s: results %+v", name, r.Results)
+		}
+	case *kmsg.DescribeProducersResponse:
+		wantCode(t, name, r.Topics[0].Partitions[0].ErrorCode, want)
+	case *kmsg.UnregisterBrokerResponse:
+		wantCode(t, name, r.ErrorCode, kerr.BrokerIDNotRegistered)
+	case *kmsg.GetTelemetrySubscriptionsResponse:
+		wantCode(t, name, r.ErrorCode, want)
+		if r.ClientInstanceID == [16]byte{} || r.PushIntervalMillis != 300_000 || r.TelemetryMaxBytes != 1<<20 || len(r.RequestedMetrics) != 0 {
+			t.Errorf("%s: got %+v", name, r)
+		}
+	case *kmsg.PushTelemetryResponse:
+		wantCode(t, name, r.ErrorCode, kerr.InvalidRequest) // no instance id
+	case *kmsg.DescribeTopicPartitionsResponse:
+		if len(r.Topics) < 1 {
+			t.Errorf("%s: no topics", name)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func TestReassign(t *testing.T) {
+	img := &metastore.Image{Brokers: map[record.BrokerID]metastore.Broker{1: {ID: 1}, 2: {ID: 2}}}
+	topic := &metastore.Topic{Name: "t", Partitions: []metastore.Partition{{Leader: 1, Replicas: []record.BrokerID{1}}}}
+	for _, c := range []struct {
+		what     string
+		topic    *metastore.Topic
+		p        int32
+		replicas []int32
+		resize   bool
+		want     *kerr.Error
+	}{
+		{"to itself", topic, 0, []int32{1}, true, nil},
+		{"unknown topic", nil, 0, []int32{1}, true, kerr.UnknownTopicOrPartition},
+		{"unknown partition", topic, 1, []int32{1}, true, kerr.UnknownTopicOrPartition},
+		{"negative partition", topic, -1, nil, true, kerr.UnknownTopicOrPartition},
+		{"cancel", topic, 0, nil, true, kerr.NoReassignmentInProgress},
+		{"to nobody", topic, 0, []int32{}, true, kerr.InvalidReplicaAssignment},
+		{"to a stranger", topic, 0, []int32{3}, true, kerr.InvalidReplicaAssignment},
+		{"to one twice", topic, 0, []int32{1, 1}, true, kerr.InvalidReplicaAssignment},
+		{"to another", topic, 0, []int32{2}, true, kerr.InvalidReplicaAssignment},
+		{"to more, which is not allowed", topic, 0, []int32{1, 2}, false, kerr.InvalidReplicationFactor},
+	} {
+		err := reassign(img, c.topic, reassignment("t", c.p, c.replicas).Partitions[0], c.resize)
+		wantCode(t, c.what, codeOf(err), c.want)
+	}
+}
+
+func TestElection(t *testing.T) {
+	img := &metastore.Image{Brokers: map[record.BrokerID]metastore.Broker{1: {ID: 1}}}
+	topic := &metastore.Topic{Name: "t", Partitions: []metastore.Partition{
+		{Leader: 1, Replicas: []record.BrokerID{1}}, {Leader: 2, Replicas: []record.BrokerID{2}}, {Leader: 1, Replicas: []record.BrokerID{2, 1}},
+	}}
+	for _, c := range []struct {
+		what string
+		p    int32
+		kind int8
+		want *kerr.Error
+	}{
+		{"preferred leads", 0, electPreferred, kerr.ElectionNotNeeded},
+		{"somebody leads", 2, electUnclean, kerr.ElectionNotNeeded},
+		{"preferred is away", 1, electPreferred, kerr.PreferredLeaderNotAvailable},
+		{"all are away", 1, electUnclean, kerr.EligibleLeadersNotAvailable},
+		{"another leads", 2, electPreferred, kerr.PreferredLeaderNotAvailable},
+		{"unknown", 3, electPreferred, kerr.UnknownTopicOrPartition},
+	} {
+		wantCode(t, c.what, codeOf(election(img, topic, c.p, c.kind)), c.want)
+	}
+}
+
+// Pages put together are all partitions, each once, in order.
+func TestDescribeTopicPages(t *testing.T) {
+	topics := []*metastore.Topic{makeTopic(t, 3), makeTopic(t, 1), makeTopic(t, 5)}
+	for limit := int32(1); limit <= 10; limit++ {
+		req := kmsg.NewPtrDescribeTopicPartitionsRequest()
+		req.ResponsePartitionLimit = limit
+		for _, topic := range topics {
+			req.Topics = append(req.Topics, kmsg.DescribeTopicPartitionsRequestTopic{Topic: topic.Name})
+		}
+		seen := map[record.TopicID][]int32{}
+		pages := 0
+		for more := true; more; pages++ {
+			resp := ask[*kmsg.DescribeTopicPartitionsResponse](t, req)
+			n := 0
+			for _, topic := range resp.Topics {
+				for _, p := range topic.Partitions {
+					seen[topic.TopicID] = append(seen[topic.TopicID], p.Partition)
+					n++
+				}
+			}
+			if n > int(limit) || n == 0 {
+				t.Fatalf("limit %d: a page of %d", limit, n)
+			}
+			if more = resp.NextCursor != nil; more {
+				req.Cursor = &kmsg.DescribeTopicPartitionsRequestCursor{Topic: resp.NextCursor.Topic, Partition: resp.NextCursor.Partition}
+			}
+		}
+		for _, topic := range topics {
+			want := []int32{0, 1, 2, 3, 4}[:len(topic.Partitions)]
+			if fmt.Sprint(seen[topic.ID]) != fmt.Sprint(want) {
+				t.Errorf("limit %d: %s has %v, want %v", limit, topic.Name, seen[topic.ID], want)
+			}
+		}
+		if want := (9 + int(limit) - 1) / int(limit); pages != want {
+			t.Errorf("limit %d: %d pages, want %d", limit, pages, want)
+		}
+	}
+}
+
+func TestTopicLimits(t *testing.T) {
+	have := shared.meta.Image()
+	deps := shared.deps
+	with := func(name string, n int) *API {
+		deps.Config = configured(t, name, fmt.Sprint(n))
+		return New(Config{BrokerID: testBroker}, deps)
+	}
+	create := func(a *API, partitions int32) int16 {
+		req := kmsg.NewPtrCreateTopicsRequest()
+		req.Version, req.TimeoutMillis, req.ValidateOnly = 7, 10_000, true
+		req.Topics = []kmsg.CreateTopicsRequestTopic{{Topic: "limited", NumPartitions: partitions, ReplicationFactor: 1}}
+		return askOf[*kmsg.CreateTopicsResponse](t, a, req).Topics[0].ErrorCode
+	}
+	refusedBefore := topicsRefused.Get()
+	wantCode(t, "no room for a topic", create(with("firn.max.topics", len(have.Topics)), 1), kerr.PolicyViolation)
+	wantCode(t, "room for a topic", create(with("firn.max.topics", len(have.Topics)+1), 1), nil)
+	wantCode(t, "no room for partitions", create(with("firn.max.partitions", have.Partitions+2), 3), kerr.PolicyViolation)
+	wantCode(t, "room for partitions", create(with("firn.max.partitions", have.Partitions+3), 3), nil)
+	if got := topicsRefused.Get() - refusedBefore; got != 2 {
+		t.Errorf("%d refusals counted, want 2", got)
+	}
+}
+
+func TestTopicDeletionSwitchedOff(t *testing.T) {
+	topic := makeTopic(t, 1)
+	deps := shared.deps
+	deps.Config = configured(t, "delete.topic.enable", "false")
+	a := New(Config{BrokerID: testBroker}, deps)
+	for version, want := range map[int16]*kerr.Error{1: kerr.InvalidRequest, 3: kerr.TopicDeletionDisabled, 5: kerr.TopicDeletionDisabled} {
+		resp := askOf[*kmsg.DeleteTopicsResponse](t, a, &kmsg.DeleteTopicsRequest{Version: version, TopicNames: []string{topic.Name}, TimeoutMillis: 10_000})
+		wantCode(t, fmt.Sprint("version ", version), resp.Topics[0].ErrorCode, want)
+	}
+	if shared.meta.Image().Topics[topic.Name] == nil {
+		t.Error("the topic was deleted")
+	}
+}
