@@ -17,8 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
-
 	"github.com/firnlog/firn/broker/api"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
@@ -50,6 +48,7 @@ type Deps struct {
 	Log      *slog.Logger
 	Store    objectstore.Store // closed by the broker
 	StoreURL string            // for people to read, without credentials
+	LogLevel *slog.LevelVar    // Log's level; nil: clients cannot change it
 }
 
 // Broker is a running broker.
@@ -68,7 +67,6 @@ type Broker struct {
 	topics          *topics
 	wire            *wire.Server
 	http            *http.Server
-	series          *metrics.Set // what clients pushed, on /metrics
 
 	storeErr atomic.Pointer[string] // why the store cannot be used, nil: it can, or is not known yet
 	ready    atomic.Bool
@@ -120,12 +118,12 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		Tier:               b.tier,
 		EnsureOffsetsTopic: b.groups.ensureTopic,
 		Config:             b.configs.values,
+		LogLevel:           deps.LogLevel,
 	})
 	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
-	b.series = metrics.NewSet()
-	b.series.RegisterMetricsWriter(handler.WriteMetrics)
-	metrics.RegisterSet(b.series)
 	b.http = b.httpServer()
+	// Calls come from one goroutine; the image of this moment comes first.
+	b.unwatch = b.meta.OnChange(b.apply)
 	if err := b.meta.Register(ctx); err != nil {
 		return nil, fmt.Errorf("register this broker: %w", err)
 	}
@@ -179,8 +177,7 @@ func (b *Broker) openTiering(ctx context.Context) (err error) {
 	return err
 }
 
-// openPartitions brings the partitions to what the metastore says, and keeps
-// them there from now on.
+// openPartitions brings the partitions to what the metastore says.
 func (b *Broker) openPartitions(ctx context.Context) error {
 	offsetsParts := b.configs.values().Groups.OffsetsPartitions
 	if ot := b.meta.Image().Topics[offsetsTopic]; ot != nil && len(ot.Partitions) != int(offsetsParts) {
@@ -199,18 +196,19 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	if err := b.topics.setStraysAside(img); err != nil {
 		return fmt.Errorf("folders of deleted topics: %w", err)
 	}
-	// The watch calls apply from one goroutine; the first image is applied
-	// before it may.
-	first := make(chan struct{})
-	b.unwatch = b.meta.OnChange(func(img *metastore.Image) {
-		<-first
-		v := b.configs.update(img)
-		coord.SetConfig(groupConfig(v, offsetsParts))
-		b.topics.apply(img, v)
-	})
 	b.topics.apply(img, b.configs.values())
-	close(first)
 	return ctx.Err()
+}
+
+// apply brings broker configs and partitions to what the metadata says.
+func (b *Broker) apply(img *metastore.Image) {
+	was := b.configs.values()
+	v := b.configs.update(img)
+	if v != was {
+		b.wire.SetConfig(wireConfig(v))
+		b.groups.coord.SetConfig(groupConfig(v, b.groups.parts))
+	}
+	b.topics.apply(img, v)
 }
 
 // KafkaAddr is the address that Kafka clients connect to.
@@ -246,7 +244,6 @@ func (b *Broker) Serve(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { b.retention(ctx) })
-	wg.Go(func() { b.topics.cleaner.Run(ctx) })
 	wg.Go(func() { b.probeStore(ctx) })
 	go func() {
 		if err := b.http.Serve(b.httpLn); !errors.Is(err, http.ErrServerClosed) {
@@ -364,9 +361,6 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
-	}
-	if b.series != nil {
-		metrics.UnregisterSet(b.series, true)
 	}
 	if b.topics != nil {
 		b.topics.stop()

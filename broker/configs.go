@@ -5,10 +5,10 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/group"
@@ -22,9 +22,17 @@ import (
 type configs struct {
 	log    *slog.Logger
 	static map[string]string
+	id     string // this broker's, as it names its configs
 	now    atomic.Pointer[brokerconfig.Values]
-	told   string // the stored values that were ignored and told last
+
+	all, mine map[string]string // what was set for all brokers and for this one; belong to update
 }
+
+// The metastore counts what there is: firn_metastore_topics, _partitions.
+var (
+	maxTopics     = metrics.GetOrCreateGauge("firn_broker_max_topics", nil)
+	maxPartitions = metrics.GetOrCreateGauge("firn_broker_max_partitions", nil)
+)
 
 // newConfigs checks what was given at the start. Errors name the config.
 func newConfigs(given map[string]string, log *slog.Logger) (*configs, error) {
@@ -32,18 +40,16 @@ func newConfigs(given map[string]string, log *slog.Logger) (*configs, error) {
 	if c.static == nil {
 		c.static = map[string]string{}
 	}
-	v, err := brokerconfig.Resolve(c.static, nil, nil)
-	if err != nil {
+	if _, err := brokerconfig.Resolve(c.static, nil, nil); err != nil {
 		return nil, fmt.Errorf("broker config %w", err)
 	}
-	c.now.Store(v)
 	return c, nil
 }
 
 // identify adds what settings say under Kafka's names, for people who look.
 func (c *configs) identify(cfg Config, listens string, me metastore.Broker) {
-	id := strconv.Itoa(int(cfg.NodeID))
-	c.static["broker.id"], c.static["node.id"] = id, id
+	c.id = strconv.Itoa(int(cfg.NodeID))
+	c.static["broker.id"], c.static["node.id"] = c.id, c.id
 	c.static["listeners"] = "PLAINTEXT://" + listens
 	c.static["advertised.listeners"] = "PLAINTEXT://" + me.Host + ":" + strconv.Itoa(int(me.Port))
 	c.static["log.dirs"] = filepath.Join(cfg.DataDir, "logs")
@@ -55,41 +61,50 @@ func (c *configs) identify(cfg Config, listens string, me metastore.Broker) {
 func (c *configs) values() *brokerconfig.Values { return c.now.Load() }
 
 // update takes in what img says. Values that this version does not take
-// (another one stored them) are ignored, and told once.
+// (another one stored them) are ignored, and told once. Values that did not
+// change are the same pointer.
 func (c *configs) update(img *metastore.Image) *brokerconfig.Values {
-	v, ignored, err := brokerconfig.ResolveStored(c.static, nil, nil)
+	all := img.Configs[metastore.ConfigResource{Type: metastore.BrokerConfigs}]
+	mine := img.Configs[metastore.ConfigResource{Type: metastore.BrokerConfigs, Name: c.id}]
+	if c.now.Load() != nil && maps.Equal(all, c.all) && maps.Equal(mine, c.mine) {
+		return c.values()
+	}
+	v, ignored, err := brokerconfig.ResolveStored(c.static, all, mine)
 	if err != nil {
 		c.log.Error("broker configs cannot be put together; those of before stay", "error", err)
 		return c.values()
 	}
-	var lines []string
+	c.all, c.mine = all, mine
 	for _, e := range ignored {
-		lines = append(lines, e.Error())
+		c.log.Warn("a broker config that was set at run time is ignored; set it anew or delete it", "config", e)
 	}
-	slices.Sort(lines)
-	if told := strings.Join(lines, "\n"); told != c.told {
-		c.told = told
-		for _, line := range lines {
-			c.log.Warn("a broker config that was set at run time is ignored; set it anew or delete it", "config", line)
-		}
-	}
+	maxTopics.Set(float64(v.Topics.MaxTopics))
+	maxPartitions.Set(float64(v.Topics.MaxPartitions))
 	c.now.Store(v)
 	return v
 }
 
-// wireConfig are the limits as package wire takes them.
+// wireConfig are the limits as package wire takes them. Zero takes its
+// default, where these two mean zero.
 func wireConfig(v *brokerconfig.Values) wire.Config {
 	n := &v.Network
-	queued := n.QueuedBytes
-	if queued < 1 {
-		queued = 1 << 62
+	cfg := wire.Config{
+		MaxFrameBytes:       n.MaxRequestBytes,
+		MaxConnections:      n.MaxConnections,
+		MaxConnectionsPerIP: n.MaxPerIP,
+		MaxConnectionsOf:    n.PerIPOverrides,
+		MaxConnectionRate:   n.MaxConnectionRate,
+		MaxInflightBytes:    n.QueuedBytes,
+		SendBuffer:          n.SendBuffer,
+		IdleTimeout:         n.MaxIdle,
 	}
-	return wire.Config{
-		MaxFrameBytes:    n.MaxRequestBytes,
-		MaxConnections:   max(1, n.MaxConnections),
-		MaxInflightBytes: queued,
-		IdleTimeout:      n.MaxIdle,
+	if cfg.MaxConnectionsPerIP == 0 {
+		cfg.MaxConnectionsPerIP = -1
 	}
+	if cfg.MaxInflightBytes == 0 {
+		cfg.MaxInflightBytes = -1
+	}
+	return cfg
 }
 
 // groupConfig are the limits and times as package group takes them.

@@ -80,6 +80,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	defaults := a.deps.Config().Topics
 	room := a.room(img)
 	var specs []metastore.TopicSpec
+	added := 0 // partitions of specs
 	for _, name := range names {
 		if name == offsetsTopic {
 			if err := a.deps.EnsureOffsetsTopic(ctx); err != nil {
@@ -95,10 +96,14 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 		if err == nil {
 			err = room.take(1, len(assignment))
 		}
+		if err == nil {
+			err = defaults.Room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(assignment))
+		}
 		if err != nil {
 			failed[name] = err
 			continue
 		}
+		added += len(assignment)
 		specs = append(specs, metastore.TopicSpec{Name: name, Assignment: assignment})
 	}
 	if len(specs) == 0 {

@@ -43,7 +43,8 @@ func (a *API) createTopics(c *call) {
 	}
 	var specs []metastore.TopicSpec
 	var at []int // specs[i] is answered by resp.Topics[at[i]]
-	keys := 0    // that specs come to
+	partitions, added := 0, 0
+	limits := a.deps.Config().Topics
 	for i := range req.Topics {
 		in := &req.Topics[i]
 		n := count[in.Topic]
@@ -51,30 +52,27 @@ func (a *API) createTopics(c *call) {
 			continue // a duplicate that was answered
 		}
 		count[in.Topic] = 0
-		out := newCreated(in.Topic)
+		out := kmsg.NewCreateTopicsResponseTopic()
+		out.Topic, out.NumPartitions, out.ReplicationFactor = in.Topic, -1, -1
 		spec, err := metastore.TopicSpec{}, error(nil)
 		if n > 1 {
 			err = fail(kerr.InvalidRequest, "the request names the topic more than once")
 		} else {
 			spec, err = a.topicSpec(img, in)
 		}
+		if partitions += len(spec.Assignment); err == nil && partitions > a.cfg.MaxPartitionsPerCall {
+			err = fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
+		}
 		if err == nil {
+			err = limits.Room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(spec.Assignment))
+		}
+		if err == nil {
+			added += len(spec.Assignment)
 			specs, at = append(specs, spec), append(at, len(resp.Topics))
-			keys += 1 + len(spec.Configs) + len(spec.Assignment)
 			describeCreated(&out, &spec)
-			if req.ValidateOnly {
-				out.TopicID = uuid.New() // as Kafka: of the topic that was not made
-			}
 		}
 		resp.Topics = append(resp.Topics, out)
 		createError(&resp.Topics[len(resp.Topics)-1], err)
-	}
-	specs, at = a.withinLimits(img, resp, specs, at)
-	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all
-		for _, w := range at {
-			createError(&resp.Topics[w], fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together; these are %d", a.cfg.MaxPartitionsPerCall, keys))
-		}
-		specs = nil
 	}
 	if len(specs) > 0 && !req.ValidateOnly {
 		results, revision, err := a.deps.Meta.CreateTopics(ctx, specs)
@@ -197,7 +195,7 @@ func (a *API) createConfigs(in *kmsg.CreateTopicsRequestTopic, configs map[strin
 // checkConfigs says whether a topic may have the configs next, coming from
 // old.
 func (a *API) checkConfigs(old, next map[string]string) error {
-	t, err := topicconfig.Parse(next, nil)
+	t, err := topicconfig.Parse(next, a.deps.Config().TopicDefaults())
 	if err != nil {
 		return err
 	}

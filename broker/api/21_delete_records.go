@@ -71,7 +71,7 @@ func (a *API) deleteRecordsOf(t *metastore.Topic, p int32, before int64) (record
 	if t.Internal {
 		return -1, kerr.InvalidTopicException
 	}
-	cfg, err := topicconfig.Parse(t.Configs, nil)
+	cfg, err := topicconfig.Parse(t.Configs, a.deps.Config().TopicDefaults())
 	if err != nil {
 		return -1, err
 	}

@@ -1,13 +1,17 @@
 package api
 
 import (
+	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/topicconfig"
+	"github.com/firnlog/firn/metastore"
 )
 
 // DescribeConfigs, versions 1–4.
@@ -37,44 +41,41 @@ func (a *API) describeConfigs(c *call) {
 
 // configView is one config as it is shown.
 type configView struct {
-	name      string
-	value     string
-	kind      topicconfig.Type
-	doc       string
-	source    kmsg.ConfigSource
-	readOnly  bool
-	sensitive bool // its value is not shown
-	synonyms  []configSynonym
-}
-
-// configSynonym is a place where the value is, or would be, taken from.
-type configSynonym struct {
-	name, value string
-	source      kmsg.ConfigSource
+	name     string
+	value    *string // nil: null, it has none
+	kind     topicconfig.Type
+	doc      string
+	source   kmsg.ConfigSource
+	readOnly bool
+	synonyms []brokerconfig.Synonym // the places that have a value, the strongest first
 }
 
 func (v *configView) entry(req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {
 	out := kmsg.NewDescribeConfigsResponseResourceConfig()
-	out.Name, out.ReadOnly, out.Source, out.IsSensitive = v.name, v.readOnly, v.source, v.sensitive
+	out.Name, out.Value, out.ReadOnly, out.Source = v.name, v.value, v.readOnly, v.source
 	out.IsDefault = v.source == kmsg.ConfigSourceDefaultConfig
 	out.ConfigType = kmsg.ConfigType(v.kind)
-	if !v.sensitive {
-		out.Value = &v.value
-	}
 	if req.IncludeDocumentation {
 		out.Documentation = &v.doc
 	}
 	if req.IncludeSynonyms {
 		for _, s := range v.synonyms {
 			so := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
-			so.Name, so.Source = s.name, s.source
-			if !v.sensitive {
-				so.Value = &s.value
-			}
+			so.Name, so.Value, so.Source = s.Name, kmsg.StringPtr(s.Value), kmsg.ConfigSource(s.Source)
 			out.ConfigSynonyms = append(out.ConfigSynonyms, so)
 		}
 	}
 	return out
+}
+
+// from sets the source to that of the strongest synonym, as Kafka does: what
+// stands in for a config under another name does not count unless the config
+// itself has a value somewhere.
+func (v *configView) from() {
+	v.source = kmsg.ConfigSourceDefaultConfig
+	if len(v.synonyms) > 0 {
+		v.source = kmsg.ConfigSource(v.synonyms[0].Source)
+	}
 }
 
 func (a *API) configsOf(r *kmsg.DescribeConfigsRequestResource) ([]configView, error) {
@@ -87,25 +88,49 @@ func (a *API) configsOf(r *kmsg.DescribeConfigsRequestResource) ([]configView, e
 		if t == nil {
 			return nil, kerr.UnknownTopicOrPartition
 		}
-		return topicConfigs(t.Configs), nil
+		return topicConfigs(t.Configs, a.deps.Config()), nil
 	case kmsg.ConfigResourceTypeBroker:
 		if r.ResourceName == "" {
-			return nil, nil // defaults of all brokers that were set at run time: none can be
+			return defaultBrokerConfigs(a.deps.Config()), nil
 		}
-		id, err := strconv.ParseInt(r.ResourceName, 10, 32)
-		if err != nil {
-			return nil, fail(kerr.InvalidRequest, "a broker's id is a number, not %q", r.ResourceName)
+		if err := a.checkBroker(r.ResourceName); err != nil {
+			return nil, err
 		}
-		if int32(id) != int32(a.cfg.BrokerID) {
-			return nil, fail(kerr.InvalidRequest, "this is broker %d; ask broker %d itself", a.cfg.BrokerID, id)
+		return brokerConfigs(a.deps.Config()), nil
+	case kmsg.ConfigResourceTypeBrokerLogger:
+		if err := a.checkBroker(r.ResourceName); err != nil {
+			return nil, err
 		}
-		return a.brokerConfigs(), nil
+		return a.loggers()
+	case kmsg.ConfigResourceTypeClientMetrics:
+		if r.ResourceName == "" {
+			return nil, fail(kerr.InvalidRequest, "a client-metrics subscription has a name; list them with ListConfigResources")
+		}
+		return a.resourceConfigs(metastore.ClientMetrics, r.ResourceName, brokerconfig.ClientMetrics(), kmsg.ConfigSourceClientMetricsConfig), nil
+	case kmsg.ConfigResourceTypeGroupConfig:
+		if r.ResourceName == "" {
+			return nil, fail(kerr.InvalidRequest, "a group has a name; there are no configs for all groups")
+		}
+		return a.resourceConfigs(metastore.GroupConfigs, r.ResourceName, brokerconfig.GroupConfigs(), kmsg.ConfigSourceGroupConfig), nil
 	}
-	return nil, fail(kerr.InvalidRequest, "configs of resource type %d are not supported by this broker", int8(r.ResourceType))
+	return nil, fail(kerr.InvalidRequest, "there are no configs of resource type %d", int8(r.ResourceType))
+}
+
+// checkBroker says whether name is this broker's id: another's configs are
+// known there only.
+func (a *API) checkBroker(name string) error {
+	id, err := strconv.ParseInt(name, 10, 32)
+	if err != nil {
+		return fail(kerr.InvalidRequest, "a broker's id is a number, not %q", name)
+	}
+	if int32(id) != int32(a.cfg.BrokerID) {
+		return fail(kerr.InvalidRequest, "this is broker %d; ask broker %d itself", a.cfg.BrokerID, id)
+	}
+	return nil
 }
 
 // topicConfigs shows every config of a topic on which set was set by hand.
-func topicConfigs(set map[string]string) []configView {
+func topicConfigs(set map[string]string, values *brokerconfig.Values) []configView {
 	var out []configView
 	defs := topicconfig.Definitions()
 	for name := range set {
@@ -113,75 +138,112 @@ func topicConfigs(set map[string]string) []configView {
 			defs = append(defs, d)
 		}
 	}
+	defaults := values.TopicDefaults()
 	for _, d := range defs {
-		v := configView{name: d.Name, value: d.Default, kind: d.Type, doc: d.Doc, source: kmsg.ConfigSourceDefaultConfig}
-		if d.Valid != "" {
-			v.doc += " Valid: " + d.Valid + "."
+		value, ok := defaults[d.Name]
+		if !ok {
+			value = d.Default
 		}
-		if value, ok := set[d.Name]; ok {
-			value = topicconfig.Canonical(d.Name, value)
-			v.value, v.source = value, kmsg.ConfigSourceDynamicTopicConfig
-			v.synonyms = append(v.synonyms, configSynonym{d.Name, value, kmsg.ConfigSourceDynamicTopicConfig})
+		v := configView{name: d.Name, kind: d.Type, doc: documented(d.Doc, d.Valid)}
+		if s, ok := set[d.Name]; ok {
+			value = topicconfig.Canonical(d.Name, s)
+			v.synonyms = append(v.synonyms, brokerconfig.Synonym{Name: d.Name, Value: value, Source: brokerconfig.Source(kmsg.ConfigSourceDynamicTopicConfig)})
 		}
 		if d.Synonym != "" {
-			v.synonyms = append(v.synonyms, configSynonym{d.Synonym, d.Default, kmsg.ConfigSourceDefaultConfig})
+			v.synonyms = append(v.synonyms, values.Synonyms(d.Synonym)...)
 		}
+		v.value = &value
+		v.from()
 		out = append(out, v)
 	}
 	return out
 }
 
-// brokerConfigs shows, under the names that Kafka gives them, the settings
-// that admin tools and consoles look at. None can be changed at run time.
-func (a *API) brokerConfigs() []configView {
-	img := a.deps.Meta.Image()
-	me := img.Brokers[a.cfg.BrokerID]
-	id := strconv.Itoa(int(a.cfg.BrokerID))
-	num := func(n int64) string { return strconv.FormatInt(n, 10) }
-	offsetsParts := int64(a.deps.Config().Groups.OffsetsPartitions)
-	if t := img.Topics[offsetsTopic]; t != nil {
-		offsetsParts = int64(len(t.Partitions))
+func documented(doc, valid string) string {
+	if valid != "" {
+		doc += " Valid: " + valid + "."
 	}
-	listener := "PLAINTEXT://" + me.Host + ":" + num(int64(me.Port))
-	out := []configView{
-		{name: "advertised.listeners", value: listener, kind: topicconfig.List, doc: "Where clients are told to connect to."},
-		{name: "auto.create.topics.enable", value: strconv.FormatBool(a.deps.Config().Topics.AutoCreate), kind: topicconfig.Boolean, doc: "Whether asking for the metadata of a topic makes it."},
-		{name: "broker.id", value: id, kind: topicconfig.Int, doc: "This broker's id."},
-		{name: "default.replication.factor", value: num(int64(a.deps.Config().Topics.ReplicationFactor)), kind: topicconfig.Int, doc: "Replicas of topics made without a number."},
-		{name: "delete.topic.enable", value: "true", kind: topicconfig.Boolean, doc: "Whether topics can be deleted."},
-		{name: "fetch.max.bytes", value: num(int64(a.cfg.MaxFetchBytes)), kind: topicconfig.Int, doc: "The most bytes of one fetch reply."},
-		{name: "max.incremental.fetch.session.cache.slots", value: num(int64(a.cfg.FetchSessions)), kind: topicconfig.Int, doc: "Fetch sessions kept at one time."},
-		{name: "node.id", value: id, kind: topicconfig.Int, doc: "This broker's id."},
-		{name: "num.partitions", value: num(int64(a.deps.Config().Topics.Partitions)), kind: topicconfig.Int, doc: "Partitions of topics made without a number."},
-		{name: "offsets.topic.num.partitions", value: num(offsetsParts), kind: topicconfig.Int, doc: "Partitions of the topic that holds the groups' offsets."},
-		{name: "offsets.topic.replication.factor", value: "1", kind: topicconfig.Short, doc: "Replicas of the topic that holds the groups' offsets."},
-		{name: "remote.log.storage.system.enable", value: strconv.FormatBool(a.deps.Tier != nil), kind: topicconfig.Boolean, doc: "Whether topics can be tiered to object storage."},
+	return doc
+}
+
+// brokerConfigs shows every config of this broker.
+func brokerConfigs(values *brokerconfig.Values) []configView {
+	var out []configView
+	for _, d := range brokerconfig.Definitions() {
+		out = append(out, brokerView(d, values, values.Synonyms(d.Name)))
 	}
-	if me.Rack != "" {
-		out = append(out, configView{name: "broker.rack", value: me.Rack, kind: topicconfig.String, doc: "Where this broker stands."})
-	}
-	for i := range out {
-		out[i].source = kmsg.ConfigSourceStaticBrokerConfig
-	}
-	for _, d := range topicconfig.Definitions() {
-		if d.Synonym != "" {
-			out = append(out, configView{name: d.Synonym, value: d.Default, kind: d.Type, source: kmsg.ConfigSourceDefaultConfig,
-				doc: "The default of the topic config " + d.Name + "."})
-		}
-	}
-	for i := range out {
-		v := &out[i]
-		v.readOnly = true
-		v.synonyms = []configSynonym{{v.name, v.value, v.source}}
-	}
-	slices.SortFunc(out, func(x, y configView) int {
-		switch {
-		case x.name < y.name:
-			return -1
-		case x.name > y.name:
-			return 1
-		}
-		return 0
-	})
 	return out
+}
+
+// defaultBrokerConfigs shows what was set at run time for all brokers.
+func defaultBrokerConfigs(values *brokerconfig.Values) []configView {
+	var out []configView
+	for _, name := range values.Dynamic() {
+		d, _ := brokerconfig.Lookup(name) // Values has no others
+		synonyms := slices.DeleteFunc(values.Synonyms(name), func(s brokerconfig.Synonym) bool { return s.Source != brokerconfig.DynamicDefault })
+		v := brokerView(d, values, synonyms)
+		v.value = &synonyms[0].Value
+		out = append(out, v)
+	}
+	return out
+}
+
+func brokerView(d brokerconfig.Definition, values *brokerconfig.Values, synonyms []brokerconfig.Synonym) configView {
+	v := configView{name: d.Name, kind: d.Type, doc: documented(d.Doc, d.Valid), readOnly: d.Scope == brokerconfig.ReadOnly, synonyms: synonyms}
+	if value, ok := values.Get(d.Name); ok {
+		v.value = &value
+	}
+	v.from()
+	return v
+}
+
+// resourceConfigs shows the configs of a client-metrics subscription or of a
+// group; one that nobody has made has the defaults.
+func (a *API) resourceConfigs(kind metastore.ConfigType, name string, defs []brokerconfig.Definition, source kmsg.ConfigSource) []configView {
+	set := a.deps.Meta.Image().Configs[metastore.ConfigResource{Type: kind, Name: name}]
+	var out []configView
+	for _, d := range defs {
+		value := d.Default
+		v := configView{name: d.Name, kind: d.Type, doc: documented(d.Doc, d.Valid)}
+		if s, ok := set[d.Name]; ok {
+			value = strings.TrimSpace(s)
+			v.synonyms = append(v.synonyms, brokerconfig.Synonym{Name: d.Name, Value: value, Source: brokerconfig.Source(source)})
+		}
+		if d.Broker != "" {
+			v.synonyms = append(v.synonyms, brokerconfig.Synonym{Name: d.Broker, Value: d.Default, Source: brokerconfig.Default})
+		}
+		v.value = &value
+		v.from()
+		out = append(out, v)
+	}
+	return out
+}
+
+// rootLogger is the one logger that this process has.
+const rootLogger = "root"
+
+type logLevel struct {
+	name  string
+	level slog.Level
+}
+
+// logLevels are Kafka's names of levels and ours; TRACE and FATAL lie beyond
+// what is logged here, so that they mean everything and next to nothing.
+var logLevels = []logLevel{
+	{"TRACE", slog.LevelDebug - 4}, {"DEBUG", slog.LevelDebug}, {"INFO", slog.LevelInfo},
+	{"WARN", slog.LevelWarn}, {"ERROR", slog.LevelError}, {"FATAL", slog.LevelError + 4},
+}
+
+func (a *API) loggers() ([]configView, error) {
+	if a.deps.LogLevel == nil {
+		return nil, fail(kerr.InvalidRequest, "this process does not let its log level be changed")
+	}
+	now := a.deps.LogLevel.Level()
+	v := configView{name: rootLogger, doc: "The level of what this broker logs. A restart sets it back to the setting log-level.", source: kmsg.ConfigSourceDynamicBrokerLoggerConfig}
+	for _, l := range logLevels {
+		if v.value == nil || l.level <= now {
+			v.value = kmsg.StringPtr(l.name)
+		}
+	}
+	return []configView{v}, nil
 }

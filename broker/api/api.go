@@ -47,6 +47,7 @@ type Metadata interface {
 	DeleteTopic(ctx context.Context, id record.TopicID) (int64, error)
 	AddPartitions(ctx context.Context, id record.TopicID, assignment [][]record.BrokerID, wantCurrent int) (int64, error)
 	SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (int64, error)
+	SetConfigs(ctx context.Context, r metastore.ConfigResource, edit func(map[string]string) (map[string]string, error)) (int64, error)
 	AllocateProducerIDs(ctx context.Context, n int64) (int64, error)
 	Quorum() metastore.Quorum
 }
@@ -100,7 +101,10 @@ type Deps struct {
 	EnsureOffsetsTopic func(context.Context) error
 	// Config gives the broker configs in effect; nil: the defaults.
 	Config func() *brokerconfig.Values
-	Now    func() time.Time // nil: time.Now
+	// LogLevel is the level of what the process logs; nil: clients cannot
+	// change it.
+	LogLevel *slog.LevelVar
+	Now      func() time.Time // nil: time.Now
 }
 
 // API answers requests; it implements wire.Handler.
@@ -196,6 +200,7 @@ var operations = map[int16]operation{
 	32: {handle: (*API).describeConfigs},
 	34: {handle: (*API).alterReplicaLogDirs},
 	35: {handle: (*API).describeLogDirs, waits: true},
+	33: {handle: (*API).alterConfigs, waits: true},
 	37: {handle: (*API).createPartitions, waits: true},
 	43: {handle: (*API).electLeaders},
 	42: {handle: (*API).deleteGroups, waits: true},
@@ -208,8 +213,7 @@ var operations = map[int16]operation{
 	60: {handle: (*API).describeCluster},
 	61: {handle: (*API).describeProducers},
 	64: {handle: (*API).unregisterBroker},
-	71: {handle: (*API).getTelemetrySubscriptions},
-	72: {handle: (*API).pushTelemetry, waits: true},
+	74: {handle: (*API).listConfigResources},
 	75: {handle: (*API).describeTopicPartitions},
 }
 

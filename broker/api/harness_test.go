@@ -90,13 +90,21 @@ func startHarness(dir string) (*harness, error) {
 	}
 	h := &harness{meta: meta, dir: dir, open: map[string][]*partition.Partition{}, ids: map[string]record.TopicID{}, moved: make(chan struct{})}
 	h.groups = group.New(group.Config{OffsetsPartitions: 2, InitialRebalanceDelay: -1}, group.Deps{Log: log})
-	meta.OnChange(h.apply)
-	values, err := brokerconfig.Resolve(map[string]string{"num.partitions": "2", "offsets.topic.num.partitions": "2"}, nil, nil)
-	if err != nil {
-		return nil, err
+	static := map[string]string{
+		"num.partitions": "2", "offsets.topic.num.partitions": "2", "node.id": "7", "broker.id": "7",
+		"advertised.listeners": "PLAINTEXT://firn.test:9092", "broker.rack": "r1",
 	}
-	h.deps = Deps{Log: log, Meta: meta, Partitions: h, Groups: h.groups, Tier: &tiering.Manager{}, EnsureOffsetsTopic: h.ensureOffsets, Config: func() *brokerconfig.Values { return values }}
-	h.api = New(Config{BrokerID: testBroker, LogDir: dir}, h.deps)
+	values := func() *brokerconfig.Values {
+		all := meta.Image().Configs
+		v, _, err := brokerconfig.ResolveStored(static, all[metastore.ConfigResource{Type: metastore.BrokerConfigs}], all[metastore.ConfigResource{Type: metastore.BrokerConfigs, Name: "7"}])
+		if err != nil {
+			panic(err)
+		}
+		return v
+	}
+	h.deps = Deps{Log: log, Meta: meta, Partitions: h, Groups: h.groups, Tier: &tiering.Manager{}, EnsureOffsetsTopic: h.ensureOffsets, Config: values, LogLevel: new(slog.LevelVar)}
+	h.api = New(Config{BrokerID: testBroker}, h.deps)
+	meta.OnChange(h.apply)
 	deadline := time.Now().Add(10 * time.Second)
 	for len(meta.Image().Brokers) == 0 {
 		if time.Now().After(deadline) {
@@ -149,7 +157,7 @@ func (h *harness) apply(img *metastore.Image) {
 	}
 	for name, t := range img.Topics {
 		h.ids[name] = t.ID
-		cfg, err := topicconfig.Parse(t.Configs, nil)
+		cfg, err := topicconfig.Parse(t.Configs, h.deps.Config().TopicDefaults())
 		if err != nil {
 			panic(err)
 		}

@@ -124,6 +124,12 @@ func sweepRequests(t testing.TB, key, version int16) kmsg.Request {
 		rr := kmsg.NewIncrementalAlterConfigsRequestResource()
 		rr.ResourceType, rr.ResourceName = kmsg.ConfigResourceTypeTopic, topic.Name
 		r.Resources, r.ValidateOnly = append(r.Resources, rr), true
+	case *kmsg.AlterConfigsRequest:
+		rr := kmsg.NewAlterConfigsRequestResource()
+		rr.ResourceType, rr.ResourceName = kmsg.ConfigResourceTypeTopic, topic.Name
+		r.Resources, r.ValidateOnly = append(r.Resources, rr), true
+	case *kmsg.ListConfigResourcesRequest:
+		r.ResourceTypes = []int8{int8(kmsg.ConfigResourceTypeBroker)}
 	case *kmsg.DescribeClusterRequest:
 		r.IncludeClusterAuthorizedOperations = true
 	default:
@@ -298,6 +304,13 @@ func checkSweep(t *testing.T, version int16, resp kmsg.Response, want *kerr.Erro
 		code(r.Topics[0].ErrorCode)
 	case *kmsg.IncrementalAlterConfigsResponse:
 		code(r.Resources[0].ErrorCode)
+	case *kmsg.AlterConfigsResponse:
+		code(r.Resources[0].ErrorCode)
+	case *kmsg.ListConfigResourcesResponse:
+		code(r.ErrorCode)
+		if version >= 1 && (len(r.ConfigResources) != 1 || r.ConfigResources[0].Name != "7" || r.ConfigResources[0].Type != 4) {
+			bad("%+v", r)
+		}
 	case *kmsg.DescribeClusterResponse:
 		code(r.ErrorCode)
 		if len(r.Brokers) != 1 || r.ClusterAuthorizedOperations != clusterOperations || r.ClusterID == "" {

@@ -3,7 +3,9 @@
 // begin with "firn.". A value comes from one of four layers: set for one
 // broker at run time, set for all brokers at run time, given at the start, or
 // the table's default. Resolve turns the layers into Values, which packages
-// obey and DescribeConfigs shows. How layers are stored (metastore) or asked
+// obey and DescribeConfigs shows. The tables of the two small kinds of configs
+// beside topics and brokers, client-metrics subscriptions and groups, are here
+// too (resources.go). How layers are stored (metastore) or asked
 // for (api) does not belong here.
 package brokerconfig
 
@@ -51,6 +53,9 @@ type Definition struct {
 	// Setting is the setting of `firn start` that gives the value of a row
 	// that --set cannot, "" for none.
 	Setting string
+	// Broker is, in the table of groups, the broker config whose value Kafka
+	// takes as the default.
+	Broker string
 	// Kafka is Kafka's default where this broker's is another, "" where not.
 	Kafka string
 
@@ -58,16 +63,24 @@ type Definition struct {
 	put   func(*Values, *string) // of the value, nil for null; nil: only shown, or a topic's default
 }
 
-// Error says which config is refused, and why. It wraps kerr.InvalidConfig.
+// Error says which config is refused, and why. It wraps kerr.InvalidConfig
+// where nothing else is said.
 type Error struct {
 	Name   string
 	Reason string
+
+	code *kerr.Error // nil: kerr.InvalidConfig
 }
 
 func (e *Error) Error() string { return e.Name + ": " + e.Reason }
 
 // Unwrap gives the code to answer with.
-func (e *Error) Unwrap() error { return kerr.InvalidConfig }
+func (e *Error) Unwrap() error {
+	if e.code != nil {
+		return e.code
+	}
+	return kerr.InvalidConfig
+}
 
 var byName = func() map[string]*Definition {
 	m := make(map[string]*Definition, len(table))
@@ -115,16 +128,16 @@ func InKafka(name string) bool { return isKafkaName[name] }
 // that this broker does not have, or one that nobody has.
 func Unknown(name string) error {
 	if InKafka(name) {
-		return &Error{name, "Kafka has this broker config, this broker does not; leave it out"}
+		return &Error{Name: name, Reason: "Kafka has this broker config, this broker does not; leave it out"}
 	}
 	if _, ok := topicconfig.Lookup(name); ok {
-		return &Error{name, "is a config of topics, not of brokers"}
+		return &Error{Name: name, Reason: "is a config of topics, not of brokers"}
 	}
 	reason := "no such broker config"
 	if near := Nearest(name); near != "" {
 		reason += "; did you mean " + near + "?"
 	}
-	return &Error{name, reason}
+	return &Error{Name: name, Reason: reason}
 }
 
 // CheckStatic says whether a value may be given at the start.
@@ -134,7 +147,7 @@ func CheckStatic(name, value string) error {
 		return Unknown(name)
 	}
 	if d.Setting != "" {
-		return &Error{name, fmt.Sprintf("follows from the setting %s (--%s); set that instead", d.Setting, d.Setting)}
+		return &Error{Name: name, Reason: fmt.Sprintf("follows from the setting %s (--%s); set that instead", d.Setting, d.Setting)}
 	}
 	return d.valid(value)
 }
@@ -146,7 +159,7 @@ func CheckDynamic(name, value string) error {
 		return Unknown(name)
 	}
 	if d.Scope == ReadOnly {
-		return &Error{name, "can be given at the start of the broker only (firn start --set, or its file)"}
+		return &Error{Name: name, Reason: "can be given at the start of the broker only (firn start --set, or its file)"}
 	}
 	return d.valid(value)
 }
@@ -155,11 +168,11 @@ func CheckDynamic(name, value string) error {
 func (d *Definition) valid(value string) error {
 	v := strings.TrimSpace(value)
 	if err := checkType(d.Type, v); err != nil {
-		return &Error{d.Name, err.Error()}
+		return &Error{Name: d.Name, Reason: err.Error()}
 	}
 	if d.check != nil {
 		if err := d.check(v); err != nil {
-			return &Error{d.Name, err.Error()}
+			return &Error{Name: d.Name, Reason: err.Error()}
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package brokerconfig
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -81,6 +82,15 @@ func asTopic(topic string) func(string) error {
 		}
 		return err
 	}
+}
+
+// checkIdle takes any number of milliseconds but 0, which would close every
+// connection at once.
+func checkIdle(v string) error {
+	if n, err := strconv.ParseInt(v, 10, 64); err != nil || n == 0 {
+		return errors.New("must not be 0; give a number below 0 for no limit")
+	}
+	return nil
 }
 
 func checkOverrides(v string) error {

@@ -34,14 +34,14 @@ var rows = []Definition{
 	{Name: "remote.log.storage.system.enable", Type: boolean, Default: "true", Kafka: "false", Setting: "store", Doc: "Whether topics can be tiered to object storage. They always can."},
 
 	// Connections and requests.
-	{Name: "connections.max.idle.ms", Type: long, Default: "600000", check: atLeast(1), Valid: "1 and up",
-		Doc: "After how long (milliseconds) without a request a connection is closed.",
+	{Name: "connections.max.idle.ms", Type: long, Default: "600000", check: checkIdle, Valid: "1 and up; below 0 for never",
+		Doc: "After how long (milliseconds) in which nothing moves a connection is closed.",
 		put: ms(func(v *Values) *time.Duration { return &v.Network.MaxIdle })},
-	{Name: "max.connection.creation.rate", Type: integer, Default: noLimit, Scope: ClusterWide, check: atLeast(0), Valid: "0 and up",
+	{Name: "max.connection.creation.rate", Type: integer, Default: noLimit, Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
 		Doc: "New connections per second; further ones wait to be accepted. 2147483647 is no limit.",
 		put: number(func(v *Values) *int { return &v.Network.MaxConnectionRate })},
-	{Name: "max.connections", Type: integer, Default: "10000", Kafka: noLimit, Scope: ClusterWide, check: atLeast(0), Valid: "0 and up",
-		Doc: "Open connections of Kafka clients in all.",
+	{Name: "max.connections", Type: integer, Default: "10000", Kafka: noLimit, Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "Open connections of Kafka clients in all; further ones wait to be accepted. A lower limit closes those that have been idle for the longest time.",
 		put: number(func(v *Values) *int { return &v.Network.MaxConnections })},
 	{Name: "max.connections.per.ip", Type: integer, Default: noLimit, Scope: ClusterWide, check: atLeast(0), Valid: "0 and up",
 		Doc: "Open connections from one address; more are closed at once. 2147483647 is no limit; 0 needs max.connections.per.ip.overrides.",
@@ -55,6 +55,10 @@ var rows = []Definition{
 	{Name: "socket.request.max.bytes", Type: integer, Default: "104857600", check: between(64<<10, 1<<30), Valid: "65536 to 1073741824",
 		Doc: "The largest request; a connection that announces a larger one is closed.",
 		put: number(func(v *Values) *int { return &v.Network.MaxRequestBytes })},
+
+	{Name: "socket.send.buffer.bytes", Type: integer, Default: "204800", Kafka: "102400", check: atLeast(4096), Valid: "4096 and up",
+		Doc: "The kernel's buffer for what is sent to a client (SO_SNDBUF). More serves a distant client faster and costs memory for each.",
+		put: number(func(v *Values) *int { return &v.Network.SendBuffer })},
 
 	// Fetches.
 	{Name: "fetch.max.bytes", Type: integer, Default: "57671680", check: atLeast(1024), Valid: "1024 and up",

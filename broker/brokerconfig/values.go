@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // Values are the broker configs in effect. They are never changed; a change
@@ -26,12 +28,13 @@ type Values struct {
 
 // Network are the limits of connections and requests.
 type Network struct {
-	MaxConnections    int                // in all, ≥ 0
+	MaxConnections    int                // in all, ≥ 1
 	MaxPerIP          int                // from one address, ≥ 0
 	PerIPOverrides    map[netip.Addr]int // other limits than MaxPerIP; IPv4 addresses in their short form
 	MaxConnectionRate int                // new ones per second; math.MaxInt32: no limit
-	MaxIdle           time.Duration      // without a request, > 0
+	MaxIdle           time.Duration      // in which nothing moves; < 0: no limit
 	MaxRequestBytes   int                // of one request
+	SendBuffer        int                // of one connection, in the kernel
 	QueuedBytes       int64              // of requests being handled; < 1: no limit
 }
 
@@ -122,6 +125,32 @@ func Resolve(static, dynamicDefault, dynamicBroker map[string]string) (*Values, 
 		return nil, err
 	}
 	return v, nil
+}
+
+// CheckChange says whether what is set at run time may go from old to next:
+// [0] for all brokers, [1] for one. What is wrong already does not prevent
+// another change. Values that next has and old has not have passed
+// CheckDynamic.
+func (v *Values) CheckChange(old, next [2]map[string]string) error {
+	static := v.layers[2]
+	_, before, err := ResolveStored(static, old[0], old[1])
+	if err != nil {
+		return err
+	}
+	_, after, err := ResolveStored(static, next[0], next[1])
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, e := range before {
+		known[e.Error()] = true
+	}
+	for _, e := range after {
+		if !known[e.Error()] {
+			return e
+		}
+	}
+	return nil
 }
 
 // checkLayer checks one value; rows that a setting gives are in the static
@@ -274,13 +303,13 @@ func (v *Values) makeTopicDefaults() map[string]string {
 func (v *Values) together() error {
 	n, g := &v.Network, &v.Groups
 	if n.QueuedBytes > 0 && n.QueuedBytes < int64(n.MaxRequestBytes) {
-		return &Error{"queued.max.request.bytes", fmt.Sprintf("%d is less than socket.request.max.bytes (%d), so that the largest request could never be read", n.QueuedBytes, n.MaxRequestBytes)}
+		return &Error{Name: "queued.max.request.bytes", Reason: fmt.Sprintf("%d is less than socket.request.max.bytes (%d), so that the largest request could never be read", n.QueuedBytes, n.MaxRequestBytes)}
 	}
 	if n.MaxPerIP == 0 && len(n.PerIPOverrides) == 0 {
-		return &Error{"max.connections.per.ip", "is 0 and max.connections.per.ip.overrides lets nobody in either"}
+		return &Error{Name: "max.connections.per.ip", Reason: "is 0 and max.connections.per.ip.overrides lets nobody in either"}
 	}
 	if g.MinSession > g.MaxSession {
-		return &Error{"group.min.session.timeout.ms", fmt.Sprintf("%d is more than group.max.session.timeout.ms (%d)", g.MinSession.Milliseconds(), g.MaxSession.Milliseconds())}
+		return &Error{Name: "group.min.session.timeout.ms", Reason: fmt.Sprintf("%d is more than group.max.session.timeout.ms (%d)", g.MinSession.Milliseconds(), g.MaxSession.Milliseconds())}
 	}
 	for _, unit := range []string{"bytes", "ms"} {
 		local, total := v.topicLong("local.retention."+unit), v.topicLong("retention."+unit)
@@ -288,7 +317,7 @@ func (v *Values) together() error {
 			continue
 		}
 		if local == -1 || local > total {
-			return &Error{"log.local.retention." + unit, fmt.Sprintf("%d is more than topics keep in all (log.retention.%s is %d)", local, unit, total)}
+			return &Error{Name: "log.local.retention." + unit, Reason: fmt.Sprintf("%d is more than topics keep in all (log.retention.%s is %d)", local, unit, total)}
 		}
 	}
 	return nil
@@ -297,6 +326,18 @@ func (v *Values) together() error {
 func (v *Values) topicLong(name string) int64 {
 	n, _ := strconv.ParseInt(v.topicDefaults[name], 10, 64)
 	return n
+}
+
+// Room says whether so many topics and partitions may be made where there are
+// some already. The error is kerr.PolicyViolation and names the limit.
+func (t *Topics) Room(topics, partitions, moreTopics, morePartitions int) error {
+	switch {
+	case moreTopics > 0 && topics+moreTopics > t.MaxTopics:
+		return &Error{Name: "firn.max.topics", Reason: fmt.Sprintf("there are %d topics and may be %d; delete some, or raise this broker config", topics, t.MaxTopics), code: kerr.PolicyViolation}
+	case partitions+morePartitions > t.MaxPartitions:
+		return &Error{Name: "firn.max.partitions", Reason: fmt.Sprintf("there are %d partitions, %d more are asked for, and there may be %d; delete topics, or raise this broker config", partitions, morePartitions, t.MaxPartitions), code: kerr.PolicyViolation}
+	}
+	return nil
 }
 
 func flag(field func(*Values) *bool) func(*Values, *string) {

@@ -70,12 +70,12 @@ func (a *app) start(l *config.Loaded) error {
 		return err
 	}
 	defer release()
-	log := a.logger(s)
+	log, level := a.logger(s)
 	store, err := openStore(ctx, s.Store)
 	if err != nil {
 		return &failure{err: fmt.Errorf("object store %s: %w", config.Redact(s.Store), err), hint: "check --store, and the credentials where its provider looks for them", code: exitFailed}
 	}
-	b, err := broker.Open(ctx, brokerConfig(s), broker.Deps{Log: log, Store: store, StoreURL: config.Redact(s.Store)})
+	b, err := broker.Open(ctx, brokerConfig(s), broker.Deps{Log: log, Store: store, StoreURL: config.Redact(s.Store), LogLevel: level})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // stopped while it was starting
@@ -116,16 +116,17 @@ func (a *app) stopOnSignal() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-func (a *app) logger(s config.Settings) *slog.Logger {
-	var level slog.Level
+// logger gives the broker's log and what its level can be changed with.
+func (a *app) logger(s config.Settings) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
 		panic(err) // config lets only levels pass
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if s.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(a.err, opts))
+		return slog.New(slog.NewJSONHandler(a.err, opts)), level
 	}
-	return slog.New(slog.NewTextHandler(a.err, opts))
+	return slog.New(slog.NewTextHandler(a.err, opts)), level
 }
 
 func brokerConfig(s config.Settings) broker.Config {

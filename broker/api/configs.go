@@ -1,0 +1,314 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/brokerconfig"
+	"github.com/firnlog/firn/broker/topicconfig"
+	"github.com/firnlog/firn/metastore"
+)
+
+// configResource is what configs belong to, as requests name it.
+type configResource struct {
+	kind kmsg.ConfigResourceType
+	name string
+}
+
+// configChange is one change of one config.
+type configChange struct {
+	name  string
+	op    kmsg.IncrementalAlterConfigOp
+	value *string // not looked at when the config is deleted
+}
+
+// configEdit is what one request wants of one resource.
+type configEdit struct {
+	resource     configResource
+	replace      bool // what is not named goes
+	validateOnly bool
+	changes      []configChange
+}
+
+// alter does what edit says, or says why not. What it writes is in effect on
+// this broker when it returns.
+func (a *API) alter(ctx context.Context, edit configEdit, duplicate bool) error {
+	err := edit.check()
+	if duplicate {
+		err = fail(kerr.InvalidRequest, "each resource may be named at most once")
+	}
+	if err != nil {
+		return err
+	}
+	r := edit.resource
+	switch {
+	case r.kind == kmsg.ConfigResourceTypeTopic:
+		err = a.alterTopic(ctx, edit)
+	case r.kind == kmsg.ConfigResourceTypeBroker:
+		err = a.alterBroker(ctx, edit)
+	case r.kind == kmsg.ConfigResourceTypeBrokerLogger && !edit.replace:
+		err = a.alterLoggers(edit)
+	case r.kind == kmsg.ConfigResourceTypeClientMetrics:
+		if r.name == "" {
+			return fail(kerr.InvalidRequest, "a client-metrics subscription has a name")
+		}
+		err = a.alterResource(ctx, edit, metastore.ClientMetrics, brokerconfig.CheckClientMetrics)
+	case r.kind == kmsg.ConfigResourceTypeGroupConfig:
+		if r.name == "" {
+			return fail(kerr.InvalidRequest, "a group has a name; there are no configs for all groups")
+		}
+		err = a.alterResource(ctx, edit, metastore.GroupConfigs, brokerconfig.CheckGroup)
+	default:
+		return fail(kerr.InvalidRequest, "configs of resource type %d cannot be altered with this request", int8(r.kind))
+	}
+	if err != nil && codeOf(err) == kerr.UnknownServerError.Code {
+		a.failed("alter configs failed", "type", int8(r.kind), "resource", r.name, "error", err)
+	}
+	return err
+}
+
+// check looks for what is wrong whatever the resource is and has now.
+func (e *configEdit) check() error {
+	seen := map[string]bool{}
+	var null []string
+	for _, ch := range e.changes {
+		if seen[ch.name] {
+			return fail(kerr.InvalidRequest, "%s: is named more than once", ch.name)
+		}
+		seen[ch.name] = true
+		if ch.op < kmsg.IncrementalAlterConfigOpSet || ch.op > kmsg.IncrementalAlterConfigOpSubtract {
+			return fail(kerr.InvalidRequest, "%s: unknown operation %d", ch.name, int8(ch.op))
+		}
+		if ch.value == nil && ch.op != kmsg.IncrementalAlterConfigOpDelete {
+			null = append(null, ch.name)
+		}
+	}
+	if len(null) > 0 {
+		return fail(kerr.InvalidRequest, "configs without a value: %s", strings.Join(null, ", "))
+	}
+	return nil
+}
+
+// apply gives old with the changes made; old stays as it is. listOf gives the
+// value that a list has where it is not set, or says why name is none.
+func (e *configEdit) apply(old map[string]string, listOf func(name string) (string, error)) (map[string]string, error) {
+	next := map[string]string{}
+	if !e.replace {
+		maps.Copy(next, old)
+	}
+	for _, ch := range e.changes {
+		switch ch.op {
+		case kmsg.IncrementalAlterConfigOpSet:
+			next[ch.name] = *ch.value
+		case kmsg.IncrementalAlterConfigOpDelete:
+			delete(next, ch.name)
+		default:
+			unset, err := listOf(ch.name)
+			if err != nil {
+				return nil, err
+			}
+			value, ok := next[ch.name]
+			if !ok {
+				value = unset
+			}
+			next[ch.name] = brokerconfig.EditList(value, *ch.value, ch.op == kmsg.IncrementalAlterConfigOpAppend)
+		}
+	}
+	return next, nil
+}
+
+// noList is the answer to an append to, or a subtraction from, what is no list.
+func noList(name string) error {
+	return fail(kerr.InvalidConfig, "%s: is not a list, so that nothing can be appended to it or taken from it", name)
+}
+
+func (a *API) alterTopic(ctx context.Context, e configEdit) error {
+	name := e.resource.name
+	if name == "" {
+		return fail(kerr.InvalidRequest, "there are no configs for all topics; name one")
+	}
+	if err := checkTopicName(name); err != nil {
+		return err
+	}
+	t := a.deps.Meta.Image().Topics[name]
+	edit := func(old map[string]string) (map[string]string, error) {
+		next, err := e.apply(old, a.topicList)
+		if err != nil {
+			return nil, err
+		}
+		return next, a.checkConfigs(old, next)
+	}
+	if t == nil {
+		if _, err := edit(nil); err != nil { // Kafka too looks at the values first
+			return err
+		}
+		return fail(kerr.UnknownTopicOrPartition, "topic %s does not exist", name)
+	}
+	if t.Internal {
+		return fail(kerr.InvalidRequest, "topic %s is internal; its configs cannot be changed", t.Name)
+	}
+	if e.validateOnly {
+		_, err := edit(t.Configs)
+		return err
+	}
+	revision, err := a.deps.Meta.SetTopicConfigs(ctx, t.ID, edit)
+	if err != nil {
+		return err
+	}
+	return a.deps.Partitions.AwaitApplied(ctx, revision)
+}
+
+// topicList gives the default of a topic config that is a list.
+func (a *API) topicList(name string) (string, error) {
+	d, ok := topicconfig.Lookup(name)
+	if !ok {
+		return "", topicconfig.Check(name, "")
+	}
+	if d.Type != topicconfig.List {
+		return "", noList(name)
+	}
+	if value, ok := a.deps.Config().TopicDefaults()[name]; ok {
+		return value, nil
+	}
+	return d.Default, nil
+}
+
+// alterBroker changes what is set at run time for this broker, or for all when
+// the resource has no name. What Kafka calls an invalid config elsewhere is an
+// invalid request here, as in Kafka.
+func (a *API) alterBroker(ctx context.Context, e configEdit) error {
+	this := strconv.Itoa(int(a.cfg.BrokerID))
+	r := metastore.ConfigResource{Type: metastore.BrokerConfigs}
+	if e.resource.name != "" {
+		if err := a.checkBroker(e.resource.name); err != nil {
+			return err
+		}
+		r.Name = this
+	}
+	for _, ch := range e.changes {
+		if ch.op != kmsg.IncrementalAlterConfigOpSet {
+			continue
+		}
+		if err := brokerconfig.CheckDynamic(ch.name, *ch.value); err != nil {
+			return invalidRequest(err)
+		}
+	}
+	return a.set(ctx, r, e.validateOnly, func(old map[string]string) (map[string]string, error) {
+		next, err := e.apply(old, a.brokerList)
+		if err != nil {
+			return nil, err
+		}
+		for _, ch := range e.changes {
+			if value, ok := next[ch.name]; ok && ch.op != kmsg.IncrementalAlterConfigOpSet {
+				if err := brokerconfig.CheckDynamic(ch.name, value); err != nil {
+					return nil, invalidRequest(err)
+				}
+			}
+		}
+		all := a.deps.Meta.Image().Configs
+		was := [2]map[string]string{all[metastore.ConfigResource{Type: metastore.BrokerConfigs}], all[metastore.ConfigResource{Type: metastore.BrokerConfigs, Name: this}]}
+		is := was
+		if r.Name == "" {
+			was[0], is[0] = old, next
+		} else {
+			was[1], is[1] = old, next
+		}
+		if err := a.deps.Config().CheckChange(was, is); err != nil {
+			return nil, invalidRequest(err)
+		}
+		return next, nil
+	})
+}
+
+// brokerList gives the value in effect of a broker config that is a list.
+func (a *API) brokerList(name string) (string, error) {
+	d, ok := brokerconfig.Lookup(name)
+	if !ok {
+		return "", brokerconfig.Unknown(name)
+	}
+	if d.Type != topicconfig.List {
+		return "", noList(name)
+	}
+	value, _ := a.deps.Config().Get(name)
+	return value, nil
+}
+
+func invalidRequest(err error) error {
+	var ce *brokerconfig.Error
+	if errors.As(err, &ce) {
+		return fail(kerr.InvalidRequest, "%s", ce.Error())
+	}
+	return err
+}
+
+// alterResource changes a client-metrics subscription or a group's configs.
+func (a *API) alterResource(ctx context.Context, e configEdit, kind metastore.ConfigType, check func(name, value string) error) error {
+	r := metastore.ConfigResource{Type: kind, Name: e.resource.name}
+	return a.set(ctx, r, e.validateOnly, func(old map[string]string) (map[string]string, error) {
+		next, err := e.apply(old, func(name string) (string, error) { return "", noList(name) })
+		if err != nil {
+			return nil, err
+		}
+		for _, ch := range e.changes {
+			value, ok := next[ch.name]
+			if !ok {
+				continue
+			}
+			var ce *brokerconfig.Error
+			if err := check(ch.name, value); errors.As(err, &ce) {
+				return nil, fail(ce.Unwrap().(*kerr.Error), "%s", ce.Error())
+			}
+		}
+		return next, nil
+	})
+}
+
+// set writes what edit makes of r's configs and waits until it is in effect.
+func (a *API) set(ctx context.Context, r metastore.ConfigResource, validateOnly bool, edit func(map[string]string) (map[string]string, error)) error {
+	if validateOnly {
+		_, err := edit(maps.Clone(a.deps.Meta.Image().Configs[r]))
+		return err
+	}
+	revision, err := a.deps.Meta.SetConfigs(ctx, r, edit)
+	if err != nil {
+		return err
+	}
+	return a.deps.Partitions.AwaitApplied(ctx, revision)
+}
+
+// alterLoggers sets the level of what this process logs, until it ends.
+func (a *API) alterLoggers(e configEdit) error {
+	if err := a.checkBroker(e.resource.name); err != nil {
+		return err
+	}
+	if a.deps.LogLevel == nil {
+		return fail(kerr.InvalidRequest, "this process does not let its log level be changed")
+	}
+	for _, ch := range e.changes {
+		level := -1
+		if ch.op == kmsg.IncrementalAlterConfigOpSet {
+			level = slices.IndexFunc(logLevels, func(l logLevel) bool { return l.name == *ch.value })
+		}
+		switch {
+		case ch.op > kmsg.IncrementalAlterConfigOpDelete:
+			return fail(kerr.InvalidRequest, "a logger's level is no list, so that nothing can be appended to it or taken from it")
+		case ch.name != rootLogger:
+			return fail(kerr.InvalidConfig, "there is no logger %s; the one there is is called %s", ch.name, rootLogger)
+		case ch.op == kmsg.IncrementalAlterConfigOpDelete:
+			return fail(kerr.InvalidRequest, "the level of the logger %s cannot be deleted; set another", rootLogger)
+		case level < 0:
+			return fail(kerr.InvalidConfig, "%q is no level; they are TRACE, DEBUG, INFO, WARN, ERROR, FATAL", *ch.value)
+		case !e.validateOnly:
+			a.deps.LogLevel.Set(logLevels[level].level)
+			a.log.Log(context.Background(), logLevels[level].level, "the log level was changed", "level", logLevels[level].name)
+		}
+	}
+	return nil
+}
