@@ -29,6 +29,14 @@ ONLY        ?=
 record-kafka: ## Apache Kafka's answers to the scenarios of test/kafkadiff, anew (ONLY=area/name); needs Java 17 and mvn
 	go test ./test/kafkadiff -run '^TestRecord$$' -count=1 -timeout 60m -v -record -only '$(ONLY)'
 
+AGAINST     ?= both
+ONLY        ?=
+OUTPUT      ?= text
+.PHONY: test-clients
+test-clients: build ## other people's suites against firn and Apache Kafka (AGAINST=firn|kafka|both ONLY=suite OUTPUT=text|json)
+	go build -o bin/suites-run ./test/suites
+	./bin/suites-run --against $(AGAINST) --only "$(ONLY)" --output $(OUTPUT)
+
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -118,7 +118,8 @@ func cacheDir() (string, error) {
 
 // Start runs a node on an empty folder and returns once it answers. props are
 // lines of server.properties beside, or instead of, the ones of a single node
-// whose groups start without a delay. Stop must follow.
+// whose groups start without a delay; with "listeners" the first of them, which
+// must be PLAINTEXT, is Addr. Stop must follow.
 func Start(ctx context.Context, props map[string]string) (*Broker, error) {
 	dir, err := os.MkdirTemp("", "kafka-")
 	if err != nil {
@@ -161,6 +162,9 @@ func (b *Broker) start(ctx context.Context, props map[string]string) error {
 		"group.initial.rebalance.delay.ms":                 "0",
 	}
 	maps.Copy(all, props)
+	if first, _, _ := strings.Cut(all["listeners"], ","); props["listeners"] != "" {
+		b.Addr = strings.TrimPrefix(first, "PLAINTEXT://")
+	}
 	var text strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&text, "%s=%s\n", k, all[k])
