@@ -78,7 +78,6 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	failed := map[string]error{}
 	img := a.deps.Meta.Image()
 	defaults := a.deps.Config().Topics
-	room := a.room(img)
 	var specs []metastore.TopicSpec
 	added := 0 // partitions of specs
 	for _, name := range names {
@@ -94,10 +93,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 			err = kerr.UnknownTopicOrPartition // as Kafka: it is not made, and nobody says why
 		}
 		if err == nil {
-			err = room.take(1, len(assignment))
-		}
-		if err == nil {
-			err = defaults.Room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(assignment))
+			err = a.room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(assignment))
 		}
 		if err != nil {
 			failed[name] = err

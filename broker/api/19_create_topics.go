@@ -43,8 +43,8 @@ func (a *API) createTopics(c *call) {
 	}
 	var specs []metastore.TopicSpec
 	var at []int // specs[i] is answered by resp.Topics[at[i]]
-	partitions, added := 0, 0
-	limits := a.deps.Config().Topics
+	added := 0   // partitions of specs
+	keys := 0    // that specs come to
 	for i := range req.Topics {
 		in := &req.Topics[i]
 		n := count[in.Topic]
@@ -52,27 +52,33 @@ func (a *API) createTopics(c *call) {
 			continue // a duplicate that was answered
 		}
 		count[in.Topic] = 0
-		out := kmsg.NewCreateTopicsResponseTopic()
-		out.Topic, out.NumPartitions, out.ReplicationFactor = in.Topic, -1, -1
+		out := newCreated(in.Topic)
 		spec, err := metastore.TopicSpec{}, error(nil)
 		if n > 1 {
 			err = fail(kerr.InvalidRequest, "the request names the topic more than once")
 		} else {
 			spec, err = a.topicSpec(img, in)
 		}
-		if partitions += len(spec.Assignment); err == nil && partitions > a.cfg.MaxPartitionsPerCall {
-			err = fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
-		}
 		if err == nil {
-			err = limits.Room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(spec.Assignment))
+			err = a.room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(spec.Assignment))
 		}
 		if err == nil {
 			added += len(spec.Assignment)
+			keys += 1 + len(spec.Configs) + len(spec.Assignment)
 			specs, at = append(specs, spec), append(at, len(resp.Topics))
 			describeCreated(&out, &spec)
+			if req.ValidateOnly {
+				out.TopicID = uuid.New() // as Kafka: of the topic that was not made
+			}
 		}
 		resp.Topics = append(resp.Topics, out)
 		createError(&resp.Topics[len(resp.Topics)-1], err)
+	}
+	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all
+		for _, w := range at {
+			createError(&resp.Topics[w], fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together; these are %d", a.cfg.MaxPartitionsPerCall, keys))
+		}
+		specs = nil
 	}
 	if len(specs) > 0 && !req.ValidateOnly {
 		results, revision, err := a.deps.Meta.CreateTopics(ctx, specs)
@@ -95,22 +101,6 @@ func (a *API) createTopics(c *call) {
 		}
 	}
 	c.send(resp)
-}
-
-// withinLimits keeps what may be made beside what exists, and answers the
-// rest.
-func (a *API) withinLimits(img *metastore.Image, resp *kmsg.CreateTopicsResponse, specs []metastore.TopicSpec, at []int) ([]metastore.TopicSpec, []int) {
-	room := a.room(img)
-	var kept []metastore.TopicSpec
-	var keptAt []int
-	for i, s := range specs {
-		if err := room.take(1, len(s.Assignment)); err != nil {
-			createError(&resp.Topics[at[i]], err)
-			continue
-		}
-		kept, keptAt = append(kept, s), append(keptAt, at[i])
-	}
-	return kept, keptAt
 }
 
 // newCreated is the answer of a topic of which nothing is known.

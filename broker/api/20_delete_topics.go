@@ -31,11 +31,6 @@ func (a *API) deleteTopics(c *call) {
 			asked = append(asked, t)
 		}
 	}
-	if !a.deps.Config().Topics.Delete {
-		a.refuseDeletion(asked, resp)
-		c.send(resp)
-		return
-	}
 	var refused *kerr.Error
 	switch {
 	case !a.deps.Config().Topics.Delete && req.Version < 3:
@@ -68,19 +63,6 @@ func (a *API) deleteTopics(c *call) {
 	}
 	a.awaitDeleted(ctx, revision, resp)
 	c.send(resp)
-}
-
-// refuseDeletion answers while topics cannot be deleted. Versions before 3 have
-// no code for it.
-func (a *API) refuseDeletion(asked []kmsg.DeleteTopicsRequestTopic, resp *kmsg.DeleteTopicsResponse) {
-	code := kerr.TopicDeletionDisabled
-	if resp.Version < 3 {
-		code = kerr.InvalidRequest
-	}
-	for _, t := range asked {
-		d := deletion{name: t.Topic, id: record.TopicID(t.TopicID), err: fail(code, "topics cannot be deleted while delete.topic.enable is false")}
-		resp.Topics = append(resp.Topics, d.answer())
-	}
 }
 
 // awaitDeleted waits until deleted topics are gone here too.

@@ -67,9 +67,6 @@ func (a *API) addPartitions(ctx context.Context, in *kmsg.CreatePartitionsReques
 		return fail(kerr.InvalidTopicException, "topic %s is internal; its number of partitions cannot be changed", t.Name)
 	}
 	assignment, err := a.newPartitions(img, t, in)
-	if err == nil {
-		err = a.room(img).take(0, len(assignment))
-	}
 	if err != nil || validateOnly {
 		return err
 	}
@@ -92,8 +89,7 @@ func (a *API) newPartitions(img *metastore.Image, t *metastore.Topic, in *kmsg.C
 	case more > a.cfg.MaxPartitionsPerCall:
 		return nil, fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
 	}
-	limits := a.deps.Config().Topics
-	if err := limits.Room(len(img.Topics), img.Partitions, 0, more); err != nil {
+	if err := a.room(len(img.Topics), img.Partitions, 0, more); err != nil {
 		return nil, err
 	}
 	replicas := len(t.Partitions[0].Replicas)

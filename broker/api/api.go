@@ -213,6 +213,8 @@ var operations = map[int16]operation{
 	60: {handle: (*API).describeCluster},
 	61: {handle: (*API).describeProducers},
 	64: {handle: (*API).unregisterBroker},
+	71: {handle: (*API).getTelemetrySubscriptions},
+	72: {handle: (*API).pushTelemetry, waits: true},
 	74: {handle: (*API).listConfigResources},
 	75: {handle: (*API).describeTopicPartitions},
 }

@@ -103,7 +103,7 @@ func startHarness(dir string) (*harness, error) {
 		return v
 	}
 	h.deps = Deps{Log: log, Meta: meta, Partitions: h, Groups: h.groups, Tier: &tiering.Manager{}, EnsureOffsetsTopic: h.ensureOffsets, Config: values, LogLevel: new(slog.LevelVar)}
-	h.api = New(Config{BrokerID: testBroker}, h.deps)
+	h.api = New(Config{BrokerID: testBroker, LogDir: dir}, h.deps)
 	meta.OnChange(h.apply)
 	deadline := time.Now().Add(10 * time.Second)
 	for len(meta.Image().Brokers) == 0 {

@@ -201,7 +201,6 @@ func TestCreateTopicsErrors(t *testing.T) {
 		{"unknown config", func(rt rq) { config(rt, "retention.mss", str("1")) }, kerr.InvalidConfig, "retention.ms?"},
 		{"bad config", func(rt rq) { config(rt, "retention.ms", str("x")) }, kerr.InvalidConfig, "retention.ms"},
 		{"null config", func(rt rq) { config(rt, "retention.ms", nil) }, kerr.InvalidConfig, "without a value"},
-		{"unsupported config", func(rt rq) { config(rt, "cleanup.policy", str("compact")) }, kerr.InvalidConfig, "not supported yet"},
 		{"assignment and count", func(rt rq) { assign(rt, 0, testBroker); rt.NumPartitions = 1 }, kerr.InvalidRequest, "-1"},
 		{"assignment and factor", func(rt rq) { assign(rt, 0, testBroker); rt.ReplicationFactor = 1 }, kerr.InvalidRequest, "-1"},
 		{"assignment twice", func(rt rq) { assign(rt, 0, testBroker); assign(rt, 0, testBroker) }, kerr.InvalidReplicaAssignment, "more than once"},
