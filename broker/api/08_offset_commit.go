@@ -29,6 +29,9 @@ func (a *API) offsetCommit(c *call) {
 	type place struct{ t, p int }
 	var at [][]place
 	for _, in := range req.Topics {
+		if len(in.Partitions) == 0 {
+			continue // Kafka's answer leaves them out
+		}
 		out := kmsg.NewOffsetCommitResponseTopic()
 		out.Topic, out.TopicID = in.Topic, in.TopicID
 		topic, topicErr := commitTopic(req.Version, img, &in)

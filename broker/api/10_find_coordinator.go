@@ -48,11 +48,18 @@ func (a *API) answerFindCoordinator(c *call, req *kmsg.FindCoordinatorRequest) {
 		one := a.coordinator(img, kind, req.CoordinatorKey)
 		resp.NodeID, resp.Host, resp.Port = one.NodeID, one.Host, one.Port
 		resp.ErrorCode, resp.ErrorMessage = one.ErrorCode, one.ErrorMessage
+		if one.ErrorCode == 0 {
+			resp.ErrorMessage = kmsg.StringPtr("NONE") // as Kafka says it in these versions
+		}
 		c.send(resp)
 		return
 	}
 	for _, key := range req.CoordinatorKeys {
-		resp.Coordinators = append(resp.Coordinators, a.coordinator(img, kind, key))
+		one := a.coordinator(img, kind, key)
+		if one.ErrorCode == 0 {
+			one.ErrorMessage = kmsg.StringPtr("")
+		}
+		resp.Coordinators = append(resp.Coordinators, one)
 	}
 	c.send(resp)
 }

@@ -312,7 +312,8 @@ func (g *classic) supports(typ string, ps []protocol) bool {
 }
 
 // selectProtocol lets every member vote for the first of its protocols that
-// all know. Most votes win; of equals, the one voted for first.
+// all know. Most votes win; of equals, the one that Kafka would come upon
+// first.
 func (g *classic) selectProtocol() string {
 	votes := map[string]int{}
 	best := ""
@@ -324,14 +325,22 @@ func (g *classic) selectProtocol() string {
 			}
 		}
 	}
-	for _, m := range g.members {
+	for _, m := range g.members { // in a settled order, unlike that of votes
 		for i := range m.protocols {
-			if name := m.protocols[i].name; votes[name] > votes[best] {
+			name := m.protocols[i].name
+			if n := votes[name]; n > votes[best] || n > 0 && n == votes[best] && bucket(name) < bucket(best) {
 				best = name
 			}
 		}
 	}
 	return best
+}
+
+// bucket is where Java's HashMap of up to twelve entries keeps a name: Kafka
+// goes through the votes in this order.
+func bucket(name string) uint32 {
+	h := uint32(javaHash(name))
+	return (h ^ h>>16) & 15
 }
 
 func (g *classic) add(m *member) {

@@ -62,10 +62,10 @@ func (g *classic) describe(rg *kmsg.DescribeGroupsResponseGroup) {
 const groupType = "classic"
 
 // ListGroups answers versions 0–5: the groups of all loaded partitions, by
-// name. Filters ignore case; from version 4 by state, from 5 by type.
+// name. Filters ignore case, and blanks around a state; from version 4 by state, from 5 by type.
 func (c *Coordinator) ListGroups(req *kmsg.ListGroupsRequest) *kmsg.ListGroupsResponse {
 	resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
-	if len(req.TypesFilter) > 0 && !contains(req.TypesFilter, groupType) {
+	if len(req.TypesFilter) > 0 && !slices.ContainsFunc(req.TypesFilter, func(f string) bool { return strings.EqualFold(f, groupType) }) {
 		return resp
 	}
 	for _, s := range c.all() {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,7 +154,13 @@ func (b *Broker) Launch() {
 	}
 	// Nothing waits for company or for the next look: tests wait for the outcome.
 	args := append([]string{"start", "--data", b.Data, "--kafka", b.Kafka, "--http", b.HTTP,
-		"--upload-check", "200ms", "--upload-wait", "0s", "--set", "log.retention.check.interval.ms=200", "--set", "group.initial.rebalance.delay.ms=0"}, b.Args...)
+		"--upload-check", "200ms", "--upload-wait", "0s"}, b.Args...)
+	for _, set := range []string{"log.retention.check.interval.ms=200", "group.initial.rebalance.delay.ms=0"} {
+		name, _, _ := strings.Cut(set, "=")
+		if !slices.ContainsFunc(b.Args, func(a string) bool { return strings.HasPrefix(a, name+"=") }) {
+			args = append(args, "--set", set)
+		}
+	}
 	cmd := exec.Command(b.bin, args...)
 	cmd.Env = append(os.Environ(), b.Env...)
 	cmd.Stdout, cmd.Stderr = b.out, b.out
