@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
+
 	"github.com/firnlog/firn/broker/api"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
@@ -67,6 +69,7 @@ type Broker struct {
 	topics          *topics
 	wire            *wire.Server
 	http            *http.Server
+	series          *metrics.Set // what clients pushed, on /metrics
 
 	storeErr atomic.Pointer[string] // why the store cannot be used, nil: it can, or is not known yet
 	ready    atomic.Bool
@@ -121,6 +124,9 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		LogLevel:           deps.LogLevel,
 	})
 	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
+	b.series = metrics.NewSet()
+	b.series.RegisterMetricsWriter(handler.WriteMetrics)
+	metrics.RegisterSet(b.series)
 	b.http = b.httpServer()
 	// Calls come from one goroutine; the image of this moment comes first.
 	b.unwatch = b.meta.OnChange(b.apply)
@@ -244,6 +250,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { b.retention(ctx) })
+	wg.Go(func() { b.topics.cleaner.Run(ctx) })
 	wg.Go(func() { b.probeStore(ctx) })
 	go func() {
 		if err := b.http.Serve(b.httpLn); !errors.Is(err, http.ErrServerClosed) {
@@ -361,6 +368,9 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
+	}
+	if b.series != nil {
+		metrics.UnregisterSet(b.series, true)
 	}
 	if b.topics != nil {
 		b.topics.stop()

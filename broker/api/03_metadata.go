@@ -79,7 +79,6 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	img := a.deps.Meta.Image()
 	defaults := a.deps.Config().Topics
 	var specs []metastore.TopicSpec
-	added := 0 // partitions of specs
 	for _, name := range names {
 		if name == offsetsTopic {
 			if err := a.deps.EnsureOffsetsTopic(ctx); err != nil {
@@ -93,13 +92,12 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 			err = kerr.UnknownTopicOrPartition // as Kafka: it is not made, and nobody says why
 		}
 		if err == nil {
-			err = a.room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(assignment))
+			err = room.take(1, len(assignment))
 		}
 		if err != nil {
 			failed[name] = err
 			continue
 		}
-		added += len(assignment)
 		specs = append(specs, metastore.TopicSpec{Name: name, Assignment: assignment})
 	}
 	if len(specs) == 0 {

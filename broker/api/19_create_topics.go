@@ -43,7 +43,6 @@ func (a *API) createTopics(c *call) {
 	}
 	var specs []metastore.TopicSpec
 	var at []int // specs[i] is answered by resp.Topics[at[i]]
-	added := 0   // partitions of specs
 	keys := 0    // that specs come to
 	for i := range req.Topics {
 		in := &req.Topics[i]
@@ -60,12 +59,8 @@ func (a *API) createTopics(c *call) {
 			spec, err = a.topicSpec(img, in)
 		}
 		if err == nil {
-			err = a.room(len(img.Topics)+len(specs), img.Partitions+added, 1, len(spec.Assignment))
-		}
-		if err == nil {
-			added += len(spec.Assignment)
-			keys += 1 + len(spec.Configs) + len(spec.Assignment)
 			specs, at = append(specs, spec), append(at, len(resp.Topics))
+			keys += 1 + len(spec.Configs) + len(spec.Assignment)
 			describeCreated(&out, &spec)
 			if req.ValidateOnly {
 				out.TopicID = uuid.New() // as Kafka: of the topic that was not made
@@ -74,6 +69,7 @@ func (a *API) createTopics(c *call) {
 		resp.Topics = append(resp.Topics, out)
 		createError(&resp.Topics[len(resp.Topics)-1], err)
 	}
+	specs, at = a.withinLimits(img, resp, specs, at)
 	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all
 		for _, w := range at {
 			createError(&resp.Topics[w], fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together; these are %d", a.cfg.MaxPartitionsPerCall, keys))

@@ -89,9 +89,6 @@ func (a *API) newPartitions(img *metastore.Image, t *metastore.Topic, in *kmsg.C
 	case more > a.cfg.MaxPartitionsPerCall:
 		return nil, fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
 	}
-	if err := a.room(len(img.Topics), img.Partitions, 0, more); err != nil {
-		return nil, err
-	}
 	replicas := len(t.Partitions[0].Replicas)
 	if in.Assignment == nil {
 		return a.place(img, have, int32(more), int16(replicas))

@@ -186,13 +186,13 @@ func TestAlterConfigsErrors(t *testing.T) {
 		{"unknown key", kindTopic, topic.Name, []change{{"retentionms", opSet, str("9")}}, kerr.InvalidConfig, "retention.ms?"},
 		{"append to an unknown key", kindTopic, topic.Name, []change{{"retentionms", opAppend, str("9")}}, kerr.InvalidConfig, "retention.ms?"},
 		{"append to no list", kindTopic, topic.Name, []change{{"retention.ms", opAppend, str("9")}}, kerr.InvalidConfig, "not a list"},
-		{"unsupported by append", kindTopic, topic.Name, []change{{"cleanup.policy", opAppend, str("compact")}}, kerr.InvalidConfig, "not supported yet"},
+		{"wrong by append", kindTopic, topic.Name, []change{{"cleanup.policy", opAppend, str("compress")}}, kerr.InvalidConfig, "compress"},
 		{"null", kindTopic, topic.Name, []change{{"retention.ms", opSet, nil}}, kerr.InvalidRequest, "without a value"},
 		{"key twice", kindTopic, topic.Name, []change{ok, ok}, kerr.InvalidRequest, "more than once"},
 		{"unknown operation", kindTopic, topic.Name, []change{{"retention.ms", 7, str("9")}}, kerr.InvalidRequest, "operation"},
 		{"one of two is bad", kindTopic, topic.Name, []change{ok, {"segment.ms", opSet, str("0")}}, kerr.InvalidConfig, "segment.ms"},
-		{"tiering off", kindTopic, topic.Name, []change{{"remote.storage.enable", opSet, str("false")}}, kerr.InvalidConfig, "remote data"},
-		{"tiering off by delete", kindTopic, topic.Name, []change{{"remote.storage.enable", opDelete, nil}}, kerr.InvalidConfig, "remote data"},
+		{"tiering off", kindTopic, topic.Name, []change{{"remote.storage.enable", opSet, str("false")}}, kerr.InvalidConfig, "remote"},
+		{"tiering off by delete", kindTopic, topic.Name, []change{{"remote.storage.enable", opDelete, nil}}, kerr.InvalidConfig, "remote"},
 		{"unknown resource", 99, "x", []change{ok}, kerr.InvalidRequest, "resource type"},
 	} {
 		got := alter(t, false, c.kind, c.name, c.changes...)

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // Values are the broker configs in effect. They are never changed; a change
@@ -326,18 +324,6 @@ func (v *Values) together() error {
 func (v *Values) topicLong(name string) int64 {
 	n, _ := strconv.ParseInt(v.topicDefaults[name], 10, 64)
 	return n
-}
-
-// Room says whether so many topics and partitions may be made where there are
-// some already. The error is kerr.PolicyViolation and names the limit.
-func (t *Topics) Room(topics, partitions, moreTopics, morePartitions int) error {
-	switch {
-	case moreTopics > 0 && topics+moreTopics > t.MaxTopics:
-		return &Error{Name: "firn.max.topics", Reason: fmt.Sprintf("there are %d topics and may be %d; delete some, or raise this broker config", topics, t.MaxTopics), code: kerr.PolicyViolation}
-	case partitions+morePartitions > t.MaxPartitions:
-		return &Error{Name: "firn.max.partitions", Reason: fmt.Sprintf("there are %d partitions, %d more are asked for, and there may be %d; delete topics, or raise this broker config", partitions, morePartitions, t.MaxPartitions), code: kerr.PolicyViolation}
-	}
-	return nil
 }
 
 func flag(field func(*Values) *bool) func(*Values, *string) {
