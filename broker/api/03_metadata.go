@@ -78,6 +78,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 	failed := map[string]error{}
 	img := a.deps.Meta.Image()
 	defaults := a.deps.Config().Topics
+	room := a.room(img)
 	var specs []metastore.TopicSpec
 	for _, name := range names {
 		if name == offsetsTopic {

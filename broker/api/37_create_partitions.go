@@ -67,6 +67,9 @@ func (a *API) addPartitions(ctx context.Context, in *kmsg.CreatePartitionsReques
 		return fail(kerr.InvalidTopicException, "topic %s is internal; its number of partitions cannot be changed", t.Name)
 	}
 	assignment, err := a.newPartitions(img, t, in)
+	if err == nil {
+		err = a.room(img).take(0, len(assignment))
+	}
 	if err != nil || validateOnly {
 		return err
 	}

@@ -56,13 +56,32 @@ func checkReplicas(img *metastore.Image, ids []int32, want int) ([]record.Broker
 	return out, nil
 }
 
-// room says whether more topics and partitions may be made where there are
-// some already.
-func (a *API) room(topics, partitions, moreTopics, morePartitions int) error {
+// room is how many topics and partitions the cluster may have more than it
+// has.
+type room struct {
+	topics, partitions       int
+	maxTopics, maxPartitions int
+}
+
+func (a *API) room(img *metastore.Image) *room {
 	limits := a.deps.Config().Topics
-	err := limits.Room(topics, partitions, moreTopics, morePartitions)
-	if err != nil {
+	r := &room{maxTopics: limits.MaxTopics, maxPartitions: limits.MaxPartitions}
+	r.topics = r.maxTopics - len(img.Topics)
+	r.partitions = r.maxPartitions - img.Partitions
+	return r
+}
+
+// take uses room up, or says that there is not enough of it.
+func (r *room) take(topics, partitions int) error {
+	switch {
+	case topics > r.topics:
 		topicsRefused.Inc()
+		return fail(kerr.PolicyViolation, "there can be %d topics: delete some, or raise firn.max.topics", r.maxTopics)
+	case partitions > r.partitions:
+		topicsRefused.Inc()
+		return fail(kerr.PolicyViolation, "there can be %d partitions: delete topics, or raise firn.max.partitions", r.maxPartitions)
 	}
-	return err
+	r.topics -= topics
+	r.partitions -= partitions
+	return nil
 }
