@@ -29,6 +29,10 @@ ONLY        ?=
 record-kafka: ## Apache Kafka's answers to the scenarios of test/kafkadiff, anew (ONLY=area/name); needs Java 17 and mvn
 	go test ./test/kafkadiff -run '^TestRecord$$' -count=1 -timeout 60m -v -record -only '$(ONLY)'
 
+.PHONY: record-java
+record-java: build ## what Kafka's Java producer sends, for the tests of bytes, anew; needs Java 17 and mvn
+	cp=$$(go run ./test/kafka/classpath) && cd test/clients && go test . -run '^TestRecordJavaProducer$$' -count=1 -v -java-classpath "$$cp"
+
 AGAINST     ?= both
 ONLY        ?=
 OUTPUT      ?= text
