@@ -139,7 +139,7 @@ func (g *goTests) once(ctx context.Context, names []string) (int, error) {
 		if !g.ended(name) {
 			why := "the test process ended"
 			if overdue != "" {
-				why = fmt.Sprintf("no result after %s", g.limit)
+				why = fmt.Sprintf("no result after %s", g.limitOf(name))
 				if name != overdue {
 					continue // it ran beside the one that hung, and is tried again
 				}
@@ -167,13 +167,22 @@ func (g *goTests) follow(lines <-chan event, kill func()) (overdue string) {
 			g.take(e)
 		case <-tick.C:
 			for name, since := range g.top {
-				if overdue == "" && !since.IsZero() && time.Since(since) > g.limit && !g.ended(name) {
+				if overdue == "" && !since.IsZero() && time.Since(since) > g.limitOf(name) && !g.ended(name) {
 					overdue = name
 					kill()
 				}
 			}
 		}
 	}
+}
+
+// limitOf is how long a test may take; one that cannot pass is not waited for
+// long.
+func (g *goTests) limitOf(name string) time.Duration {
+	if g.oneTry(name) {
+		return min(g.limit, 40*time.Second)
+	}
+	return g.limit
 }
 
 func (g *goTests) count(names []string) int {

@@ -35,7 +35,7 @@ func main() {
 	firn := flag.String("firn", "bin/firn", "`FILE`: the binary under test")
 	output := flag.String("output", "text", "`FORM` of the summary: text or json")
 	logs := flag.String("logs", "bin/suites", "`DIR` for what brokers and tests print")
-	run := flag.String("run", "", "only top-level tests that match this `REGEXP`; nothing is recorded then")
+	run := flag.String("run", "", "only top-level tests that match this `REGEXP`; what is recorded of the others stays")
 	inside := flag.String("inside", "", "used by the command itself")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -113,9 +113,6 @@ func runSuite(ctx context.Context, s *suite, brokers []string, list notBuilt, o 
 	if err != nil {
 		return report{}, err
 	}
-	if o.run != "" {
-		recorded = nil
-	}
 	ran, seconds := map[string][]result{}, map[string]float64{}
 	for _, broker := range brokers {
 		start := time.Now()
@@ -126,11 +123,9 @@ func runSuite(ctx context.Context, s *suite, brokers []string, list notBuilt, o 
 		}
 		ran[broker], seconds[broker] = results, time.Since(start).Seconds()
 	}
-	rows := merge(s.name, recorded, ran, list)
-	if o.run == "" {
-		if err := writeRows(path, s.head(), rows); err != nil {
-			return report{}, err
-		}
+	rows := merge(s.name, recorded, ran, o.run != "", list)
+	if err := writeRows(path, s.head(), rows); err != nil {
+		return report{}, err
 	}
 	k, f := count(rows, func(r row) outcome { return r.Kafka }), count(rows, func(r row) outcome { return r.Firn })
 	k.Seconds, f.Seconds = seconds["kafka"], seconds["firn"]

@@ -90,8 +90,23 @@ func (l notBuilt) feature(suite, test string) string {
 }
 
 // merge puts new results of one broker, or of both, over the recorded rows. A
-// broker that ran replaces all that was recorded for it.
-func merge(suite string, recorded []row, ran map[string][]result, list notBuilt) []row {
+// broker that ran replaces all that was recorded for it, or, in a partial run,
+// what was recorded of the same top-level tests.
+func merge(suite string, recorded []row, ran map[string][]result, partial bool, list notBuilt) []row {
+	again := map[string]bool{} // top-level tests that ran, by broker
+	for broker, results := range ran {
+		for _, r := range results {
+			top, _, _ := strings.Cut(r.Name, "/")
+			again[broker+" "+top] = true
+		}
+	}
+	replaced := func(broker, name string) bool {
+		if _, ok := ran[broker]; !ok || !partial {
+			return ok
+		}
+		top, _, _ := strings.Cut(name, "/")
+		return again[broker+" "+top]
+	}
 	rows := map[string]*row{}
 	at := func(name string) *row {
 		if rows[name] == nil {
@@ -101,10 +116,10 @@ func merge(suite string, recorded []row, ran map[string][]result, list notBuilt)
 	}
 	for _, r := range recorded {
 		c := r
-		if _, ok := ran["kafka"]; ok || c.Kafka == notRun {
+		if replaced("kafka", c.Name) || c.Kafka == notRun {
 			c.Kafka, c.KafkaReason = "", ""
 		}
-		if _, ok := ran["firn"]; ok || c.Firn == notRun {
+		if replaced("firn", c.Name) || c.Firn == notRun {
 			c.Firn, c.FirnReason = "", ""
 		}
 		rows[r.Name] = &c

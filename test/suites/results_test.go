@@ -63,7 +63,7 @@ func TestMerge(t *testing.T) {
 		{Name: "TestB", Outcome: passed},
 		{Name: "TestTxn/a", Outcome: passed},
 		{Name: "TestA", Outcome: failed, Reason: "no rack"},
-	}}, list)
+	}}, false, list)
 	want := []row{
 		{Name: "TestA", Kafka: failed, Firn: notRun, KafkaReason: "no rack"},
 		{Name: "TestB", Kafka: passed, Firn: notRun},
@@ -89,7 +89,7 @@ func TestMerge(t *testing.T) {
 	rows = merge("s", rows, map[string][]result{"firn": {
 		{Name: "TestA", Outcome: failed, Reason: "no\track"},
 		{Name: "TestTxn/a", Outcome: failed, Reason: "UNSUPPORTED_VERSION"},
-	}}, list)
+	}}, false, list)
 	want = []row{
 		{Name: "TestA", Kafka: failed, Firn: failed, KafkaReason: "no rack", FirnReason: "no\track"},
 		{Name: "TestB", Kafka: passed, Firn: absent},
@@ -103,9 +103,14 @@ func TestMerge(t *testing.T) {
 	}
 
 	// A second run of Firn replaces the first one whole.
-	rows = merge("s", rows, map[string][]result{"firn": {{Name: "TestB", Outcome: passed}}}, list)
+	rows = merge("s", rows, map[string][]result{"firn": {{Name: "TestB", Outcome: passed}}}, false, list)
 	if rows[0].Firn != absent || rows[1].Firn != passed || rows[2].Firn != absent || rows[2].FirnReason != "" {
 		t.Errorf("after Firn again: %v", rows)
+	}
+	// A partial run replaces what it ran.
+	rows = merge("s", rows, map[string][]result{"firn": {{Name: "TestTxn/a", Outcome: skipped, Reason: "no"}}}, true, list)
+	if rows[0].Firn != absent || rows[1].Firn != passed || rows[2].Firn != skipped || rows[2].FirnReason != "no" {
+		t.Errorf("after a partial run: %v", rows)
 	}
 	if got := count(rows, func(r row) outcome { return r.Kafka }); got != (tally{Passed: 2, Failed: 1}) {
 		t.Errorf("counts of Kafka: %+v", got)

@@ -270,8 +270,13 @@ var (
 	toolNoise = regexp.MustCompile(`^\s+at |StatusLogger|SLF4J|^WARN|^\[?\d{4}-\d\d-\d\d|^\d\d:\d\d:\d\d|^\s*\.\.\. \d+ more|^\s*$`)
 	// What a broker says in an error is in its own words.
 	toolError   = regexp.MustCompile(`((?:\w+\.)*\w+Exception)\b.*`)
-	toolMessage = regexp.MustCompile(`^(Error[^:]*:).*`)
+	toolMessage = regexp.MustCompile(`^Error\b.*`)
 	toolTopicID = regexp.MustCompile(`\bTopicId: \S{22}`)
+	toolGroup   = regexp.MustCompile(`\bconsole-consumer-\d+`)
+	// Kafka's folder is formatted with eligible leader replicas, which sets
+	// this for the whole cluster; Firn has one replica.
+	toolMinISR  = regexp.MustCompile(`^\s*min\.insync\.replicas=1 .*|\bmin\.insync\.replicas=1,?`)
+	toolLogDirs = regexp.MustCompile(`"log_dirs":\["[^"]*"`)
 	toolSpaces  = regexp.MustCompile(`[ \t]+`)
 )
 
@@ -286,9 +291,14 @@ func normalOutput(out, dir string, sorted bool) string {
 			continue
 		}
 		line = toolTopicID.ReplaceAllString(line, "TopicId: ID")
-		line = toolMessage.ReplaceAllString(line, "$1 …")
+		line = toolLogDirs.ReplaceAllString(line, `"log_dirs":["DIR"`)
+		line = toolGroup.ReplaceAllString(line, "console-consumer-N")
+		line = toolMinISR.ReplaceAllString(line, "")
+		line = toolMessage.ReplaceAllString(line, "Error …")
 		line = toolError.ReplaceAllString(line, "$1 …")
-		lines = append(lines, strings.TrimSpace(toolSpaces.ReplaceAllString(line, " ")))
+		if line = strings.TrimSpace(toolSpaces.ReplaceAllString(line, " ")); line != "" {
+			lines = append(lines, line)
+		}
 	}
 	if sorted {
 		slices.Sort(lines)

@@ -44,7 +44,7 @@ func TestToolsText(t *testing.T) {
 func TestNormalOutput(t *testing.T) {
 	in := "Topic: t1\tTopicId: kK1x_0123456789abcdefg\tReplicas: 1\n\tat org.apache.X(Y.java:1)\n" +
 		"Error while executing topic command : Topic 't1' already exists.\norg.apache.kafka.common.errors.TopicExistsException: Topic 't1'.\nread /tmp/x/f.json\n\n"
-	want := "Topic: t1 TopicId: ID Replicas: 1\nError while executing topic command : …\norg.apache.kafka.common.errors.TopicExistsException …\nread DIR/f.json\n"
+	want := "Topic: t1 TopicId: ID Replicas: 1\nError …\norg.apache.kafka.common.errors.TopicExistsException …\nread DIR/f.json\n"
 	if got := normalOutput(in, "/tmp/x", false); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
