@@ -44,6 +44,7 @@ func (a *API) createTopics(c *call) {
 	var specs []metastore.TopicSpec
 	var at []int // specs[i] is answered by resp.Topics[at[i]]
 	keys := 0    // that specs come to
+	room := a.room(img)
 	for i := range req.Topics {
 		in := &req.Topics[i]
 		n := count[in.Topic]
@@ -59,6 +60,9 @@ func (a *API) createTopics(c *call) {
 			spec, err = a.topicSpec(img, in)
 		}
 		if err == nil {
+			err = room.take(1, len(spec.Assignment))
+		}
+		if err == nil {
 			specs, at = append(specs, spec), append(at, len(resp.Topics))
 			keys += 1 + len(spec.Configs) + len(spec.Assignment)
 			describeCreated(&out, &spec)
@@ -69,7 +73,6 @@ func (a *API) createTopics(c *call) {
 		resp.Topics = append(resp.Topics, out)
 		createError(&resp.Topics[len(resp.Topics)-1], err)
 	}
-	specs, at = a.withinLimits(img, resp, specs, at)
 	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all
 		for _, w := range at {
 			createError(&resp.Topics[w], fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together; these are %d", a.cfg.MaxPartitionsPerCall, keys))
