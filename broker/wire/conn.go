@@ -21,9 +21,9 @@ const (
 	// connection may hold before its next request is read. When replies in
 	// memory of all connections are over MaxInflightBytes, it is one reply.
 	maxHeld = 16 << 20
-	// smallFrame is up to where a frame, other than of Produce, is not
-	// counted against MaxInflightBytes: such requests may wait for long (a
-	// poll, a join) and are bounded by number.
+	// smallFrame is up to where a frame is not counted against
+	// MaxInflightBytes while it arrives, nor, but for Produce, later: such
+	// requests may wait for long (a poll, a join) and are bounded by number.
 	smallFrame = 64 << 10
 	// smallJoin is the same for JoinGroup and SyncGroup, which wait for the
 	// other members' requests: were those counted, a large group could fill
@@ -32,15 +32,18 @@ const (
 	// decodedCharge times its length is what a larger one counts: what it is
 	// decoded to is on the heap beside it.
 	decodedCharge = 4
+	// largeFrame is from where on frames may take half of MaxInflightBytes
+	// at most, so that they cannot keep out those of common sizes.
+	largeFrame = 1 << 20
 	// A frame must be read within frameTimeout and the time it takes at
 	// minFrameRate bytes per second; while others wait for the bytes that it
 	// has claimed, within contendedTimeout and at contendedRate, which is
 	// looked at every frameCheck.
 	frameTimeout     = time.Minute
 	minFrameRate     = 256 << 10
-	contendedTimeout = 10 * time.Second
+	contendedTimeout = 3 * time.Second
 	contendedRate    = 4 << 20
-	frameCheck       = 2 * time.Second
+	frameCheck       = time.Second
 	// halfCloseGrace is for how long replies are still sent to a peer that
 	// has closed its side; most such peers are gone altogether.
 	halfCloseGrace = 10 * time.Second
@@ -425,37 +428,27 @@ func (h head) charge() int64 {
 	return decodedCharge * int64(h.length)
 }
 
-// readBody reads a whole frame into a slab of p, once there is room for it
-// among all requests in flight.
+// readBody reads a whole frame into a slab of p, and counts it among all
+// requests in flight: a small one when it is there, others before.
 func (c *conn) readBody(p *pending, h head) bool {
-	if n := h.charge(); n > 0 {
-		if c.srv.budget.acquire(c.ctx, n) != nil {
-			return false
-		}
-		p.charge = n
+	charge, early := h.charge(), h.length > smallFrame
+	if early && !p.claim(charge) {
+		return false
 	}
 	c.in.skip(lengthSize)
-	p.slab = &slab{class: -1}
-	if p.charge > 0 {
-		p.slab = newSlab(h.length, h.key == keyProduce)
-		mInflightBytes.Add(float64(h.length))
-	}
 	start := time.Now()
-	for have := 0; have < h.length; {
-		if have == len(p.slab.buf) {
-			// Not counted: as much as its peer has shown to be good for.
-			more := make([]byte, min(h.length, max(readBuffer, 8*have)))
-			mInflightBytes.Add(float64(len(more) - have))
-			copy(more, p.slab.buf)
-			p.slab.buf = more
+	for have := 0; have < h.length; have = len(p.slab.buf) {
+		if p.charge > 0 {
+			p.grow(h.length)
+		} else {
+			p.grow(min(h.length, max(readBuffer, 8*have))) // as much as its peer has shown to be good for
 		}
 		if err := c.receive(p.slab.buf[have:], start, h.length, p.charge > 0); err != nil {
 			return c.readFailed(err)
 		}
-		have = len(p.slab.buf)
 	}
 	mRequestBytes.Add(lengthSize + h.length)
-	return true
+	return early || p.claim(charge)
 }
 
 // receive fills buf, a part of a frame of the length that began at start.
@@ -476,7 +469,7 @@ func (c *conn) receive(buf []byte, start time.Time, length int, counted bool) er
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded), c.isDraining(), !now.Before(end):
 			return err
-		case counted && !now.Before(contendedEnd) && c.srv.budget.contended():
+		case counted && !now.Before(contendedEnd) && c.srv.inflightContended():
 			return err
 		}
 	}

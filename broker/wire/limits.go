@@ -3,11 +3,9 @@ package wire
 import (
 	"container/list"
 	"context"
-	"fmt"
+	"math"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -21,7 +19,7 @@ type Config struct {
 	MaxConnectionsOf    map[netip.Addr]int // exceptions to MaxConnectionsPerIP [max.connections.per.ip.overrides]; not changed once given
 	MaxConnectionRate   int                // accepted per second [max.connection.creation.rate]; further ones wait; default no limit
 	MaxInflight         int                // requests of one connection whose reply is not sent yet; default 64
-	MaxInflightBytes    int64              // of requests being answered, all connections together [queued.max.request.bytes]; default 256 MiB
+	MaxInflightBytes    int64              // of requests being answered, all connections together [queued.max.request.bytes]; negative: no limit; default 256 MiB
 	SendBuffer          int                // SO_SNDBUF of new connections, bytes [socket.send.buffer.bytes]; default 200 KiB
 	IdleTimeout         time.Duration      // a connection on which nothing moves is closed [connections.max.idle.ms]; negative: never; default 10 min
 }
@@ -36,8 +34,11 @@ func (c Config) withDefaults() Config {
 	set(&c.MaxConnections, 10_000)
 	set(&c.MaxInflight, 64)
 	set(&c.SendBuffer, 200<<10)
-	if c.MaxInflightBytes <= 0 {
+	switch {
+	case c.MaxInflightBytes == 0:
 		c.MaxInflightBytes = 256 << 20
+	case c.MaxInflightBytes < 0:
+		c.MaxInflightBytes = math.MaxInt64 / 2 // sums of it do not overflow
 	}
 	if c.IdleTimeout == 0 {
 		c.IdleTimeout = 10 * time.Minute
@@ -57,35 +58,6 @@ func (c *Config) perIP(a netip.Addr) int {
 		return 0
 	}
 	return c.MaxConnectionsPerIP
-}
-
-// ParseConnectionOverrides reads max.connections.per.ip.overrides: a list of
-// ADDRESS:COUNT, separated by commas, of IPv4 or IPv6 addresses, the latter
-// in brackets or not. Kafka takes host names too and looks them up once, when
-// it starts; here they are refused.
-func ParseConnectionOverrides(s string) (map[netip.Addr]int, error) {
-	if strings.TrimSpace(s) == "" {
-		return nil, nil
-	}
-	m := make(map[netip.Addr]int)
-	for item := range strings.SplitSeq(s, ",") {
-		item = strings.TrimSpace(item)
-		i := strings.LastIndexByte(item, ':')
-		if i < 0 {
-			return nil, fmt.Errorf("%q is not ADDRESS:COUNT", item)
-		}
-		host := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(item[:i]), "["), "]")
-		addr, err := netip.ParseAddr(host)
-		if err != nil {
-			return nil, fmt.Errorf("%q: %q is not an IP address (host names are not looked up)", item, host)
-		}
-		n, err := strconv.Atoi(strings.TrimSpace(item[i+1:]))
-		if err != nil || n < 0 {
-			return nil, fmt.Errorf("%q: the count must be a number from 0", item)
-		}
-		m[addr.Unmap()] = n
-	}
-	return m, nil
 }
 
 // addrOf is the address that connections are counted by; not valid for

@@ -3,7 +3,6 @@ package wire
 import (
 	"bytes"
 	"context"
-	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -166,32 +165,6 @@ func TestConnectionRate(t *testing.T) {
 			t.Errorf("without a limit, 100 took %v", d)
 		}
 	})
-}
-
-func TestParseConnectionOverrides(t *testing.T) {
-	addr := netip.MustParseAddr
-	for _, tt := range []struct {
-		in   string
-		want map[netip.Addr]int
-		err  string
-	}{
-		{"", nil, ""},
-		{" ", nil, ""},
-		{"10.0.0.1:5", map[netip.Addr]int{addr("10.0.0.1"): 5}, ""},
-		{"10.0.0.1:5, [2001:db8::1]:0 ,::1:7", map[netip.Addr]int{addr("10.0.0.1"): 5, addr("2001:db8::1"): 0, addr("::1"): 7}, ""},
-		{"::ffff:10.0.0.1:5", map[netip.Addr]int{addr("10.0.0.1"): 5}, ""},
-		{"10.0.0.1", nil, "not ADDRESS:COUNT"},
-		{"10.0.0.1:", nil, "count must be"},
-		{"10.0.0.1:-1", nil, "count must be"},
-		{"10.0.0.1:x", nil, "count must be"},
-		{"example.com:5", nil, "host names"},
-		{",", nil, "not ADDRESS:COUNT"},
-	} {
-		got, err := ParseConnectionOverrides(tt.in)
-		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) || !maps.Equal(got, tt.want) {
-			t.Errorf("%q: %v, %v; want %v, %q", tt.in, got, err, tt.want, tt.err)
-		}
-	}
 }
 
 // Whatever is claimed, given back, given up and resized: no more is out than

@@ -11,7 +11,7 @@ type pending struct {
 	correlationID int32
 	started       time.Time
 	slab          *slab // until the reply comes
-	charge        int64 // of the server's budget, until the reply comes
+	charge, large int64 // of the server's budgets, until the reply comes
 
 	// What follows is guarded by c.mu; once answered, reply, encoded and err
 	// are the writer's.
@@ -94,6 +94,43 @@ func (r *Reply) release() {
 	}
 }
 
+// claim waits for n bytes of the server's budget; false when the connection
+// ends first.
+func (p *pending) claim(n int64) bool {
+	s := p.c.srv
+	if n > largeFrame {
+		n = min(n, s.config.Load().MaxInflightBytes/2)
+		if s.largeBudget.acquire(p.c.ctx, n) != nil {
+			return false
+		}
+		p.large = n
+	}
+	if n > 0 {
+		if s.budget.acquire(p.c.ctx, n) != nil {
+			return false
+		}
+		p.charge = n
+	}
+	return true
+}
+
+// inflightContended says whether some frame waits for its share.
+func (s *Server) inflightContended() bool {
+	return s.budget.contended() || s.largeBudget.contended()
+}
+
+// grow makes the slab n bytes long, with what it has at its start.
+func (p *pending) grow(n int) {
+	s := newSlab(n, p.api.key == keyProduce)
+	mInflightBytes.Add(float64(n))
+	if old := p.slab; old != nil {
+		copy(s.buf, old.buf)
+		mInflightBytes.Add(-float64(len(old.buf)))
+		old.release()
+	}
+	p.slab = s
+}
+
 // free gives the frame's memory and its share of the budget back.
 func (p *pending) free() {
 	if p.slab != nil {
@@ -103,6 +140,9 @@ func (p *pending) free() {
 	}
 	if p.charge > 0 {
 		p.c.srv.budget.release(p.charge)
-		p.charge = 0
 	}
+	if p.large > 0 {
+		p.c.srv.largeBudget.release(p.large)
+	}
+	p.charge, p.large = 0, 0
 }

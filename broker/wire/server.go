@@ -29,19 +29,20 @@ type Deps struct {
 // sent. Nothing is shared between connections but the limits of Config, so
 // that none can hold up another.
 type Server struct {
-	config     atomic.Pointer[Config]
-	log        *slog.Logger
-	handler    Handler
-	budget     budget       // of MaxInflightBytes
-	replyBytes atomic.Int64 // of replies in memory that are not sent yet, all connections
-	limit      logLimit
-	lastID     atomic.Uint64
-	ctx        context.Context // of all connections
-	cancel     context.CancelFunc
-	running    sync.WaitGroup // connections
-	pace       *rate.Limiter  // of MaxConnectionRate
-	closed     chan struct{}  // by Close
-	room       chan struct{}  // a connection ended, or more are allowed
+	config      atomic.Pointer[Config]
+	log         *slog.Logger
+	handler     Handler
+	budget      budget       // of MaxInflightBytes
+	largeBudget budget       // of half of it, for frames over largeFrame
+	replyBytes  atomic.Int64 // of replies in memory that are not sent yet, all connections
+	limit       logLimit
+	lastID      atomic.Uint64
+	ctx         context.Context // of all connections
+	cancel      context.CancelFunc
+	running     sync.WaitGroup // connections
+	pace        *rate.Limiter  // of MaxConnectionRate
+	closed      chan struct{}  // by Close
+	room        chan struct{}  // a connection ended, or more are allowed
 
 	mu        sync.Mutex // guards what follows; not held across I/O
 	closing   bool
@@ -78,6 +79,7 @@ func (s *Server) SetConfig(cfg Config) {
 	cfg = cfg.withDefaults()
 	s.config.Store(&cfg)
 	s.budget.resize(cfg.MaxInflightBytes)
+	s.largeBudget.resize(cfg.MaxInflightBytes / 2)
 	if n := cfg.MaxConnectionRate; n > 0 {
 		s.pace.SetLimit(rate.Limit(n))
 		s.pace.SetBurst(n)
