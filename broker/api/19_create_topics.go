@@ -102,6 +102,22 @@ func (a *API) createTopics(c *call) {
 	c.send(resp)
 }
 
+// withinLimits keeps what may be made beside what exists, and answers the
+// rest.
+func (a *API) withinLimits(img *metastore.Image, resp *kmsg.CreateTopicsResponse, specs []metastore.TopicSpec, at []int) ([]metastore.TopicSpec, []int) {
+	room := a.room(img)
+	var kept []metastore.TopicSpec
+	var keptAt []int
+	for i, s := range specs {
+		if err := room.take(1, len(s.Assignment)); err != nil {
+			createError(&resp.Topics[at[i]], err)
+			continue
+		}
+		kept, keptAt = append(kept, s), append(keptAt, at[i])
+	}
+	return kept, keptAt
+}
+
 // newCreated is the answer of a topic of which nothing is known.
 func newCreated(name string) kmsg.CreateTopicsResponseTopic {
 	out := kmsg.NewCreateTopicsResponseTopic()
