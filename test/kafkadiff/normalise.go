@@ -169,7 +169,7 @@ var ordered = map[int16]bool{
 }
 
 // keyFields say what an element of a list is about, before anything else in it.
-var keyFields = []string{"CoordinatorType", "Key", "ApiKey", "Name", "Group", "GroupID", "ResourceType", "ResourceName", "Topic", "TopicID", "Partition", "NodeID", "InstanceID", "ClientID"}
+var keyFields = []string{"CoordinatorType", "Key", "ApiKey", "Name", "Group", "GroupID", "ResourceType", "ResourceName", "Topic", "TopicID", "Partition", "NodeID", "BaseOffset", "Offset", "InstanceID", "ClientID"}
 
 // sort puts the lists of an answer in order, in place.
 func (n *normaliser) sort(key int16, v any) {

@@ -3,13 +3,14 @@ package kafkadiff
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // A path names values in a tree: Topics[0].Partitions[1].ErrorCode. Beside
-// [N] there are [*], every element, and [Field=JSON], the elements with that
-// value. The empty path is the whole tree.
+// [N] there are [*], every element, and [Field=JSON,…], the elements with one
+// of these values. The empty path is the whole tree.
 type path []step
 
 type step struct {
@@ -17,7 +18,7 @@ type step struct {
 	index int    // of a list, -1: see below
 	all   bool
 	where string // elements whose field where ...
-	is    any    // ... has this value
+	is    list   // ... has one of these values
 }
 
 func parsePath(s string) (path, error) {
@@ -38,11 +39,19 @@ func parsePath(s string) (path, error) {
 		}
 		inner := rest[1:]
 		if field, value, ok := strings.Cut(inner, "="); ok && isName(field) {
-			v, tail, err := parseTree(value)
-			if err != nil || !strings.HasPrefix(tail, "]") {
-				return nil, fmt.Errorf("path %q: [Field=JSON] is not closed: %v", s, err)
+			var is list
+			tail := "," + value
+			for strings.HasPrefix(tail, ",") {
+				v, after, err := parseTree(tail[1:])
+				if err != nil {
+					return nil, fmt.Errorf("path %q: %w", s, err)
+				}
+				is, tail = append(is, v), after
 			}
-			p = append(p, step{index: -1, where: field, is: v})
+			if !strings.HasPrefix(tail, "]") {
+				return nil, fmt.Errorf("path %q: [Field=JSON,…] is not closed", s)
+			}
+			p = append(p, step{index: -1, where: field, is: is})
 			rest = strings.TrimPrefix(tail[1:], ".")
 			continue
 		}
@@ -104,7 +113,7 @@ func (s step) matches(i int, e any) bool {
 			return false
 		}
 		v, ok := o.get(s.where)
-		return ok && equal(v, s.is)
+		return ok && slices.ContainsFunc(s.is, func(is any) bool { return equal(v, is) })
 	}
 	return i == s.index
 }
@@ -223,24 +232,80 @@ func differences(at string, want, got any) []difference {
 		if !ok {
 			break
 		}
-		for i := range max(len(w), len(g)) {
-			here := at + "[" + strconv.Itoa(i) + "]"
-			switch {
-			case i >= len(g):
-				all = append(all, difference{here, w[i], gone{}})
-			case i >= len(w):
-				all = append(all, difference{here, gone{}, g[i]})
-			default:
-				all = append(all, differences(here, w[i], g[i])...)
-			}
-		}
-		return all
+		return listDifferences(at, w, g)
 	default:
 		if scalar(want) && scalar(got) && want == got {
 			return nil
 		}
 	}
 	return append(all, difference{at, want, got})
+}
+
+// listDifferences pairs elements that are about the same thing where each is
+// about one, and by position otherwise.
+func listDifferences(at string, want, got list) []difference {
+	wantKeys, ok1 := elementKeys(want)
+	gotKeys, ok2 := elementKeys(got)
+	var all []difference
+	if !ok1 || !ok2 {
+		for i := range max(len(want), len(got)) {
+			here := at + "[" + strconv.Itoa(i) + "]"
+			switch {
+			case i >= len(got):
+				all = append(all, difference{here, want[i], gone{}})
+			case i >= len(want):
+				all = append(all, difference{here, gone{}, got[i]})
+			default:
+				all = append(all, differences(here, want[i], got[i])...)
+			}
+		}
+		return all
+	}
+	var common list
+	for i, k := range wantKeys {
+		if j := slices.Index(gotKeys, k); j >= 0 {
+			common = append(common, k)
+			all = append(all, differences(at+"["+k+"]", want[i], got[j])...)
+		} else {
+			all = append(all, difference{at + "[" + k + "]", want[i], gone{}})
+		}
+	}
+	var order list
+	for j, k := range gotKeys {
+		if slices.Contains(wantKeys, k) {
+			order = append(order, k)
+		} else {
+			all = append(all, difference{at + "[" + k + "]", gone{}, got[j]})
+		}
+	}
+	if !slices.Equal(common, order) {
+		all = append(all, difference{at + ", the order", common, order})
+	}
+	return all
+}
+
+// elementKeys gives what each element is about, and false when they cannot be
+// told apart so.
+func elementKeys(l list) ([]string, bool) {
+	var keys []string
+	for _, e := range l {
+		o, ok := e.(*object)
+		if !ok {
+			return nil, false
+		}
+		key := ""
+		for _, f := range keyFields {
+			if v, ok := o.get(f); ok && scalar(v) && v != nil {
+				key = f + "=" + oneLine(v)
+				break
+			}
+		}
+		if key == "" || slices.Contains(keys, key) {
+			return nil, false
+		}
+		keys = append(keys, key)
+	}
+	return keys, true
 }
 
 func scalar(v any) bool {

@@ -3,8 +3,10 @@ package kafkadiff
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // recordingHead is how each file of recorded answers begins.
@@ -83,6 +85,7 @@ func (s *Scenario) compare(recorded, got []Answer, who, other string) []string {
 			continue
 		}
 		tree := s.ignore(want.Step, clone(want.Tree))
+		changed := false
 		for i, d := range s.differs {
 			if !d.concerns(want.Step) {
 				continue
@@ -90,7 +93,7 @@ func (s *Scenario) compare(recorded, got []Answer, who, other string) []string {
 			var n int
 			tree, n = d.path.apply(tree, func(v any) any {
 				if differences("", v, d.value) != nil {
-					needed[i] = true
+					needed[i], changed = true, true
 				}
 				return clone(d.value)
 			})
@@ -104,6 +107,13 @@ func (s *Scenario) compare(recorded, got []Answer, who, other string) []string {
 			continue
 		}
 		delete(answers, want.Step)
+		if changed {
+			name, _, _ := strings.Cut(want.Title, " ")
+			key, _ := keyOf(name)
+			n := newNormaliser("", "", time.Now())
+			n.sort(key, tree)
+			n.sort(key, a.Tree)
+		}
 		takeMessages(tree, a.Tree)
 		for _, d := range differences("", tree, a.Tree) {
 			at := d.path
@@ -166,4 +176,28 @@ func (s *Scenario) CompareTwice(a, b []Answer) []string {
 	plain := *s
 	plain.differs = nil
 	return plain.compare(a, b, "once", "again")
+}
+
+// ErrorCodes lists the names of the error codes in an answer, each once.
+func (a Answer) ErrorCodes() []string {
+	var codes []string
+	var walk func(field string, v any)
+	walk = func(field string, v any) {
+		switch v := v.(type) {
+		case *object:
+			for i, n := range v.names {
+				walk(n, v.values[i])
+			}
+		case list:
+			for _, e := range v {
+				walk(field, e)
+			}
+		case string:
+			if strings.HasSuffix(field, "ErrorCode") && !slices.Contains(codes, v) {
+				codes = append(codes, v)
+			}
+		}
+	}
+	walk("", a.Tree)
+	return codes
 }

@@ -181,3 +181,18 @@ func primed(addr string, conns map[string]*conn) (bool, error) {
 	}
 	return true, nil
 }
+
+// Advertised asks which APIs and versions the broker at addr serves.
+func Advertised(addr string) ([]kmsg.ApiVersionsResponseApiKey, error) {
+	conns := map[string]*conn{}
+	defer func() {
+		for _, c := range conns {
+			c.close()
+		}
+	}()
+	resp, err := ask[*kmsg.ApiVersionsResponse](addr, conns, kmsg.NewPtrApiVersionsRequest())
+	if err != nil {
+		return nil, err
+	}
+	return resp.ApiKeys, nil
+}
