@@ -177,3 +177,47 @@ func TestCollectionGivesUpEarly(t *testing.T) {
 		t.Errorf("%v; %d objects left", err, len(w.objs))
 	}
 }
+
+// Turning tiering off with remote.log.delete.on.disable deletes what is tiered
+// of a partition that lives on; turned on again it begins anew with what is
+// local, and no pointer or object of before is left.
+func TestTieringTurnedOffAndOnAgain(t *testing.T) {
+	w := newWorld(t)
+	m := w.manager(t, small)
+	l := newLog(w, "a", 0)
+	attach(t, m, l, keepAll)
+	for range 3 {
+		l.seal(t, rng(1), 3, 500, 0)
+	}
+	m.uploadAll()
+	if s := m.Status("")[0]; s.RemoteEnd != l.end {
+		t.Fatalf("not tiered: %+v", s)
+	}
+	off := keepAll
+	off.Enabled, off.Drop = false, true
+	m.SetPolicy(l.id, 0, off)
+	for _, p := range m.attached() {
+		if v := p.view.Load(); !m.hasChore(p, v) {
+			t.Fatal("there is nothing to do")
+		}
+		if err := m.chore(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mu.Lock()
+	pointers := len(w.ptrs)
+	w.mu.Unlock()
+	if s := m.Status("")[0]; pointers != 0 || s.State != "disabled" {
+		t.Fatalf("%d pointers are left, status %+v", pointers, s)
+	}
+	if start, end := m.ColdRange(l.id, l.tp); start != end {
+		t.Errorf("cold is [%d, %d)", start, end)
+	}
+	m.SetPolicy(l.id, 0, keepAll)
+	l.seal(t, rng(2), 3, 500, 0)
+	m.uploadAll()
+	s := m.Status("")[0]
+	if s.State != "ok" || s.RemoteEnd != l.end || s.RemoteStart != l.LogStart() {
+		t.Errorf("turned on again: %+v, the log is [%d, %d)", s, l.LogStart(), l.end)
+	}
+}

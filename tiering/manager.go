@@ -259,9 +259,6 @@ func (m *Manager) Detach(id record.TopicID, p record.PartitionID) {
 	}
 }
 
-// Kick says that a segment was sealed, so that it need not wait for the tick.
-func (m *Manager) Kick(record.TopicID, record.PartitionID) { m.poke() }
-
 func (m *Manager) poke() {
 	select {
 	case m.wake <- struct{}{}:

@@ -618,7 +618,6 @@ func TestLoop(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 5 {
 		l.seal(t, r, 3, 500, 0)
-		m.Kick(l.id, 0)
 	}
 	<-tiered
 	replay(t, m, l.memLog, 1000)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,9 +19,10 @@ import (
 type trash struct {
 	log     *Log
 	mu      sync.Mutex // held across renames and removals; nobody serves clients under it but on a full disk
-	files   []trashed  // the next to go first
-	made    int        // names given so far: two segments may have the same base
-	timer   *time.Timer
+	files   []trashed
+	made    int         // names given so far: two segments may have the same base
+	timer   *time.Timer // of next, nil: none
+	next    time.Time
 	stopped bool
 }
 
@@ -59,9 +61,29 @@ func (t *trash) addLocked(f trashed) {
 	t.files = append(t.files, f)
 	trashFiles.Add(1)
 	trashBytes.Add(f.size)
-	if t.timer == nil {
-		t.timer = time.AfterFunc(time.Until(f.due), t.removeDue)
+	t.armLocked()
+}
+
+// armLocked sets the timer for the file that is due first; the delay may have
+// been changed, so that this need not be the one that came first.
+func (t *trash) armLocked() {
+	if len(t.files) == 0 {
+		return
 	}
+	due := t.files[0].due
+	for _, f := range t.files[1:] {
+		if f.due.Before(due) {
+			due = f.due
+		}
+	}
+	if t.timer != nil {
+		if !due.Before(t.next) {
+			return
+		}
+		t.timer.Stop()
+	}
+	t.next = due
+	t.timer = time.AfterFunc(max(time.Until(due), time.Millisecond), t.removeDue)
 }
 
 // removeDue removes what has waited long enough. A shorter delay that was set
@@ -74,22 +96,21 @@ func (t *trash) removeDue() {
 		return
 	}
 	t.removeLocked(time.Now())
-	if len(t.files) > 0 {
-		t.timer = time.AfterFunc(max(time.Until(t.files[0].due), time.Millisecond), t.removeDue)
-	}
+	t.armLocked()
 }
 
 func (t *trash) removeLocked(until time.Time) {
-	n := 0
-	for ; n < len(t.files) && !t.files[n].due.After(until); n++ {
-		f := t.files[n]
+	t.files = slices.DeleteFunc(t.files, func(f trashed) bool {
+		if f.due.After(until) {
+			return false
+		}
 		if err := t.log.disk.remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.log.deps.Log.Warn("a deleted segment's file cannot be removed; the next start tries again", "file", f.path, "err", err)
 		}
 		trashFiles.Add(-1)
 		trashBytes.Add(-f.size)
-	}
-	t.files = t.files[n:]
+		return true
+	})
 }
 
 // empty removes everything at once: the disk is full.

@@ -70,10 +70,8 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 		}
 		if dup != nil {
 			duplicates.Inc()
-			res.BaseOffset, res.LastOffset, res.Duplicate = dup.BaseOffset(), dup.LastOffset, true
-			if res.LogAppendTime >= 0 {
-				res.LogAppendTime = dup.Timestamp
-			}
+			// Kafka tells the batch's time as that of appending, whoever chose it.
+			res.BaseOffset, res.LastOffset, res.Duplicate, res.LogAppendTime = dup.BaseOffset(), dup.LastOffset, true, dup.Timestamp
 			return res, nil
 		}
 	}

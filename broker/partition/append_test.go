@@ -59,12 +59,11 @@ func TestRefused(t *testing.T) {
 		"control":         {edit(func(b record.Batch) { b[22] |= 1 << 5 }), kerr.InvalidRecord},
 		"transactional":   {edit(func(b record.Batch) { b[22] |= 1 << 4 }), kerr.InvalidTxnState},
 		"unknown codec":   {edit(func(b record.Batch) { b[22] |= 7 }), kerr.UnsupportedCompressionType},
-		"not that codec":  {edit(func(b record.Batch) { b[22] |= 4 }), kerr.CorruptMessage},
+		"not that codec":  {edit(func(b record.Batch) { b[22] |= 4 }), kerr.InvalidRecord},
 		"no sequence":     {idempotent(t, 9, 0, -1, 1), kerr.InvalidRecord},
 		"offset deltas":   {gapped(t), kerr.InvalidRecord},
 		"too new":         {plain(t, 1e12+3600_001, "a"), kerr.InvalidTimestamp},
 		"too old":         {plain(t, 1e12-86400_001, "a"), kerr.InvalidTimestamp},
-		"append time":     {edit(func(b record.Batch) { b[22] |= 1 << 3 }), kerr.InvalidTimestamp},
 	} {
 		res, err := p.Append(c.batch, Client)
 		var got *kerr.Error

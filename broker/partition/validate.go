@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -24,6 +25,10 @@ import (
 // to at most commitlog.MaxBatchBytes.
 //
 // All of it happens before the partition's lock is taken.
+
+// minBatchLength is what the length field of the shortest message there ever
+// was holds (format 0); less is damage, not a batch cut short.
+const minBatchLength = 14
 
 // maxRecordErrors bounds the records that a reply names.
 const maxRecordErrors = 64
@@ -80,16 +85,26 @@ func soleBatch(b []byte) (record.Batch, error) {
 	batch, rest, err := record.Next(b)
 	switch {
 	case errors.Is(err, record.ErrMagic) && (b[16] == 0 || b[16] == 1):
-		return nil, invalidRecord("message format %d; only record batches of format 2 are taken", b[16])
-	case errors.Is(err, record.ErrShort):
-		return nil, invalidRecord("no whole record batch in %d bytes", len(b))
+		return nil, notOneBatch("message format %d; only record batches of format 2 are taken", b[16])
+	case errors.Is(err, record.ErrShort) && (len(b) < record.LogOverhead || int32(binary.BigEndian.Uint32(b[8:])) >= minBatchLength):
+		return nil, notOneBatch("no whole record batch in %d bytes", len(b))
+	case errors.Is(err, record.ErrDelta):
+		return nil, fmt.Errorf("%w: %w", kerr.InvalidRecord, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", kerr.CorruptMessage, err)
 	}
 	if _, _, err := record.Next(rest); !errors.Is(err, record.ErrShort) {
-		return nil, invalidRecord("more than one record batch for a partition")
+		return nil, notOneBatch("more than one record batch for a partition")
 	}
 	return batch, nil
+}
+
+// ErrNotOneBatch says that a request's bytes for a partition are not the one
+// batch of format 2 that they must be. The partition's log was not looked at.
+var ErrNotOneBatch = errors.New("not one record batch")
+
+func notOneBatch(format string, args ...any) error {
+	return fmt.Errorf("%w: %w: %s", kerr.InvalidRecord, ErrNotOneBatch, fmt.Sprintf(format, args...))
 }
 
 func checkHeader(b record.Batch) error {
@@ -137,8 +152,8 @@ func checkRecords(b record.Batch, cfg *Config, now time.Time) (record.Batch, int
 		if errors.Is(err, record.ErrTooLarge) {
 			return nil, 0, fmt.Errorf("%w: %w", kerr.MessageTooLarge, err)
 		}
-		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", kerr.CorruptMessage, err)
+		if err != nil { // the checksum was right: the client's fault, and trying again is in vain
+			return nil, 0, fmt.Errorf("%w: %w", kerr.InvalidRecord, err)
 		}
 		*bp, body = out, out
 	}
@@ -171,7 +186,6 @@ func checkRecords(b record.Batch, cfg *Config, now time.Time) (record.Batch, int
 type checker struct {
 	oldest, newest int64 // timestamps allowed
 	createTime     bool
-	wrongType      bool // the batch says LogAppendTime and the topic does not
 	keyed          bool // the topic is compacted: every record must have a key (KIP-467)
 	seen           int64
 	maxTS          int64
@@ -181,13 +195,13 @@ type checker struct {
 }
 
 func newChecker(b record.Batch, cfg *Config, now time.Time) *checker {
-	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact, wrongType: b.IsLogAppendTime()}
+	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact}
 	c.oldest, c.newest = timestampBounds(cfg, now.UnixMilli())
 	return c
 }
 
 func timestampBounds(cfg *Config, now int64) (oldest, newest int64) {
-	oldest, newest = math.MinInt64, math.MaxInt64
+	oldest, newest = now-math.MaxInt64, math.MaxInt64 // Kafka too refuses what lies further back than that
 	if d := cfg.TimestampBeforeMax; d >= 0 && d < math.MaxInt64 {
 		oldest = now - d.Milliseconds()
 	}
@@ -208,8 +222,6 @@ func (c *checker) record(r record.RecordInfo) bool {
 	switch {
 	case c.keyed && r.NullKey:
 		c.refuse(r.Index, kerr.InvalidRecord, "a record of a compacted topic needs a key")
-	case c.wrongType:
-		c.refuse(r.Index, kerr.InvalidTimestamp, "a producer may not set the timestamp type LogAppendTime")
 	case c.createTime && r.Timestamp != -1 && (r.Timestamp < c.oldest || r.Timestamp > c.newest):
 		c.refuse(r.Index, kerr.InvalidTimestamp, fmt.Sprintf("timestamp %d is outside of [%d, %d], which message.timestamp.before.max.ms and message.timestamp.after.max.ms allow", r.Timestamp, c.oldest, c.newest))
 	}
