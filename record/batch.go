@@ -42,6 +42,8 @@ var (
 	ErrChecksum = fmt.Errorf("%w: checksum does not match", ErrCorrupt)
 	// ErrMagic says that the format is not version 2.
 	ErrMagic = fmt.Errorf("%w: format is not v2", ErrCorrupt)
+	// ErrDelta says that the last offset delta is negative: no records.
+	ErrDelta = fmt.Errorf("%w: last offset delta is negative", ErrCorrupt)
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -69,7 +71,7 @@ func ParseHeader(b []byte) (Batch, error) {
 		return nil, fmt.Errorf("%w: length field is %d", ErrCorrupt, n)
 	}
 	if h.LastOffsetDelta() < 0 {
-		return nil, fmt.Errorf("%w: last offset delta is %d", ErrCorrupt, h.LastOffsetDelta())
+		return nil, fmt.Errorf("%w: %d", ErrDelta, h.LastOffsetDelta())
 	}
 	return h, nil
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync"
@@ -44,10 +45,11 @@ type produceCall struct {
 	resp *kmsg.ProduceResponse
 	img  *metastore.Image
 
-	waits []produceWait // what acks=all waits for
-	fails string        // the first error, for acks=0
+	places map[partitionKey]int // of topics in the reply; nil while there is one
+	waits  []produceWait        // what acks=all waits for
+	fails  string               // the first error, for acks=0
 
-	mu    sync.Mutex // guards what follows, waits[i].settled and *waits[i].out
+	mu    sync.Mutex // guards what follows, waits[i].settled and resp
 	left  int
 	timer *time.Timer
 }
@@ -58,10 +60,10 @@ type awaiter interface {
 }
 
 type produceWait struct {
-	part    awaiter
-	end     record.Offset // wanted high watermark
-	out     *kmsg.ProduceResponseTopicPartition
-	settled bool
+	part      awaiter
+	end       record.Offset // wanted high watermark
+	topic, at int           // where the partition stands in the reply
+	settled   bool
 }
 
 type partitionKey struct {
@@ -71,41 +73,89 @@ type partitionKey struct {
 }
 
 func (p *produceCall) appendAll() {
-	seen := map[partitionKey]int{}
 	total := 0
+	transactional := false
 	for i := range p.req.Topics {
 		t := &p.req.Topics[i]
 		total += len(t.Partitions)
 		for j := range t.Partitions {
-			seen[partitionKey{t.Topic, t.TopicID, t.Partitions[j].Partition}]++
+			transactional = transactional || isTransactional(t.Partitions[j].Records)
 		}
+	}
+	seen := p.partitionsNamed(total)
+	var refused error
+	if transactional && p.req.TransactionID == nil {
+		// Kafka's answer: nobody may write to a transaction without a name.
+		refused = fail(kerr.TransactionalIDAuthorizationFailed, "a transactional batch needs the transactional id in its request")
 	}
 	p.waits = make([]produceWait, 0, total)
 	p.resp.Topics = make([]kmsg.ProduceResponseTopic, 0, len(p.req.Topics))
 	for i := range p.req.Topics {
 		t := &p.req.Topics[i]
-		out := kmsg.NewProduceResponseTopic()
-		out.Topic, out.TopicID = t.Topic, t.TopicID
-		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
+		place := p.place(t)
+		out := &p.resp.Topics[place]
+		first := len(out.Partitions)
+		out.Partitions = append(out.Partitions, make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))...)
 		topic, topicErr := p.topic(t)
 		for j := range t.Partitions {
-			in, po := &t.Partitions[j], &out.Partitions[j]
+			in, po := &t.Partitions[j], &out.Partitions[first+j]
 			*po = kmsg.NewProduceResponseTopicPartition()
 			po.Partition = in.Partition
 			po.BaseOffset, po.LogAppendTime, po.LogStartOffset = -1, -1, -1
-			err := topicErr
+			err := cmp.Or(refused, topicErr)
 			if err == nil && seen[partitionKey{t.Topic, t.TopicID, in.Partition}] > 1 {
 				err = fail(kerr.InvalidRequest, "the request names partition %d of the topic more than once; none of its records were written", in.Partition)
 			}
 			if err == nil {
-				err = p.append(topic, in, po)
+				err = p.append(topic, in, place, first+j)
 			}
 			if err != nil {
 				p.failed(topic, po, err)
 			}
 		}
-		p.resp.Topics = append(p.resp.Topics, out)
 	}
+}
+
+// partitionsNamed counts how often the request names each partition; nil when
+// there is only one to name.
+func (p *produceCall) partitionsNamed(total int) map[partitionKey]int {
+	if total <= 1 {
+		return nil
+	}
+	seen := make(map[partitionKey]int, total)
+	for i := range p.req.Topics {
+		t := &p.req.Topics[i]
+		for j := range t.Partitions {
+			seen[partitionKey{t.Topic, t.TopicID, t.Partitions[j].Partition}]++
+		}
+	}
+	return seen
+}
+
+// place gives the index of a topic in the reply: one, however often the
+// request names the topic.
+func (p *produceCall) place(t *kmsg.ProduceRequestTopic) int {
+	key := partitionKey{topic: t.Topic, id: t.TopicID}
+	at, ok := p.places[key]
+	if !ok {
+		at = len(p.resp.Topics)
+		out := kmsg.NewProduceResponseTopic()
+		out.Topic, out.TopicID = t.Topic, t.TopicID
+		p.resp.Topics = append(p.resp.Topics, out)
+		if len(p.req.Topics) > 1 {
+			if p.places == nil {
+				p.places = make(map[partitionKey]int, len(p.req.Topics))
+			}
+			p.places[key] = at
+		}
+	}
+	return at
+}
+
+// isTransactional says whether records begin with a transactional batch.
+func isTransactional(records []byte) bool {
+	h, err := record.ParseHeader(records)
+	return err == nil && h.IsTransactional()
 }
 
 // topic resolves the topic that a part of the request is for.
@@ -117,9 +167,6 @@ func (p *produceCall) topic(t *kmsg.ProduceRequestTopic) (*metastore.Topic, erro
 		}
 	} else {
 		if topic = p.img.Topics[t.Topic]; topic == nil {
-			if err := checkTopicName(t.Topic); err != nil {
-				return nil, err
-			}
 			return nil, kerr.UnknownTopicOrPartition
 		}
 	}
@@ -130,8 +177,9 @@ func (p *produceCall) topic(t *kmsg.ProduceRequestTopic) (*metastore.Topic, erro
 	return topic, nil
 }
 
-// append writes one partition's batch and notes what acks=all waits for.
-func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopicPartition, out *kmsg.ProduceResponseTopicPartition) error {
+// append writes one partition's batch and notes what acks=all waits for. The
+// partition's answer is at that place of the topic's in the reply.
+func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopicPartition, place, at int) error {
 	part, err := p.a.open(topic, in.Partition)
 	if err != nil {
 		return err
@@ -142,10 +190,10 @@ func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopi
 	if err := p.checkBatch(in.Records); err != nil {
 		return err
 	}
+	out := &p.resp.Topics[place].Partitions[at]
 	res, err := part.Append(in.Records, partition.Client)
 	if err != nil {
-		var bad *partition.InvalidRecords
-		if errors.As(err, &bad) {
+		if tellsLogStart(err) {
 			out.LogStartOffset = int64(part.LogStart())
 		}
 		return err
@@ -154,9 +202,21 @@ func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopi
 	out.LogAppendTime = res.LogAppendTime
 	out.LogStartOffset = int64(res.LogStartOffset)
 	if p.req.Acks == -1 {
-		p.waits = append(p.waits, produceWait{part: part, end: res.LastOffset + 1, out: out})
+		p.waits = append(p.waits, produceWait{part: part, end: res.LastOffset + 1, topic: place, at: at})
 	}
 	return nil
+}
+
+// tellsLogStart says whether the answer to a batch that was refused has the
+// log's start: not, as in Kafka, where its bytes are damaged, or too many, or
+// the partition could not be asked.
+func tellsLogStart(err error) bool {
+	switch codeOf(err) {
+	case kerr.CorruptMessage.Code, kerr.MessageTooLarge.Code, kerr.RecordListTooLarge.Code,
+		kerr.KafkaStorageError.Code, kerr.NotLeaderForPartition.Code, kerr.UnknownTopicOrPartition.Code:
+		return false
+	}
+	return !errors.Is(err, partition.ErrNotOneBatch)
 }
 
 // checkBatch looks for what depends on the request, not on the partition.
@@ -168,7 +228,7 @@ func (p *produceCall) checkBatch(b []byte) error {
 	if err != nil {
 		return nil // the partition says what is wrong with it
 	}
-	if h.IsTransactional() || p.req.TransactionID != nil {
+	if p.req.TransactionID != nil {
 		return fail(kerr.UnsupportedVersion, noTransactions)
 	}
 	if h.Codec() == record.Zstd && p.req.Version < 7 {
@@ -271,7 +331,7 @@ func (p *produceCall) settle(i int, err error) {
 		err = fmt.Errorf("%w: %w", kerr.NotLeaderForPartition, err)
 	}
 	if err != nil {
-		p.failed(nil, w.out, err)
+		p.failed(nil, &p.resp.Topics[w.topic].Partitions[w.at], err)
 	}
 	p.left--
 	last := p.left == 0

@@ -56,7 +56,7 @@ func TestProduceErrors(t *testing.T) {
 		{"too large", topic, 0, 9, 1, batch(t, 100), kerr.MessageTooLarge, 0},
 		{"zstd too early", topic, 0, 6, 1, zstd, kerr.UnsupportedCompressionType, 0},
 		{"zstd", topic, 0, 7, 1, zstd, nil, 0},
-		{"transactional", topic, 0, 9, 1, txn, kerr.UnsupportedVersion, 0},
+		{"transactional", topic, 0, 9, 1, txn, kerr.TransactionalIDAuthorizationFailed, 0},
 		{"timestamp ahead", topic, 0, 9, 1, future, kerr.InvalidTimestamp, 1},
 		{"acks 2", topic, 0, 9, 2, ok, kerr.InvalidRequiredAcks, 0},
 		{"acks -2", topic, 0, 9, -2, ok, kerr.InvalidRequiredAcks, 0},
@@ -64,7 +64,7 @@ func TestProduceErrors(t *testing.T) {
 		{"negative partition", topic, -1, 9, 1, ok, kerr.UnknownTopicOrPartition, 0},
 		{"no such topic", &metastore.Topic{Name: "absent"}, 0, 12, 1, ok, kerr.UnknownTopicOrPartition, 0},
 		{"no such id", &metastore.Topic{ID: record.TopicID{1}}, 0, 13, 1, ok, kerr.UnknownTopicID, 0},
-		{"illegal name", &metastore.Topic{Name: "a b"}, 0, 9, 1, ok, kerr.InvalidTopicException, 0},
+		{"illegal name", &metastore.Topic{Name: "a b"}, 0, 9, 1, ok, kerr.UnknownTopicOrPartition, 0},
 		{"sequence gap", topic, 0, 9, 1, batch(t, 1, producer(77, 0, 5)), kerr.OutOfOrderSequenceNumber, 0},
 	} {
 		resp := ask[*kmsg.ProduceResponse](t, produceRequest(c.topic, c.version, c.acks, producePart(c.p, append([]byte{}, c.b...))))
@@ -240,7 +240,7 @@ func TestProduceAwaitsTheHighWatermark(t *testing.T) {
 		resp := req.ResponseKind().(*kmsg.ProduceResponse)
 		resp.Topics = []kmsg.ProduceResponseTopic{{Partitions: []kmsg.ProduceResponseTopicPartition{{BaseOffset: 5}}}}
 		p := &produceCall{a: shared.api, c: &call{out: func(r wire.Reply) { replies <- r }}, req: req, resp: resp,
-			waits: []produceWait{{part: l, end: 6, out: &resp.Topics[0].Partitions[0]}}}
+			waits: []produceWait{{part: l, end: 6}}}
 		p.await()
 		fn := <-l.fn
 		c.settle(fn)
