@@ -49,11 +49,11 @@ lint: ## gofmt, vet, golangci-lint
 
 .PHONY: fuzz
 fuzz: ## every fuzz target in turn, FUZZTIME each (FUZZPKGS=./broker/wire)
-	@for pkg in $$(go list $(FUZZPKGS)); do \
+	@failed=; for pkg in $$(go list $(FUZZPKGS)); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz' || true); do \
 	    echo "== $$pkg $$f ($(FUZZTIME))"; \
-	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
-	  done; done
+	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg || failed="$$failed $$f"; \
+	  done; done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 .PHONY: generate
 generate: ## everything that is generated
