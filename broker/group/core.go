@@ -84,6 +84,8 @@ type effects struct {
 	writes     []groupWrite
 	notes      []note
 	rebalances int // completed: the group became stable
+
+	tooManyMembers, tooManyBytes bool // why a JoinGroup was refused
 }
 
 func (fx *effects) join(to *joinTicket, resp *kmsg.JoinGroupResponse) {

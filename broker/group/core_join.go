@@ -68,7 +68,11 @@ func (j *joining) size() int {
 
 // joinGroup takes one JoinGroup.
 func (g *classic) joinGroup(now time.Time, j *joining, fx *effects) {
-	if !g.accepts(j) {
+	if fx.tooManyBytes = g.tooLarge(j); fx.tooManyBytes {
+		g.refuse(now, j, fx)
+		return
+	}
+	if fx.tooManyMembers = !g.accepts(j); fx.tooManyMembers {
 		g.refuse(now, j, fx)
 		return
 	}
@@ -95,17 +99,21 @@ func (g *classic) joinGroup(now time.Time, j *joining, fx *effects) {
 	}
 }
 
-// accepts applies the limits. While members join, those that wait count, so
-// that the last to come of a group that is too large are turned away.
+// tooLarge says whether the group would take more memory than one may.
+func (g *classic) tooLarge(j *joining) bool {
+	held := 0
+	if m := g.byID[j.memberID]; m != nil {
+		held = m.bytes
+	}
+	return g.bytes-held+j.size() > g.rules.maxBytes
+}
+
+// accepts says whether the group has a place for the member. While members
+// join, those that wait count, so that the last to come of a group that is too
+// large are turned away.
 func (g *classic) accepts(j *joining) bool {
 	m := g.byID[j.memberID]
-	held := 0
-	if m != nil {
-		held = m.bytes
-	} else if j.memberID == "" && len(g.pending) >= g.rules.maxSize {
-		return false
-	}
-	if g.bytes-held+j.size() > g.rules.maxBytes {
+	if m == nil && j.memberID == "" && len(g.pending) >= g.rules.maxSize {
 		return false
 	}
 	switch g.state {

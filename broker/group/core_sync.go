@@ -99,6 +99,7 @@ func (g *classic) assigning() bool {
 // assign writes the leader's assignments; members it forgot get none.
 func (g *classic) assign(now time.Time, s *syncing, fx *effects) {
 	if s.size > g.rules.maxBytes {
+		fx.tooManyBytes = true
 		g.assignFailed(now, kerr.UnknownServerError, fx)
 		return
 	}

@@ -15,7 +15,6 @@ func (c *Coordinator) JoinGroup(cl ClientInfo, req *kmsg.JoinGroupRequest, reply
 	if err := c.join(req.Group, j, &fx); err != nil {
 		id := j.memberID
 		if err == kerr.GroupMaxSizeReached {
-			metricRefused.Inc()
 			id = ""
 		}
 		fx.joinError(j.to, id, err)
@@ -41,8 +40,10 @@ func (c *Coordinator) join(group string, j *joining, fx *effects) *kerr.Error {
 	case gs == nil && j.memberID != "":
 		return kerr.UnknownMemberID
 	case gs == nil && c.groups.Load() >= int64(c.config().MaxGroups):
+		refusedGroups.Inc()
 		return kerr.GroupMaxSizeReached
 	case (gs == nil || gs.core.byID[j.memberID] == nil) && c.full():
+		refusedMemory.Inc()
 		return kerr.GroupMaxSizeReached
 	}
 	if gs == nil {

@@ -60,7 +60,7 @@ func (c *Coordinator) commitEntries(req *kmsg.OffsetCommitRequest, resp *kmsg.Of
 				o.metadata = strings.Clone(*p.Metadata)
 			}
 			if req.Version >= 6 {
-				o.epoch = max(p.LeaderEpoch, -1)
+				o.epoch = p.LeaderEpoch
 			}
 			entries = append(entries, entry{group: group, isOffset: true, topic: name, partition: p.Partition, offset: o})
 			rt.Partitions = append(rt.Partitions, rp)
@@ -98,7 +98,7 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCom
 	}
 	if s.queued > queueBytes {
 		s.mu.Unlock()
-		metricRefused.Inc()
+		refusedQueue.Inc()
 		return kerr.CoordinatorNotAvailable
 	}
 	stored := make(chan *kerr.Error, 1)
@@ -124,7 +124,7 @@ func (s *shard) mayCommit(req *kmsg.OffsetCommitRequest) (*groupState, *kerr.Err
 	case req.Generation >= 0:
 		return nil, kerr.IllegalGeneration
 	case s.c.groups.Load() >= int64(s.c.config().MaxGroups):
-		metricRefused.Inc()
+		refusedGroups.Inc()
 		return nil, kerr.GroupMaxSizeReached
 	}
 	return nil, nil
@@ -144,12 +144,17 @@ func (s *shard) admit(group string, entries []entry, where []place, resp *kmsg.O
 		e := &entries[i]
 		rp := where[i].in(resp)
 		if javaLength(e.offset.metadata) > s.c.config().MaxMetadataBytes {
+			refusedMetadata.Inc()
 			rp.ErrorCode = kerr.OffsetMetadataTooLarge.Code
 			continue
 		}
 		if d == nil || d.offsets[e.topic][e.partition] == nil {
 			if count++; full || count > s.c.config().MaxGroupOffsets {
-				metricRefused.Inc()
+				if full {
+					refusedMemory.Inc()
+				} else {
+					refusedOffsets.Inc()
+				}
 				rp.ErrorCode = kerr.InvalidCommitOffsetSize.Code
 				continue
 			}

@@ -180,6 +180,13 @@ func (s *shard) settleThen(gs *groupState, fx *effects, after func(*kerr.Error))
 		gs.members = n
 	}
 	metricRebalances.Add(fx.rebalances)
+	if fx.tooManyMembers {
+		refusedMembers.Inc()
+	}
+	if fx.tooManyBytes {
+		refusedSize.Inc()
+	}
+	fx.tooManyMembers, fx.tooManyBytes = false, false
 	if next := gs.core.next; !next.IsZero() && (gs.armed.IsZero() || next.Before(gs.armed)) && s.groups[gs.core.id] == gs {
 		gs.armed = next
 		s.c.timers.soonest(gs.timer, next)
