@@ -299,7 +299,7 @@ func (g *goTests) reason(name string) string {
 
 // chatter are messages that tests log on their way, whatever the outcome.
 func chatter(text string) bool {
-	for _, p := range []string{"deleting topic", "deleting group", "FAILED TESTING", "unable to delete"} {
+	for _, p := range []string{"deleting topic", "deleting group", "FAILED TESTING", "unable to delete", "completed in"} {
 		if strings.Contains(text, p) {
 			return true
 		}
@@ -393,8 +393,8 @@ func goSuite(ctx context.Context, s *suite, bins []binary, env []string, o optio
 			return nil, err
 		}
 		for i := range results {
-			if len(bins) > 1 {
-				results[i].Name = strings.Trim(bin.pkg, "./") + ":" + results[i].Name
+			if bin.pkg != "." && len(bins) > 1 {
+				results[i].Name = bin.pkg + ":" + results[i].Name
 			}
 		}
 		all = append(all, results...)

@@ -73,7 +73,7 @@ func TestGoTests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	g := &goTests{bin: binary{pkg: ".", path: bin, dir: dir}, env: []string{"SAMPLE_DIR=" + dir}, limit: 3 * time.Second, parallel: 2, log: log, oneTry: func(string) bool { return false }}
+	g := &goTests{bin: binary{pkg: ".", path: bin, dir: dir}, env: []string{"SAMPLE_DIR=" + dir}, limit: 5 * time.Second, parallel: 2, log: log, oneTry: func(string) bool { return false }}
 	results, err := g.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func TestGoTests(t *testing.T) {
 		"TestFails":         "failed: got 3",
 		"TestSkips":         "skipped: no reason to run",
 		"TestElsewhere":     "skipped: the test needs 3 brokers",
-		"TestHangs":         "failed: no result after 3s",
+		"TestHangs":         "failed: no result after 5s",
 		"TestPanics":        "failed: panic: assignment to entry in nil map [recovered, repanicked]",
 		"TestSecondTry":     "passed: second try; first: not yet",
 		"TestSubtests/good": "passed: ",

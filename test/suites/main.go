@@ -108,11 +108,6 @@ func runSuite(ctx context.Context, s *suite, brokers []string, list notBuilt, o 
 	if err := s.prepare(ctx); err != nil {
 		return report{}, err
 	}
-	path := filepath.Join(root(), "test", "suites", "results", s.name+".txt")
-	recorded, err := readRows(path)
-	if err != nil {
-		return report{}, err
-	}
 	ran, seconds := map[string][]result{}, map[string]float64{}
 	for _, broker := range brokers {
 		start := time.Now()
@@ -123,13 +118,18 @@ func runSuite(ctx context.Context, s *suite, brokers []string, list notBuilt, o 
 		}
 		ran[broker], seconds[broker] = results, time.Since(start).Seconds()
 	}
+	path := filepath.Join(root(), "test", "suites", "results", s.name+".txt")
+	recorded, err := readRows(path)
+	if err != nil {
+		return report{}, err
+	}
 	rows := merge(s.name, recorded, ran, o.run != "", list)
 	if err := writeRows(path, s.head(), rows); err != nil {
 		return report{}, err
 	}
 	k, f := count(rows, func(r row) outcome { return r.Kafka }), count(rows, func(r row) outcome { return r.Firn })
 	k.Seconds, f.Seconds = seconds["kafka"], seconds["firn"]
-	rep := report{Suite: s.name, Version: s.version(), Counts: map[string]tally{"kafka": k, "firn": f}}
+	rep := report{Suite: s.name, Version: s.version(), Counts: map[string]tally{"kafka": k, "firn": f}, Differences: []row{}}
 	for _, r := range rows {
 		if r.differs() && r.NotBuilt != "" {
 			rep.NotBuilt++
