@@ -183,8 +183,10 @@ func Nearest(name string) string {
 	best, bestDist := "", max(2, len(name)/4)+1
 	name = strings.ToLower(strings.NewReplacer("_", ".", "-", ".").Replace(name))
 	for i := range table {
-		if d := distance(name, table[i].Name, bestDist); d < bestDist {
-			best, bestDist = table[i].Name, d
+		for _, known := range []string{table[i].Name, strings.TrimPrefix(table[i].Name, "firn.")} {
+			if d := distance(name, known, bestDist); d < bestDist {
+				best, bestDist = table[i].Name, d
+			}
 		}
 	}
 	return best

@@ -52,7 +52,9 @@ shows every value in effect and where it comes from. Neither prints passwords or
 - DURATION: a number with ` + "`ms`, `s`, `m` or `h`" + `, such as ` + "`500ms` or `1h30m`" + `.
 - HOST:PORT: IPv6 addresses in brackets, ` + "`[::1]:9092`" + `.
 
-## Credentials of the object store
+`)
+	writeBrokerConfigs(&b)
+	b.WriteString(`## Credentials of the object store
 
 They are found where each provider's users expect them (for S3: environment, profile, instance role; for
 GCS: application default credentials), not in Firn's configuration.
