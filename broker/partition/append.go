@@ -119,7 +119,7 @@ func (p *Partition) appended(end record.Offset, cfg *Config) error {
 	case cfg.FlushMessages > 0 && p.unsynced >= cfg.FlushMessages:
 		p.unsynced = 0
 		p.syncer.within(0, p.syncData)
-	case cfg.FlushAfter >= 0 && cfg.FlushAfter < math.MaxInt64:
+	case cfg.FlushAfter > 0 && cfg.FlushAfter < math.MaxInt64:
 		p.syncer.within(cfg.FlushAfter, p.syncData)
 	}
 	p.committed(end)

@@ -265,7 +265,7 @@ func TestBackgroundSync(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"flush.messages=2": func(c *Config) { c.FlushMessages = 2 },
 		"flush.ms=1":       func(c *Config) { c.FlushAfter = time.Millisecond },
-		"flush.ms=0":       func(c *Config) { c.FlushAfter = 0 },
+		"flush.ms=0":       func(c *Config) { c.FlushAfter = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig()

@@ -38,7 +38,7 @@ type Config struct {
 	LocalRetention       time.Duration // local.retention.ms, resolved likewise
 	RemoteCopyDisabled   bool          // remote.log.copy.disable
 	FlushMessages        int64         // flush.messages; <=0 never, 1 before a record is acknowledged
-	FlushAfter           time.Duration // flush.ms; <0 or max: never
+	FlushAfter           time.Duration // flush.ms; <=0 or max: never, so that 0 ms is given as 1 ns
 	ProducerIDExpiration time.Duration // producer.id.expiration.ms
 	DeleteOnRetention    bool          // cleanup.policy contains delete
 	Compact              bool          // cleanup.policy contains compact; never together with Tiered

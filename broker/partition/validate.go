@@ -186,6 +186,7 @@ func checkRecords(b record.Batch, cfg *Config, now time.Time) (record.Batch, int
 type checker struct {
 	oldest, newest int64 // timestamps allowed
 	createTime     bool
+	wrongType      bool // the client says LogAppendTime, which is the broker's to say (Kafka minds only where it is the topic's type)
 	keyed          bool // the topic is compacted: every record must have a key (KIP-467)
 	seen           int64
 	maxTS          int64
@@ -195,7 +196,7 @@ type checker struct {
 }
 
 func newChecker(b record.Batch, cfg *Config, now time.Time) *checker {
-	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact}
+	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact, wrongType: cfg.LogAppendTime && b.IsLogAppendTime()}
 	c.oldest, c.newest = timestampBounds(cfg, now.UnixMilli())
 	return c
 }
@@ -222,6 +223,8 @@ func (c *checker) record(r record.RecordInfo) bool {
 	switch {
 	case c.keyed && r.NullKey:
 		c.refuse(r.Index, kerr.InvalidRecord, "a record of a compacted topic needs a key")
+	case c.wrongType:
+		c.refuse(r.Index, kerr.InvalidTimestamp, "a producer may not set the timestamp type LogAppendTime")
 	case c.createTime && r.Timestamp != -1 && (r.Timestamp < c.oldest || r.Timestamp > c.newest):
 		c.refuse(r.Index, kerr.InvalidTimestamp, fmt.Sprintf("timestamp %d is outside of [%d, %d], which message.timestamp.before.max.ms and message.timestamp.after.max.ms allow", r.Timestamp, c.oldest, c.newest))
 	}

@@ -200,7 +200,7 @@ func (v values) partition(t *Topic) partition.Config {
 		IndexBytes:           int(v.long("segment.index.bytes")),
 		Preallocate:          v.bool("preallocate"),
 		FileDeleteDelay:      v.ms("file.delete.delay.ms"),
-		FlushAfter:           v.ms("flush.ms"),
+		FlushAfter:           max(1, v.ms("flush.ms")), // 0 is "at once", not "never"
 		RetentionBytes:       t.RetentionBytes,
 		Retention:            t.Retention,
 		Tiered:               t.Tiered,
