@@ -87,6 +87,13 @@ func sweepRequests(t testing.TB, key, version int16) kmsg.Request {
 		r.ProtocolType, r.Protocol = kmsg.StringPtr("consumer"), kmsg.StringPtr("range")
 	case *kmsg.DescribeGroupsRequest:
 		r.Groups, r.IncludeAuthorizedOperations = []string{"sweep"}, true
+	case *kmsg.DeleteGroupsRequest:
+		r.Groups = []string{"sweep-absent"}
+	case *kmsg.OffsetDeleteRequest:
+		r.Group = "sweep"
+		rt := kmsg.NewOffsetDeleteRequestTopic()
+		rt.Topic, rt.Partitions = topic.Name, []kmsg.OffsetDeleteRequestTopicPartition{{Partition: 1}}
+		r.Topics = append(r.Topics, rt)
 	case *kmsg.ApiVersionsRequest:
 		r.ClientSoftwareName, r.ClientSoftwareVersion = "firn-test", "1.0"
 	case *kmsg.CreateTopicsRequest:
@@ -147,6 +154,8 @@ func expect(key, version int16) *kerr.Error {
 		return kerr.MemberIDRequired
 	case key >= 12 && key <= 14:
 		return kerr.UnknownMemberID
+	case key == 42:
+		return kerr.GroupIDNotFound
 	case key == 20:
 		return kerr.UnknownTopicOrPartition
 	}
@@ -274,6 +283,11 @@ func checkSweep(t *testing.T, version int16, resp kmsg.Response, want *kerr.Erro
 		}
 	case *kmsg.ListGroupsResponse:
 		code(r.ErrorCode)
+	case *kmsg.DeleteGroupsResponse:
+		code(r.Groups[0].ErrorCode)
+	case *kmsg.OffsetDeleteResponse:
+		code(r.ErrorCode)
+		code(r.Topics[0].Partitions[0].ErrorCode)
 	case *kmsg.ApiVersionsResponse:
 		code(r.ErrorCode)
 		if len(r.ApiKeys) != len(operations) {
