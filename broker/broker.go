@@ -202,6 +202,7 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	if err := b.topics.setStraysAside(img); err != nil {
 		return fmt.Errorf("folders of deleted topics: %w", err)
 	}
+	b.topics.cleaner.SetConfig(cleanerConfig(b.configs.values()))
 	b.topics.apply(img, b.configs.values())
 	return ctx.Err()
 }
@@ -213,6 +214,7 @@ func (b *Broker) apply(img *metastore.Image) {
 	if v != was {
 		b.wire.SetConfig(wireConfig(v))
 		b.groups.coord.SetConfig(groupConfig(v, b.groups.parts))
+		b.topics.cleaner.SetConfig(cleanerConfig(v))
 	}
 	b.topics.apply(img, v)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 )
@@ -127,6 +129,16 @@ func groupConfig(v *brokerconfig.Values, offsetsPartitions int32) group.Config {
 	}
 	if cfg.MaxMetadataBytes == 0 {
 		cfg.MaxMetadataBytes = -1
+	}
+	return cfg
+}
+
+// cleanerConfig are the means of compaction as package partition takes them.
+func cleanerConfig(v *brokerconfig.Values) partition.CleanerConfig {
+	c := v.Cleaner
+	cfg := partition.CleanerConfig{Threads: c.Threads, KeyBytes: c.KeyBytes, BytesPerSecond: c.BytesPerSecond, Backoff: c.Backoff}
+	if cfg.BytesPerSecond == math.MaxFloat64 {
+		cfg.BytesPerSecond = 0 // no limit
 	}
 	return cfg
 }

@@ -67,9 +67,10 @@ func TestDefaults(t *testing.T) {
 		Fetch:             Fetch{MaxBytes: 55 << 20, Sessions: 1000},
 		Topics:            Topics{AutoCreate: true, Delete: true, Partitions: 1, ReplicationFactor: 1, MaxTopics: 50_000, MaxPartitions: 100_000, MaxDescribed: 2000, RetentionCheck: 5 * time.Second, ProducerIDExpiration: 24 * time.Hour},
 		Groups:            Groups{MaxGroups: 100_000, MaxSize: 10_000, InitialRebalanceDelay: 3 * time.Second, MinSession: 6 * time.Second, MaxSession: 30 * time.Minute, MaxMetadataBytes: 4096, OffsetsPartitions: 50, OffsetsSegmentBytes: 100 << 20, OffsetsRetention: 7 * 24 * time.Hour, OffsetsCheck: 10 * time.Minute},
+		Cleaner:           Cleaner{Threads: 1, KeyBytes: 128 << 20, BytesPerSecond: math.MaxFloat64, Backoff: 15 * time.Second},
 		TelemetryMaxBytes: 1 << 20,
 	}
-	if len(v.Network.PerIPOverrides) != 0 || v.Fetch != want.Fetch || v.Topics != want.Topics || v.Groups != want.Groups || v.TelemetryMaxBytes != want.TelemetryMaxBytes {
+	if len(v.Network.PerIPOverrides) != 0 || v.Fetch != want.Fetch || v.Topics != want.Topics || v.Groups != want.Groups || v.Cleaner != want.Cleaner || v.TelemetryMaxBytes != want.TelemetryMaxBytes {
 		t.Errorf("defaults are\n%+v\nwant\n%+v", v, want)
 	}
 	n := v.Network
@@ -145,6 +146,7 @@ func TestRefused(t *testing.T) {
 		{"num.partitions=0", "", "", "num.partitions", "too small; the least is 1"},
 		{"auto.create.topics.enable=yes", "", "", "auto.create.topics.enable", "neither true nor false"},
 		{"log.segment.bytes=1", "", "", "log.segment.bytes", "too small"},
+		{"", "log.cleaner.io.max.bytes.per.second=0", "", "log.cleaner.io.max.bytes.per.second", "not above 0"},
 		{"connections.max.idle.ms=0", "", "", "connections.max.idle.ms", "must not be 0"},
 		{"max.connections.per.ip.overrides=localhost:1", "", "", "max.connections.per.ip.overrides", "not an IP address"},
 		{"max.connections.per.ip.overrides=10.0.0.1", "", "", "max.connections.per.ip.overrides", "not ADDRESS:NUMBER"},

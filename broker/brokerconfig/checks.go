@@ -73,6 +73,16 @@ func between(least, most int64) func(string) error {
 	}
 }
 
+// above takes numbers greater than limit.
+func above(limit float64) func(string) error {
+	return func(v string) error {
+		if f, err := strconv.ParseFloat(v, 64); err != nil || f <= limit {
+			return fmt.Errorf("%s is not above %v", v, limit)
+		}
+		return nil
+	}
+}
+
 // asTopic checks a value as the topic config does whose default it is.
 func asTopic(topic string) func(string) error {
 	return func(v string) error {

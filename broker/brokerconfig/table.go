@@ -94,6 +94,20 @@ var rows = []Definition{
 		Doc: "How long (milliseconds) a partition remembers the sequence numbers of an idempotent producer that is silent.",
 		put: ms(func(v *Values) *time.Duration { return &v.Topics.ProducerIDExpiration })},
 
+	// Compaction.
+	{Name: "log.cleaner.backoff.ms", Type: long, Default: "15000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "Time (milliseconds) between two looks at what is worth compacting, while nothing is.",
+		put: ms(func(v *Values) *time.Duration { return &v.Cleaner.Backoff })},
+	{Name: "log.cleaner.dedupe.buffer.size", Type: long, Default: "134217728", Scope: ClusterWide, check: between(1<<20, math.MaxInt64), Valid: "1048576 and up",
+		Doc: "Memory for the keys that compaction has seen, all threads together. With less, a partition takes more passes.",
+		put: number(func(v *Values) *int64 { return &v.Cleaner.KeyBytes })},
+	{Name: "log.cleaner.io.max.bytes.per.second", Type: topicconfig.Double, Default: "1.7976931348623157E308", Scope: ClusterWide, check: above(0), Valid: "above 0",
+		Doc: "The most bytes per second that compaction reads and writes, all threads together.",
+		put: func(v *Values, s *string) { v.Cleaner.BytesPerSecond, _ = strconv.ParseFloat(*s, 64) }},
+	{Name: "log.cleaner.threads", Type: integer, Default: "1", Scope: ClusterWide, check: between(1, 256), Valid: "1 to 256",
+		Doc: "Partitions that are compacted at the same time.",
+		put: number(func(v *Values) *int { return &v.Cleaner.Threads })},
+
 	// Defaults of topic configs that are given in another unit, or by another
 	// config, when the one with Kafka's first name is not set.
 	{Name: "log.flush.scheduler.interval.ms", Type: long, Default: "9223372036854775807", Topic: "flush.ms", check: asTopic("flush.ms"),

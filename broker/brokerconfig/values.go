@@ -18,6 +18,7 @@ type Values struct {
 	Fetch             Fetch
 	Topics            Topics
 	Groups            Groups
+	Cleaner           Cleaner
 	TelemetryMaxBytes int // of one push, compressed
 
 	layers        [layers]map[string]string // what was set, the strongest first
@@ -68,6 +69,14 @@ type Groups struct {
 	OffsetsSegmentBytes   int
 	OffsetsRetention      time.Duration
 	OffsetsCheck          time.Duration
+}
+
+// Cleaner are the means of compaction.
+type Cleaner struct {
+	Threads        int           // partitions at the same time, ≥ 1
+	KeyBytes       int64         // memory for keys, all threads together
+	BytesPerSecond float64       // read and written, all threads together; > 0
+	Backoff        time.Duration // between looks when nothing is worth compacting, > 0
 }
 
 // Source says which layer a value is from, in the numbers that DescribeConfigs
