@@ -108,11 +108,15 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 	if err := b.openPartitions(ctx); err != nil {
 		return nil, err
 	}
+	sessions := b.configs.values().Fetch.Sessions
+	if sessions == 0 {
+		sessions = -1 // what package api calls none
+	}
 	handler := api.New(api.Config{
 		BrokerID:      record.BrokerID(cfg.NodeID),
 		LogDir:        b.topics.dir,
 		MaxFetchBytes: b.configs.values().Fetch.MaxBytes,
-		FetchSessions: b.configs.values().Fetch.Sessions,
+		FetchSessions: sessions,
 	}, api.Deps{
 		Log:                b.log,
 		Meta:               b.meta,

@@ -29,6 +29,11 @@ import (
 func (a *API) fetch(c *call) {
 	req := c.req.Body.(*kmsg.FetchRequest)
 	resp := response[*kmsg.FetchResponse](c)
+	if iso := record.Isolation(req.IsolationLevel); iso != record.ReadUncommitted && iso != record.ReadCommitted {
+		refuseFetch(req, resp, kerr.InvalidRequest)
+		c.send(resp)
+		return
+	}
 	byID := req.Version >= 13
 	wanted, forget := fetchParts(req, byID)
 	id, epoch := req.SessionID, req.SessionEpoch
@@ -46,6 +51,26 @@ func (a *API) fetch(c *call) {
 	f.minBytes = min(int64(req.MinBytes), int64(a.cfg.MaxFetchBytes))
 	f.deadline = c.start.Add(min(time.Duration(max(0, req.MaxWaitMillis))*time.Millisecond, maxFetchWait))
 	f.first()
+}
+
+// refuseFetch makes resp an error of the whole request. Up to version 12 it is
+// told for each partition too.
+func refuseFetch(req *kmsg.FetchRequest, resp *kmsg.FetchResponse, err *kerr.Error) {
+	resp.ErrorCode = err.Code
+	if req.Version >= 13 {
+		return
+	}
+	for i := range req.Topics {
+		out := kmsg.NewFetchResponseTopic()
+		out.Topic = req.Topics[i].Topic
+		for _, p := range req.Topics[i].Partitions {
+			po := newFetchPartition(p.Partition)
+			po.ErrorCode, po.RecordBatches = err.Code, []byte{}
+			po.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
+			out.Partitions = append(out.Partitions, po)
+		}
+		resp.Topics = append(resp.Topics, out)
+	}
 }
 
 const (
@@ -72,7 +97,7 @@ func fetchParts(req *kmsg.FetchRequest, byID bool) (wanted []*fetchPart, forget 
 		for j := range t.Partitions {
 			p := &t.Partitions[j]
 			w := fetchWant{offset: p.FetchOffset, maxBytes: p.PartitionMaxBytes, leaderEpoch: p.CurrentLeaderEpoch, fetchedEpoch: p.LastFetchedEpoch}
-			if req.Version < 9 {
+			if req.Version < 9 || w.leaderEpoch < 0 {
 				w.leaderEpoch = -1
 			}
 			if req.Version < 12 {
@@ -100,8 +125,9 @@ func keyOf(topic string, id record.TopicID, p int32, byID bool) fetchKey {
 
 // fetchReply is what one partition gives.
 type fetchReply struct {
-	out   kmsg.FetchResponseTopicPartition
-	spans []record.Span
+	out     kmsg.FetchResponseTopicPartition
+	spans   []record.Span
+	unknown bool // there is no such partition
 }
 
 func (r *fetchReply) size() int64 { return record.SpansSize(r.spans) }
@@ -268,6 +294,10 @@ func (f *fetchCall) readHot() readState {
 			state.readable += known
 			state.failed = state.failed || known > 0
 			f.failPart(fp, err)
+			if known == 0 {
+				fp.reply.unknown = true
+				fp.reply.out.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
+			}
 			continue
 		}
 		state.readable++
@@ -305,8 +335,23 @@ func (f *fetchCall) resolve(fp *fetchPart) (p *partition.Partition, known int, e
 	if f.fc.byID && t.ID != fp.key.id {
 		return nil, 1, kerr.InconsistentTopicID
 	}
+	if f.isReplica() {
+		return nil, 1, kerr.NotLeaderForPartition // no other broker has a replica of it
+	}
+	if f.req.MaxBytes < 0 || fp.want.maxBytes < 0 {
+		return nil, 1, kerr.InvalidRequest
+	}
 	p, err = f.a.open(t, fp.key.p)
 	return p, 1, err
+}
+
+// isReplica says whether the request comes from somebody who says to be a
+// broker.
+func (f *fetchCall) isReplica() bool {
+	if f.req.Version >= 15 {
+		return f.req.ReplicaState.ID >= 0
+	}
+	return f.req.ReplicaID >= 0
 }
 
 // read reads one partition into its reply.
@@ -327,9 +372,6 @@ func (f *fetchCall) read(ctx context.Context, fp *fetchPart, p *partition.Partit
 			return 0, false
 		}
 		f.failPart(fp, err)
-		if out.ErrorCode == kerr.OffsetOutOfRange.Code {
-			out.HighWatermark, out.LastStableOffset, out.LogStartOffset = int64(res.HighWatermark), int64(res.LastStableOffset), int64(res.LogStartOffset)
-		}
 		return 0, true
 	}
 	out.HighWatermark, out.LastStableOffset, out.LogStartOffset = int64(res.HighWatermark), int64(res.LastStableOffset), int64(res.LogStartOffset)
@@ -403,8 +445,12 @@ func (f *fetchCall) finish() {
 		return
 	}
 	reply := &wire.FetchReply{Body: f.resp}
-	for _, fp := range parts {
-		f.addPart(reply, fp)
+	for _, unknown := range []bool{false, true} { // as in Kafka, those that are not there come last
+		for _, fp := range parts {
+			if fp.reply.unknown == unknown {
+				f.addPart(reply, fp)
+			}
+		}
 	}
 	for _, fp := range f.fc.parts {
 		fp.reply.release() // what was not taken into the reply

@@ -58,6 +58,7 @@ func (a *API) answerListOffsets(c *call, req *kmsg.ListOffsetsRequest) {
 	ctx, cancel := c.deadline(timeout)
 	defer cancel()
 	img := a.deps.Meta.Image()
+	const answered = -1
 	seen := map[partitionKey]int{}
 	for _, t := range req.Topics {
 		for _, p := range t.Partitions {
@@ -69,12 +70,17 @@ func (a *API) answerListOffsets(c *call, req *kmsg.ListOffsetsRequest) {
 		out := kmsg.NewListOffsetsResponseTopic()
 		out.Topic = t.Topic
 		for _, p := range t.Partitions {
+			key := partitionKey{topic: t.Topic, p: p.Partition}
+			if seen[key] == answered {
+				continue // a partition that is named twice is refused once
+			}
 			po := kmsg.NewListOffsetsResponseTopicPartition()
 			po.Partition = p.Partition
 			got, err := record.NoTimestampOffset, error(kerr.InvalidRequest)
-			if seen[partitionKey{topic: t.Topic, p: p.Partition}] == 1 {
+			if seen[key] == 1 {
 				got, err = a.listOffset(ctx, req, img.Topics[t.Topic], &p)
 			}
+			seen[key] = answered
 			if err != nil {
 				got = record.NoTimestampOffset
 				if po.ErrorCode = codeOf(err); po.ErrorCode == kerr.UnknownServerError.Code {
@@ -84,7 +90,9 @@ func (a *API) answerListOffsets(c *call, req *kmsg.ListOffsetsRequest) {
 			po.Offset, po.Timestamp, po.LeaderEpoch = int64(got.Offset), got.Timestamp, int32(got.Epoch)
 			out.Partitions = append(out.Partitions, po)
 		}
-		resp.Topics = append(resp.Topics, out)
+		if len(out.Partitions) > 0 {
+			resp.Topics = append(resp.Topics, out)
+		}
 	}
 	c.send(resp)
 }
@@ -104,8 +112,10 @@ func (a *API) listOffset(ctx context.Context, req *kmsg.ListOffsetsRequest, t *m
 		}
 	}
 	iso := record.ReadUncommitted
-	if req.Version >= 2 && req.IsolationLevel == int8(record.ReadCommitted) {
-		iso = record.ReadCommitted
+	if req.Version >= 2 {
+		if iso = record.Isolation(req.IsolationLevel); iso != record.ReadUncommitted && iso != record.ReadCommitted {
+			return record.NoTimestampOffset, kerr.InvalidRequest
+		}
 	}
 	if in.Timestamp >= 0 {
 		return p.OffsetForTimestamp(ctx, in.Timestamp, iso)

@@ -37,7 +37,7 @@ func (a *API) epochEnd(t *metastore.Topic, in *kmsg.OffsetForLeaderEpochRequestT
 	if err == nil {
 		err = checkEpoch(in.CurrentLeaderEpoch, p.State().Epoch)
 	}
-	if err != nil || in.LeaderEpoch < 0 {
+	if err != nil || in.LeaderEpoch == -1 {
 		return -1, -1, err
 	}
 	epoch, end := p.EpochEnd(record.Epoch(in.LeaderEpoch))

@@ -57,7 +57,7 @@ type Config struct {
 	BrokerID             record.BrokerID
 	LogDir               string        // folder of the partitions' logs, as DescribeLogDirs names it
 	MaxFetchBytes        int           // of one Fetch reply, whatever is asked; 55 MiB
-	FetchSessions        int           // kept at one time; 1,000
+	FetchSessions        int           // kept at one time; 1,000; negative: none
 	FetchSessionParts    int           // partitions in all sessions; 1,000,000
 	FetchSessionMinAge   time.Duration // before a session may be evicted; 2 min
 	MaxWaitingFetches    int           // at one time, further ones are answered at once; 20,000

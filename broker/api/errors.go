@@ -103,7 +103,7 @@ func (a *API) open(t *metastore.Topic, p int32) (*partition.Partition, error) {
 // partition's (KIP-320); -1 is not compared.
 func checkEpoch(client int32, leader record.Epoch) error {
 	switch {
-	case client < 0 || record.Epoch(client) == leader:
+	case client == -1 || record.Epoch(client) == leader:
 		return nil
 	case record.Epoch(client) < leader:
 		return kerr.FencedLeaderEpoch

@@ -54,8 +54,8 @@ func TestFetchErrors(t *testing.T) {
 		want    *kerr.Error
 		hw      int64
 	}{
-		{"past the end", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.FetchOffset = 4 }, kerr.OffsetOutOfRange, 3},
-		{"negative", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.FetchOffset = -5 }, kerr.OffsetOutOfRange, 3},
+		{"past the end", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.FetchOffset = 4 }, kerr.OffsetOutOfRange, -1},
+		{"negative", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.FetchOffset = -5 }, kerr.OffsetOutOfRange, -1},
 		{"the end", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.FetchOffset = 3 }, nil, 3},
 		{"epoch ahead", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.CurrentLeaderEpoch = 99 }, kerr.UnknownLeaderEpoch, -1},
 		{"partition", topic, 12, func(p *kmsg.FetchRequestTopicPartition) { p.Partition = 1 }, kerr.UnknownTopicOrPartition, -1},

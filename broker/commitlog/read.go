@@ -362,7 +362,7 @@ func (l *Log) EpochAt(o record.Offset) record.Epoch {
 func (l *Log) EpochEnd(e record.Epoch) (record.Epoch, record.Offset) {
 	epochs := *l.epochs.Load()
 	n := len(epochs)
-	if e < 0 || n == 0 || e > epochs[n-1].Epoch {
+	if e == -1 || n == 0 || e > epochs[n-1].Epoch {
 		return -1, -1
 	}
 	if e == epochs[n-1].Epoch {
