@@ -41,6 +41,14 @@ test-clients: build ## other people's suites against firn and Apache Kafka (AGAI
 	go build -o bin/suites-run ./test/suites
 	./bin/suites-run --against $(AGAINST) --only "$(ONLY)" --output $(OUTPUT)
 
+SEED        ?= 1
+STEPS       ?= 100000
+OUT         ?= bin/walk
+.PHONY: walk
+walk: ## random requests to Apache Kafka and to Firn at once (SEED, STEPS); what differs is shrunk into OUT; needs Java 17 and mvn
+	mkdir -p '$(OUT)'
+	go test ./test/kafkadiff -run '^TestWalk$$' -count=1 -timeout 120m -v -seed $(SEED) -steps $(STEPS) -out '$(abspath $(OUT))'
+
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -51,19 +51,8 @@ type runner struct {
 // in which they were awaited. An error says what kept it from going on; the
 // answers up to there come with it.
 func Run(addr string, s *Scenario) ([]Answer, error) {
-	now := time.Now()
-	suffix := randomSuffix()
-	r := &runner{
-		s: s, addr: addr, n: newNormaliser(addr, suffix, now), begun: now,
-		vars: map[string]string{}, conns: map[string]*conn{}, next: map[string]int32{}, sent: map[string]bool{},
-		waiting: map[int]*exchange{}, limits: map[int]time.Duration{}, raw: map[int]any{},
-	}
-	r.vars["now"] = strconv.FormatInt(r.n.clock, 10)
-	defer func() {
-		for _, c := range r.conns {
-			c.close()
-		}
-	}()
+	r := newRunner(addr, s)
+	defer r.closeAll()
 	for _, l := range s.lines {
 		if time.Since(r.begun) > maxScenario {
 			return r.answers, fmt.Errorf("line %d: the scenario takes longer than %v", l.number, maxScenario)
@@ -76,6 +65,23 @@ func Run(addr string, s *Scenario) ([]Answer, error) {
 		r.collect(r.order[0])
 	}
 	return r.answers, nil
+}
+
+func newRunner(addr string, s *Scenario) *runner {
+	now := time.Now()
+	r := &runner{
+		s: s, addr: addr, n: newNormaliser(addr, randomSuffix(), now), begun: now,
+		vars: map[string]string{}, conns: map[string]*conn{}, next: map[string]int32{}, sent: map[string]bool{},
+		waiting: map[int]*exchange{}, limits: map[int]time.Duration{}, raw: map[int]any{},
+	}
+	r.vars["now"] = strconv.FormatInt(r.n.clock, 10)
+	return r
+}
+
+func (r *runner) closeAll() {
+	for _, c := range r.conns {
+		c.close()
+	}
 }
 
 func randomSuffix() string {
@@ -100,7 +106,7 @@ func (r *runner) do(a action) error {
 		if err != nil {
 			return err
 		}
-		return r.awaitTopic(name, a.gone)
+		return r.awaitTopic(name, a)
 	case request:
 		return r.request(a)
 	case rawRequest:

@@ -71,8 +71,9 @@ type (
 	closeConn  struct{ conn string }
 	halfClose  struct{ conn string }
 	awaitTopic struct {
-		name string
-		gone bool
+		name  string
+		gone  bool
+		parts int // at least so many partitions
 	}
 )
 
@@ -207,10 +208,22 @@ func (s *Scenario) line(at int, text string) error {
 		}
 		s.add(at, topic{name, spec})
 	case "await-topic":
-		if len(args) == 0 || len(args) > 2 || len(args) == 2 && args[1] != "gone" {
+		a := awaitTopic{}
+		switch {
+		case len(args) == 2 && args[1] == "gone":
+			a.gone = true
+		case len(args) == 2:
+			n, ok := strings.CutPrefix(args[1], "partitions=")
+			parts, err := strconv.Atoi(n)
+			if !ok || err != nil {
+				return bad
+			}
+			a.parts = parts
+		case len(args) != 1:
 			return bad
 		}
-		s.add(at, awaitTopic{args[0], len(args) == 2})
+		a.name = args[0]
+		s.add(at, a)
 	case "let":
 		name, from, ok := strings.Cut(rest, "=")
 		if !ok {

@@ -74,26 +74,26 @@ func (r *runner) createTopic(a topic) error {
 	topicID := id(fmt.Sprintf("%x", resp.Topics[0].TopicID))
 	r.vars[a.name+".id"] = string(topicID)
 	r.n.bind(a.name+".id", "TopicID", topicID)
-	return r.awaitTopic(name, false)
+	return r.awaitTopic(name, awaitTopic{parts: int(t.NumPartitions)})
 }
 
 // awaitTopic waits until every partition of a topic answers, or until the
 // topic is not known any more: Kafka does both a little after it has answered.
-func (r *runner) awaitTopic(name string, absent bool) error {
+func (r *runner) awaitTopic(name string, want awaitTopic) error {
 	deadline := time.Now().Add(untilLimit)
 	for {
-		ready, err := topicReady(r.addr, r.conns, name, absent)
+		ready, err := topicReady(r.addr, r.conns, name, want)
 		if err != nil || ready {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("topic %s: not ready (gone: %v) within %v", name, absent, untilLimit)
+			return fmt.Errorf("topic %s: not ready (gone: %v) within %v", name, want.gone, untilLimit)
 		}
 		time.Sleep(pollInterval)
 	}
 }
 
-func topicReady(addr string, conns map[string]*conn, name string, absent bool) (bool, error) {
+func topicReady(addr string, conns map[string]*conn, name string, want awaitTopic) (bool, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Version = 12
 	t := kmsg.NewMetadataRequestTopic()
@@ -103,10 +103,10 @@ func topicReady(addr string, conns map[string]*conn, name string, absent bool) (
 	if err != nil {
 		return false, err
 	}
-	if absent {
+	if want.gone {
 		return meta.Topics[0].ErrorCode == 3, nil
 	}
-	if meta.Topics[0].ErrorCode != 0 {
+	if meta.Topics[0].ErrorCode != 0 || len(meta.Topics[0].Partitions) < want.parts {
 		return false, nil
 	}
 	offsets := kmsg.NewPtrListOffsetsRequest()

@@ -1,0 +1,269 @@
+package kafkadiff
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// memberOf gives a member of a group, a new one at times.
+func (g *generator) memberOf() *walkMember {
+	idle := slices.DeleteFunc(slices.Clone(g.members), func(m *walkMember) bool { return m.waiting })
+	if len(idle) == 0 || len(g.members) < 4 && g.chance(40) {
+		if len(g.members) >= 6 {
+			return nil
+		}
+		g.made++
+		m := &walkMember{group: "$" + pick(g, g.groups), conn: fmt.Sprintf("m%d", g.made)}
+		if g.chance(25) {
+			m.instance = pick(g, []string{"i1", "i2"})
+		}
+		g.members = append(g.members, m)
+		return m
+	}
+	return pick(g, idle)
+}
+
+// id is what a request says about who sends it.
+func (g *generator) id(m *walkMember) string {
+	if g.chance(4) {
+		return pick(g, []string{"", "nobody"})
+	}
+	if m.id == "" {
+		return ""
+	}
+	return "$" + m.id
+}
+
+func (g *generator) instance(m *walkMember) any {
+	if g.chance(4) {
+		return pick(g, []any{nil, "i1", "i9", ""})
+	}
+	if m.instance == "" {
+		return nil
+	}
+	return m.instance
+}
+
+// join sends a JoinGroup. It may wait for other members: then its answer is
+// looked for after each of the steps that follow.
+func (g *generator) join() error {
+	m := g.memberOf()
+	if m == nil {
+		return nil
+	}
+	version := g.between(0, 9)
+	protocols := pick(g, []list{
+		{o("Name", "range", "Metadata", "a")}, {o("Name", "range", "Metadata", "a")}, {o("Name", "range", "Metadata", "a"), o("Name", "sticky", "Metadata", "b")},
+		{o("Name", "sticky", "Metadata", "c"), o("Name", "range", "Metadata", "d")}, {o("Name", "range", "Metadata", "e")},
+	})
+	if g.chance(3) {
+		protocols = pick(g, []list{{}, {o("Name", "other", "Metadata", "")}, {o("Name", "", "Metadata", "x")}})
+	}
+	kind := "consumer"
+	if g.chance(2) {
+		kind = pick(g, []string{"", "connect"})
+	}
+	fields := o("Group", m.group, "SessionTimeoutMillis", 1_000_000, "RebalanceTimeoutMillis", 1_000_000,
+		"MemberID", g.id(m), "InstanceID", g.instance(m), "ProtocolType", kind, "Protocols", protocols)
+	if g.chance(2) {
+		fields.set("SessionTimeoutMillis", number(pick(g, []int64{0, -1, 1, math.MaxInt32, 5999, 1_800_001})))
+	}
+	if g.chance(2) {
+		fields.set("Group", pick(g, []string{"", "$n"}))
+	}
+	return g.held(m, "JoinGroup", version, fields, true)
+}
+
+func (g *generator) sync() error {
+	m := g.memberOf()
+	if m == nil || m.id == "" && g.chance(90) {
+		return nil
+	}
+	version := g.between(0, 5)
+	fields := o("Group", m.group, "Generation", g.nearRef(m.gen, 8), "MemberID", g.id(m), "InstanceID", g.instance(m))
+	if version >= 5 {
+		fields.set("ProtocolType", pick(g, []any{"consumer", "consumer", nil, "connect"}))
+		fields.set("Protocol", pick(g, []any{nil, nil, "range"}))
+	}
+	assignment := list{}
+	if m.leader {
+		for _, x := range g.members {
+			if x.group == m.group && x.id != "" && g.chance(90) {
+				assignment = append(assignment, o("MemberID", "$"+x.id, "MemberAssignment", "for "+x.conn))
+			}
+		}
+	}
+	fields.set("GroupAssignment", assignment)
+	return g.held(m, "SyncGroup", version, fields, false)
+}
+
+// held sends a request that may have to wait, and waits for a moment.
+func (g *generator) held(m *walkMember, api string, version int, fields *object, joins bool) error {
+	g.step++
+	step := g.step
+	if err := g.p.do(fmt.Sprintf("%d @%s %s %d %s & within 5s", step, m.conn, api, version, oneLine(fields))); err != nil {
+		return err
+	}
+	m.waiting = true
+	p := pendingJoin{step, m, joins}
+	if g.p.kafka.waiting[step].wait(settle) {
+		return g.await(p)
+	}
+	g.pending = append(g.pending, p)
+	if err := g.p.do("sleep " + settle.String()); err != nil {
+		return err
+	}
+	g.step++
+	return g.p.do(fmt.Sprintf("%d pending %d", g.step, step))
+}
+
+// collect awaits what Kafka has answered by now.
+func (g *generator) collect() error {
+	for first := true; len(g.pending) > 0; first = false {
+		i := slices.IndexFunc(g.pending, func(p pendingJoin) bool {
+			limit := time.Duration(0)
+			if first {
+				limit = 2 * time.Millisecond
+			}
+			return g.p.kafka.waiting[p.step].wait(limit)
+		})
+		if i < 0 {
+			return nil
+		}
+		p := g.pending[i]
+		g.pending = slices.Delete(g.pending, i, i+1)
+		if err := g.await(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await takes the answer of a join or a sync and learns from it.
+func (g *generator) await(p pendingJoin) error {
+	if err := g.p.do(fmt.Sprintf("await %d", p.step)); err != nil {
+		return err
+	}
+	m := p.member
+	m.waiting = false
+	code := g.p.answeredInt(p.step, "ErrorCode", -1)
+	if id, _ := g.p.answered(p.step, "MemberID").(string); p.joins && id != "" && (code == 0 || code == 79) {
+		g.made++
+		m.id = fmt.Sprintf("id%d", g.made)
+		if err := g.p.do(fmt.Sprintf("let %s = %d MemberID", m.id, p.step)); err != nil {
+			return err
+		}
+		if code == 0 {
+			m.gen = fmt.Sprintf("gen%d", g.made)
+			leader, _ := g.p.answered(p.step, "LeaderID").(string)
+			m.leader = leader == id
+			return g.p.do(fmt.Sprintf("let %s = %d Generation", m.gen, p.step))
+		}
+	}
+	if code == 25 { // UNKNOWN_MEMBER_ID
+		m.id = ""
+	}
+	return nil
+}
+
+func (g *generator) heartbeat() error {
+	m := g.memberOf()
+	if m == nil || m.id == "" && g.chance(80) {
+		return nil
+	}
+	_, err := g.ask(m.conn, "Heartbeat", g.between(0, 4), o("Group", m.group, "Generation", g.nearRef(m.gen, 8), "MemberID", g.id(m), "InstanceID", g.instance(m)))
+	return err
+}
+
+func (g *generator) leave() error {
+	m := g.memberOf()
+	if m == nil || m.id == "" && g.chance(80) {
+		return nil
+	}
+	version := g.between(0, 5)
+	fields := o("Group", m.group, "MemberID", g.id(m))
+	if version >= 3 {
+		one := func(m *walkMember) *object { return o("MemberID", g.id(m), "InstanceID", g.instance(m)) }
+		members := list{one(m)}
+		if g.chance(20) {
+			members = append(members, one(pick(g, g.members)))
+		}
+		if g.chance(4) {
+			members = list{}
+		}
+		fields = o("Group", m.group, "Members", members)
+	}
+	step, err := g.ask(m.conn, "LeaveGroup", version, fields)
+	if err == nil && g.p.answeredInt(step, "ErrorCode", 1) == 0 {
+		g.members = slices.DeleteFunc(g.members, func(x *walkMember) bool { return x == m })
+	}
+	return err
+}
+
+func (g *generator) describeGroups() error {
+	groups := list{g.group()}
+	if g.chance(20) {
+		groups = append(groups, "$n")
+	}
+	_, err := g.ask("main", "DescribeGroups", g.between(0, 6), o("Groups", groups, "IncludeAuthorizedOperations", g.chance(20)))
+	return err
+}
+
+func (g *generator) deleteGroups() error {
+	_, err := g.ask("main", "DeleteGroups", g.between(0, 2), o("Groups", list{g.group()}))
+	return err
+}
+
+func (g *generator) offsetDelete() error {
+	t := g.topic()
+	_, err := g.ask("main", "OffsetDelete", 0, o("Group", g.group(), "Topics", list{g.named(t, false, "Partitions", list{o("Partition", g.partition(t))})}))
+	return err
+}
+
+func (g *generator) offsetCommit() error {
+	version := g.between(2, 10)
+	t := g.topic()
+	group, member, gen, instance := g.group(), any(""), any(-1), any(nil)
+	if m := g.memberOf(); m != nil && g.chance(60) && m.id != "" {
+		group, member, gen, instance = m.group, g.id(m), g.nearRef(m.gen, 8), g.instance(m)
+	}
+	metadata := pick(g, []any{"", "m", nil})
+	if g.chance(2) {
+		metadata = strings.Repeat("m", 5000)
+	}
+	_, err := g.ask("main", "OffsetCommit", version, o("Group", group, "Generation", gen, "MemberID", member, "InstanceID", instance, "RetentionTimeMillis", -1,
+		"Topics", list{g.named(t, version >= 10, "Partitions", list{o("Partition", g.partition(t), "Offset", g.near(g.r.Int64N(20), math.MinInt64, math.MaxInt64, 15),
+			"LeaderEpoch", g.near(-1, -2, 5, 10), "Metadata", metadata)})}))
+	return err
+}
+
+func (g *generator) offsetFetch() error {
+	version := g.between(1, 10)
+	t := g.topic()
+	parts := list{leaf(g.partition(t))}
+	if version < 8 {
+		topics := any(list{g.named(t, false, "Partitions", parts)})
+		if version >= 2 && g.chance(25) {
+			topics = nil
+		}
+		_, err := g.ask("main", "OffsetFetch", version, o("Group", g.group(), "Topics", topics, "RequireStable", g.chance(30)))
+		return err
+	}
+	one := o("Group", g.group(), "Topics", list{g.named(t, version >= 10, "Partitions", parts)})
+	if version >= 9 && g.chance(10) {
+		one.set("MemberID", "nobody")
+		one.set("MemberEpoch", number(pick(g, []int64{-1, 0, 3})))
+	}
+	if g.chance(25) {
+		one.set("Topics", nil)
+	}
+	groups := list{one}
+	if g.chance(15) {
+		groups = append(groups, o("Group", "$n", "Topics", nil))
+	}
+	_, err := g.ask("main", "OffsetFetch", version, o("Groups", groups, "RequireStable", g.chance(30)))
+	return err
+}
