@@ -55,6 +55,9 @@ func (c *configs) identify(cfg Config, listens string, me metastore.Broker) {
 	c.static["listeners"] = "PLAINTEXT://" + listens
 	c.static["advertised.listeners"] = "PLAINTEXT://" + me.Host + ":" + strconv.Itoa(int(me.Port))
 	c.static["log.dirs"] = filepath.Join(cfg.DataDir, "logs")
+	if dir, err := filepath.Abs(c.static["log.dirs"]); err == nil {
+		c.static["log.dirs"] = dir
+	}
 	if cfg.Rack != "" {
 		c.static["broker.rack"] = cfg.Rack
 	}

@@ -34,6 +34,9 @@ func (a *API) describeConfigs(c *call) {
 			out.Configs = append(out.Configs, cfg.entry(req))
 		}
 		out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
+		if err == nil {
+			out.ErrorMessage = kmsg.StringPtr("") // as Kafka, which has no null here
+		}
 		resp.Resources = append(resp.Resources, out)
 	}
 	c.send(resp)

@@ -139,8 +139,11 @@ func (a *API) alterTopic(ctx context.Context, e configEdit) error {
 	}
 	t := a.deps.Meta.Image().Topics[name]
 	edit := func(old map[string]string) (map[string]string, error) {
-		next, err := e.apply(old, a.topicList)
+		next, err := e.apply(old, topicList)
 		if err != nil {
+			return nil, err
+		}
+		if err := checkInternal(t, old, next); err != nil {
 			return nil, err
 		}
 		return next, a.checkConfigs(old, next)
@@ -150,9 +153,6 @@ func (a *API) alterTopic(ctx context.Context, e configEdit) error {
 			return err
 		}
 		return fail(kerr.UnknownTopicOrPartition, "topic %s does not exist", name)
-	}
-	if t.Internal {
-		return fail(kerr.InvalidRequest, "topic %s is internal; its configs cannot be changed", t.Name)
 	}
 	if e.validateOnly {
 		_, err := edit(t.Configs)
@@ -165,17 +165,30 @@ func (a *API) alterTopic(ctx context.Context, e configEdit) error {
 	return a.deps.Partitions.AwaitApplied(ctx, revision)
 }
 
-// topicList gives the default of a topic config that is a list.
-func (a *API) topicList(name string) (string, error) {
+// checkInternal keeps what belongs to the broker's own topics: what they hold
+// must not go because it is old. t may be nil.
+func checkInternal(t *metastore.Topic, old, next map[string]string) error {
+	if t == nil || !t.Internal {
+		return nil
+	}
+	for _, name := range []string{"cleanup.policy", "retention.bytes", "retention.ms", "remote.storage.enable"} {
+		was, had := old[name]
+		if is, has := next[name]; has != had || is != was {
+			return fail(kerr.InvalidRequest, "%s: topic %s is internal; the broker itself decides which of its records go", name, t.Name)
+		}
+	}
+	return nil
+}
+
+// topicList gives the table's default of a topic config that is a list: as in
+// Kafka, appending begins there, whatever the broker's default is.
+func topicList(name string) (string, error) {
 	d, ok := topicconfig.Lookup(name)
 	if !ok {
 		return "", topicconfig.Check(name, "")
 	}
 	if d.Type != topicconfig.List {
 		return "", noList(name)
-	}
-	if value, ok := a.deps.Config().TopicDefaults()[name]; ok {
-		return value, nil
 	}
 	return d.Default, nil
 }
@@ -201,7 +214,7 @@ func (a *API) alterBroker(ctx context.Context, e configEdit) error {
 		}
 	}
 	return a.set(ctx, r, e.validateOnly, func(old map[string]string) (map[string]string, error) {
-		next, err := e.apply(old, a.brokerList)
+		next, err := e.apply(old, brokerList)
 		if err != nil {
 			return nil, err
 		}
@@ -227,8 +240,8 @@ func (a *API) alterBroker(ctx context.Context, e configEdit) error {
 	})
 }
 
-// brokerList gives the value in effect of a broker config that is a list.
-func (a *API) brokerList(name string) (string, error) {
+// brokerList gives the table's default of a broker config that is a list.
+func brokerList(name string) (string, error) {
 	d, ok := brokerconfig.Lookup(name)
 	if !ok {
 		return "", brokerconfig.Unknown(name)
@@ -236,8 +249,7 @@ func (a *API) brokerList(name string) (string, error) {
 	if d.Type != topicconfig.List {
 		return "", noList(name)
 	}
-	value, _ := a.deps.Config().Get(name)
-	return value, nil
+	return d.Default, nil
 }
 
 func invalidRequest(err error) error {

@@ -158,6 +158,12 @@ func TestAlterConfigs(t *testing.T) {
 			t.Errorf("%s: %s is %q, want %q", c.what, c.key, v, c.want)
 		}
 	}
+	// Internal topics too, but not what decides which of their records go.
+	if err := shared.ensureOffsets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "internal topic", alter(t, false, kindTopic, offsetsTopic, change{"min.insync.replicas", opSet, str("1")}).ErrorCode, nil)
+	wantCode(t, "internal topic", replaceConfigs(t, true, kindTopic, offsetsTopic).ErrorCode, nil)
 	// What was set is in force when it is answered.
 	resp := ask[*kmsg.ProduceResponse](t, produceRequest(topic, 9, 1, producePart(0, batch(t, 50))))
 	wantCode(t, "max.message.bytes", resp.Topics[0].Partitions[0].ErrorCode, kerr.MessageTooLarge)

@@ -103,6 +103,7 @@ func TestTopicDefaults(t *testing.T) {
 		{"log.retention.hours=-1", "", "", "retention.ms", "-1"},
 		{"log.retention.minutes=-7", "", "", "retention.ms", "-1"},
 		{"log.retention.hours=2147483647", "", "", "retention.ms", "7730941129200000"},
+		{"", "log.retention.ms=-5", "", "retention.ms", "-1"},
 		{"log.roll.hours=1", "", "", "segment.ms", "3600000"},
 		{"log.roll.hours=1 log.roll.ms=77", "", "", "segment.ms", "77"},
 		{"log.roll.jitter.hours=1", "", "", "segment.jitter.ms", "3600000"},

@@ -196,6 +196,9 @@ var table = func() []Definition {
 		if chains[d.Name] != nil {
 			row.Default, row.NoDefault = "", true
 		}
+		if d.Name == "retention.ms" { // of brokers any negative number is no limit
+			row.Valid, row.check = "any; below 0 means no limit", nil
+		}
 		all = append(all, row)
 	}
 	return all
