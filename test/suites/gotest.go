@@ -25,6 +25,7 @@ type goTests struct {
 	env      []string
 	limit    time.Duration
 	parallel int
+	tries    int                    // how often a failed test is run, in all
 	oneTry   func(test string) bool // tests that are known to fail, and are not tried again
 	pattern  string                 // only top-level tests that match; empty: all
 	log      *os.File               // everything the binary prints
@@ -67,7 +68,7 @@ func (g *goTests) run(ctx context.Context) ([]result, error) {
 		}
 		left = slices.DeleteFunc(slices.Clone(names), g.ended)
 	}
-	if err := g.secondTries(ctx, names); err != nil {
+	if err := g.tryAgain(ctx, names); err != nil {
 		return nil, err
 	}
 	return leaves(g.results), nil
@@ -238,34 +239,58 @@ func (g *goTests) set(name string, o outcome, why string, seconds float64) {
 	delete(g.output, name)
 }
 
-// secondTries runs each failed top-level test once more, alone: many of these
-// tests wait for fixed times, and the machine may have been busy.
-func (g *goTests) secondTries(ctx context.Context, names []string) error {
+// tryAgain runs each failed top-level test again, alone, until it passes or
+// was tried often enough: many of these tests wait for fixed times, and the
+// machine may have been busy.
+func (g *goTests) tryAgain(ctx context.Context, names []string) error {
 	for _, name := range names {
-		first := g.results[name]
-		if first.Outcome != failed || g.oneTry(name) {
-			continue
-		}
-		before := map[string]*result{}
-		for n, r := range g.results {
-			if n == name || strings.HasPrefix(n, name+"/") {
-				before[n] = r
-				delete(g.results, n)
-			}
-		}
-		if _, err := g.once(ctx, []string{name}); err != nil {
-			return err
-		}
-		for n, r := range before {
-			again := g.results[n]
-			if again == nil {
-				g.results[n] = r
-			} else if again.Outcome == passed && r.Outcome == failed {
-				again.Reason = "second try; first: " + r.Reason
+		for try := 2; try <= g.tries && g.results[name].Outcome == failed && !g.oneTry(name); try++ {
+			if err := g.again(ctx, name, try); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// again runs one top-level test once more. Of each of its subtests the better
+// outcome stays.
+func (g *goTests) again(ctx context.Context, name string, try int) error {
+	before := map[string]*result{}
+	for n, r := range g.results {
+		if n == name || strings.HasPrefix(n, name+"/") {
+			before[n] = r
+			delete(g.results, n)
+		}
+	}
+	if _, err := g.once(ctx, []string{name}); err != nil {
+		return err
+	}
+	// A test whose subtests have all passed, each in some try, passes, unless
+	// it failed by itself this time.
+	settled := g.subtestFailed(name)
+	for n, r := range before {
+		now := g.results[n]
+		switch {
+		case now == nil || r.Outcome == passed:
+			g.results[n] = r
+		case now.Outcome == passed && r.Outcome == failed:
+			now.Reason = fmt.Sprintf("try %d; first: %s", try, r.Reason)
+		}
+	}
+	if top := g.results[name]; settled && !g.subtestFailed(name) {
+		top.Outcome = passed
+	}
+	return nil
+}
+
+func (g *goTests) subtestFailed(name string) bool {
+	for n, r := range g.results {
+		if strings.HasPrefix(n, name+"/") && r.Outcome == failed {
+			return true
+		}
+	}
+	return false
 }
 
 // source position that the testing package puts before a message
@@ -385,7 +410,7 @@ func goSuite(ctx context.Context, s *suite, bins []binary, env []string, o optio
 		if err != nil {
 			return nil, err
 		}
-		g := &goTests{bin: bin, env: env, limit: s.limit, parallel: s.parallel, pattern: o.run, log: log,
+		g := &goTests{bin: bin, env: env, limit: s.limit, parallel: s.parallel, tries: o.tries, pattern: o.run, log: log,
 			oneTry: func(test string) bool { return o.expected != nil && o.expected.feature(s.name, test) != "" }}
 		results, err := g.run(ctx)
 		log.Close()

@@ -73,7 +73,7 @@ func TestGoTests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	g := &goTests{bin: binary{pkg: ".", path: bin, dir: dir}, env: []string{"SAMPLE_DIR=" + dir}, limit: 5 * time.Second, parallel: 2, log: log, oneTry: func(string) bool { return false }}
+	g := &goTests{bin: binary{pkg: ".", path: bin, dir: dir}, env: []string{"SAMPLE_DIR=" + dir}, limit: 5 * time.Second, parallel: 2, tries: 2, log: log, oneTry: func(string) bool { return false }}
 	results, err := g.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestGoTests(t *testing.T) {
 		"TestElsewhere":     "skipped: the test needs 3 brokers",
 		"TestHangs":         "failed: no result after 5s",
 		"TestPanics":        "failed: panic: assignment to entry in nil map [recovered, repanicked]",
-		"TestSecondTry":     "passed: second try; first: not yet",
+		"TestSecondTry":     "passed: try 2; first: not yet",
 		"TestSubtests/good": "passed: ",
 		"TestSubtests/bad":  "failed: bad luck",
 		"TestParallel":      "passed: ",

@@ -27,7 +27,7 @@ const (
 type result struct {
 	Name    string  `json:"name"`
 	Outcome outcome `json:"outcome"`
-	Reason  string  `json:"reason,omitempty"` // one line; of a failure, a skip, or a pass at the second try
+	Reason  string  `json:"reason,omitempty"` // one line; of a failure, a skip, or a pass at a later try
 	Seconds float64 `json:"seconds"`
 }
 

@@ -113,7 +113,9 @@ func suites() []*suite {
 			packages: []string{".", "topics", "compress", "sasl"},
 			at:       listener{"localhost:9092", "localhost:9092"},
 			env:      []string{"KAFKA_VERSION=" + kafka.Version, "KAFKA_SKIP_NETTEST=1"},
-			set:      map[string]string{"message.max.bytes": "200000000"},
+			// As where these tests come from: several of them count on members that
+			// come within the delay.
+			set:      map[string]string{"message.max.bytes": "200000000", "group.initial.rebalance.delay.ms": "3000"},
 			limit:    2 * time.Minute,
 			parallel: 2,
 		},
@@ -201,8 +203,8 @@ func (s *suite) run(ctx context.Context, broker string, o options) ([]result, er
 	return goSuite(ctx, s, bins, env, o)
 }
 
-// configs are what a broker is started with. No group waits for company: the
-// time-outs of these tests are made for that.
+// configs are what a broker is started with. No group waits for company,
+// unless the suite says so.
 func (s *suite) configs(broker string) map[string]string {
 	set := map[string]string{"group.initial.rebalance.delay.ms": "0"}
 	maps.Copy(set, s.set)
