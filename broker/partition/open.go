@@ -125,6 +125,9 @@ func (p *Partition) TP() record.TopicPartition { return p.tp }
 // TopicID is the id of the topic the folder belongs to.
 func (p *Partition) TopicID() record.TopicID { return p.id }
 
+// Config gives the settings in force.
+func (p *Partition) Config() Config { return *p.cfg.Load() }
+
 // SetConfig takes over the topic's new settings for what happens from now on.
 // When tiering is turned off the log begins with what is local: what is only
 // in object storage is about to be deleted (remote.log.delete.on.disable).
