@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -48,16 +49,22 @@ func (a *API) createTopics(c *call) {
 	for i := range req.Topics {
 		in := &req.Topics[i]
 		n := count[in.Topic]
-		if n == 0 {
+		if n <= 0 {
 			continue // a duplicate that was answered
 		}
 		count[in.Topic] = 0
+		if n > 1 {
+			count[in.Topic] = -1 // refused whatever else is wrong
+		}
 		out := newCreated(in.Topic)
 		spec, err := metastore.TopicSpec{}, error(nil)
 		if n > 1 {
 			err = fail(kerr.InvalidRequest, "the request names the topic more than once")
 		} else {
 			spec, err = a.topicSpec(img, in)
+		}
+		if errors.Is(err, kerr.PolicyViolation) {
+			keys = a.cfg.MaxPartitionsPerCall + 1 // by its partitions alone
 		}
 		if err == nil {
 			err = room.take(1, len(spec.Assignment))
@@ -73,9 +80,11 @@ func (a *API) createTopics(c *call) {
 		resp.Topics = append(resp.Topics, out)
 		createError(&resp.Topics[len(resp.Topics)-1], err)
 	}
-	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all
-		for _, w := range at {
-			createError(&resp.Topics[w], fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together; these are %d", a.cfg.MaxPartitionsPerCall, keys))
+	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all, the wrong ones too
+		for i := range resp.Topics {
+			if out := &resp.Topics[i]; count[out.Topic] >= 0 {
+				createError(out, fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together", a.cfg.MaxPartitionsPerCall))
+			}
 		}
 		specs = nil
 	}
@@ -100,22 +109,6 @@ func (a *API) createTopics(c *call) {
 		}
 	}
 	c.send(resp)
-}
-
-// withinLimits keeps what may be made beside what exists, and answers the
-// rest.
-func (a *API) withinLimits(img *metastore.Image, resp *kmsg.CreateTopicsResponse, specs []metastore.TopicSpec, at []int) ([]metastore.TopicSpec, []int) {
-	room := a.room(img)
-	var kept []metastore.TopicSpec
-	var keptAt []int
-	for i, s := range specs {
-		if err := room.take(1, len(s.Assignment)); err != nil {
-			createError(&resp.Topics[at[i]], err)
-			continue
-		}
-		kept, keptAt = append(kept, s), append(keptAt, at[i])
-	}
-	return kept, keptAt
 }
 
 // newCreated is the answer of a topic of which nothing is known.
