@@ -122,6 +122,15 @@ var rows = []Definition{
 		Doc: "The default of the topic config segment.jitter.ms, in hours, while log.roll.jitter.ms is not set."},
 
 	// Consumer groups.
+	{Name: "firn.group.max.bytes", Type: integer, Default: "33554432", Scope: ClusterWide, check: atLeast(1024), Valid: "1024 and up",
+		Doc: "Ids, subscriptions and assignments of the members of one group, in bytes; a member beyond it is refused with GROUP_MAX_SIZE_REACHED.",
+		put: number(func(v *Values) *int { return &v.Groups.MaxGroupBytes })},
+	{Name: "firn.group.max.offsets", Type: integer, Default: "1000000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
+		Doc: "Partitions that one group may commit offsets of; a further one is refused with INVALID_COMMIT_OFFSET_SIZE.",
+		put: number(func(v *Values) *int { return &v.Groups.MaxGroupOffsets })},
+	{Name: "firn.groups.max.bytes", Type: long, Default: "1073741824", Scope: ClusterWide, check: atLeast(1 << 20), Valid: "1048576 and up",
+		Doc: "Memory, about, of all groups and offsets that one broker keeps; beyond it new groups and members are refused with GROUP_MAX_SIZE_REACHED, offsets of further partitions with INVALID_COMMIT_OFFSET_SIZE.",
+		put: number(func(v *Values) *int64 { return &v.Groups.MaxBytes })},
 	{Name: "firn.max.groups", Type: integer, Default: "100000", Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
 		Doc: "Consumer groups that one broker coordinates; a further one is refused.",
 		put: number(func(v *Values) *int { return &v.Groups.MaxGroups })},

@@ -59,8 +59,11 @@ type Topics struct {
 
 // Groups are the limits and times of consumer groups.
 type Groups struct {
-	MaxGroups             int // ≥ 1
-	MaxSize               int // members of one, ≥ 1
+	MaxGroups             int   // ≥ 1
+	MaxSize               int   // members of one, ≥ 1
+	MaxGroupBytes         int   // ids, subscriptions and assignments of one
+	MaxGroupOffsets       int   // partitions that one may commit, ≥ 1
+	MaxBytes              int64 // of all groups and offsets in memory, about
 	InitialRebalanceDelay time.Duration
 	MinSession            time.Duration
 	MaxSession            time.Duration
