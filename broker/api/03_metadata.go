@@ -43,7 +43,9 @@ func (a *API) metadata(c *call) {
 		ctx, cancel := c.deadline(10_000)
 		defer cancel()
 		failed := a.autoCreate(ctx, missing)
-		a.answerMetadata(c, req, a.deps.Meta.Image(), failed)
+		// As in Kafka the topics are not in this answer yet; they are there when
+		// the client, told UNKNOWN_TOPIC_OR_PARTITION, asks again.
+		a.answerMetadata(c, req, img, failed)
 	})
 }
 
