@@ -11,8 +11,11 @@ type Compaction struct {
 	// the next call.
 	Keep func(*Record) bool
 	// DeleteHorizon (milliseconds) is set on the batch if it has none yet and
-	// keeps a tombstone, or if it is Marked (KIP-534).
+	// keeps a tombstone, or if it is Marked (KIP-534). A tombstone at or above
+	// Settled does not count: values before it are still there. (Kafka starts
+	// its delay, too, and may then drop it together with them.)
 	DeleteHorizon int64
+	Settled       Offset
 	Marked        bool
 	MaxBytes      int // of the records, decompressed
 }
@@ -55,7 +58,7 @@ func (b Batch) Compact(c Compaction) (Compacted, error) {
 			out.MaxTS, out.MaxTSAt = r.Timestamp, r.Offset
 		}
 		out.Records++
-		tombstones = tombstones || r.Value == nil
+		tombstones = tombstones || r.Value == nil && r.Offset < c.Settled
 		return true
 	})
 	if err != nil {

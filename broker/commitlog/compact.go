@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/firnlog/firn/record"
@@ -85,6 +86,9 @@ func (l *Log) cleanable(limit record.Offset, newest int64) ([]*segment, Dirt, er
 	d := Dirt{From: from, To: from, Oldest: -1}
 	all := *l.segs.Load()
 	for i, s := range all[:len(all)-1] {
+		if err := s.damage.err(); err != nil {
+			return nil, d, err
+		}
 		end := record.Offset(s.end.Load())
 		if s.live.Load() != nil || end > min(limit, synced) {
 			return all[:i], d, nil // its small files are still being written, or somebody may not read it yet
@@ -93,17 +97,17 @@ func (l *Log) cleanable(limit record.Offset, newest int64) ([]*segment, Dirt, er
 			d.Clean += s.size.Load()
 			continue
 		}
-		info, err := s.loadInfo()
+		seg, modified, err := s.describe()
 		if errors.Is(err, errGone) {
-			return nil, d, nil
+			return nil, Dirt{From: from, To: from, Oldest: -1}, nil // deleted meanwhile: what is left shows next time
+		}
+		if err == nil {
+			err = s.damage.err() // which describe may have found
 		}
 		if err != nil {
 			return nil, d, err
 		}
-		if err := s.damage.err(); err != nil {
-			return nil, d, err
-		}
-		if info.MaxTimestamp > newest {
+		if ts := seg.MaxTimestamp; ts > newest || ts < 0 && modified.UnixMilli() > newest {
 			return all[:i], d, nil
 		}
 		d.Dirty += s.size.Load()
@@ -174,10 +178,15 @@ func (l *Log) Compact(c Compaction) (Compacted, error) {
 	}
 	for rest := segs[:n]; len(rest) > 0; {
 		group := l.group(rest)
-		if err := k.compactGroup(rest[:group]); err != nil {
+		err := k.compactGroup(rest[:group])
+		switch {
+		case err == nil:
+			rest = rest[group:]
+		case errors.Is(err, ErrStale) && l.remaining(rest) < len(rest):
+			rest = rest[len(rest)-l.remaining(rest):] // retention took the oldest; the others are worth it
+		default:
 			return k.done, err
 		}
-		rest = rest[group:]
 	}
 	if err := l.updateMeta(func(m *Meta) { m.Compacted = k.upto }); err != nil {
 		return k.done, l.judge(err)
@@ -226,6 +235,9 @@ func (k *compactor) mapKeys(segs []*segment, d Dirt) error {
 			k.upto = b.LastOffset() + 1
 			return true, nil
 		})
+		if errors.Is(err, ErrStale) && k.l.remaining([]*segment{s}) == 0 {
+			err = nil // retention took it, and all before it
+		}
 		if err != nil {
 			return err
 		}
@@ -265,6 +277,16 @@ func (k *compactor) begin(segs []*segment) error {
 		})
 		return nil
 	})
+}
+
+// remaining gives how many of the segments, the last ones, are still in the log.
+func (l *Log) remaining(segs []*segment) int {
+	all := *l.segs.Load()
+	n := len(segs)
+	for n > 0 && !slices.Contains(all, segs[len(segs)-n]) {
+		n--
+	}
+	return n
 }
 
 // group gives how many of the segments, at least one, are rewritten as one.
@@ -370,8 +392,9 @@ func (k *compactor) compactGroup(group []*segment) (err error) {
 	if err != nil {
 		return k.before(err)
 	}
+	swapped := false
 	defer func() {
-		if w != nil {
+		if !swapped {
 			err = errors.Join(err, w.abandon())
 		}
 	}()
@@ -397,20 +420,19 @@ func (k *compactor) compactGroup(group []*segment) (err error) {
 	if err := w.finish(k.txns.index); err != nil {
 		return k.before(err)
 	}
-	done := w
-	w = nil
 	for {
 		busy := false
-		err := k.c.Turn(func() error {
+		err := k.c.Turn(func() (err error) {
 			// The writer must not wait for the fsync of a whole segment.
 			if busy = !k.l.flush.work.TryLock(); busy {
 				return nil
 			}
 			defer k.l.flush.work.Unlock()
-			return k.l.swap(group, done)
-		})
-		if !busy {
+			swapped, err = k.l.swap(group, w)
 			return err
+		})
+		if !busy || err != nil {
+			return k.before(err)
 		}
 		k.l.flush.work.Lock()
 		k.l.flush.work.Unlock() //nolint:staticcheck // to wait, not to protect anything
@@ -420,7 +442,7 @@ func (k *compactor) compactGroup(group []*segment) (err error) {
 // before judges an error that came before anything of the log was changed:
 // no reason to give the log up.
 func (k *compactor) before(err error) error {
-	if isFull(err) {
+	if isFull(err) && !errors.Is(err, ErrFailed) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return err
@@ -446,6 +468,7 @@ func (k *compactor) batch(b record.Batch, end record.Offset) (record.Batch, reco
 		c, err = b.Compact(record.Compaction{
 			Keep:          func(r *record.Record) bool { return b.IsControl() || k.keep(b, r) },
 			DeleteHorizon: saturate(k.c.Now, k.c.DeleteRetention),
+			Settled:       k.upto,
 			Marked:        over && b.IsControl(),
 			MaxBytes:      MaxBatchBytes,
 		})

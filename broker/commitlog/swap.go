@@ -45,24 +45,24 @@ func parseSwap(name string) (base, end record.Offset, ok bool) {
 
 // swap puts a compacted segment in the place of group. The writer calls it,
 // with flush.work held: nobody writes the old segments' small files meanwhile.
-// An error after the first rename fails the log: what is on disk is then for
-// the next Open to finish.
-func (l *Log) swap(group []*segment, w *cleanWriter) error {
+// begun says that the file has left its place under w.path. An error after
+// that fails the log: what is on disk is then for the next Open to finish.
+func (l *Log) swap(group []*segment, w *cleanWriter) (begun bool, err error) {
 	if err := l.usable(); err != nil {
-		return errors.Join(err, w.discard())
+		return false, err
 	}
 	segs := *l.segs.Load()
 	at := slices.Index(segs, group[0])
 	if at < 0 || at+len(group) >= len(segs) || !slices.Equal(segs[at:at+len(group)], group) {
-		return errors.Join(ErrStale, w.discard())
+		return false, ErrStale
 	}
 	s := w.seg
 	pending := swapPath(l.dir, s.base, record.Offset(s.end.Load()), swapSuffix)
 	if err := l.disk.rename(w.path, pending); err != nil {
-		return errors.Join(err, w.discard())
+		return false, err
 	}
 	if err := l.disk.syncDir(l.dir); err != nil {
-		return l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
+		return true, l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
 	}
 	next := slices.Concat(segs[:at], []*segment{s}, segs[at+len(group):])
 	l.segs.Store(&next)
@@ -73,10 +73,10 @@ func (l *Log) swap(group []*segment, w *cleanWriter) error {
 	l.grow(s.size.Load())
 	segmentsOpen.Add(1 - int64(len(group)))
 	if err := l.finishSwap(group, pending); err != nil {
-		return l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
+		return true, l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
 	}
 	l.flush.add(s)
-	return nil
+	return true, nil
 }
 
 func (l *Log) finishSwap(group []*segment, pending string) error {
@@ -98,12 +98,6 @@ func (l *Log) finishSwap(group []*segment, pending string) error {
 		return err
 	}
 	return l.disk.syncDir(l.dir)
-}
-
-// discard gives up a segment that is complete but not swapped in.
-func (w *cleanWriter) discard() error {
-	w.seg.close()
-	return w.k.l.disk.remove(w.path)
 }
 
 // finishSwaps does at open what a crash kept swap from doing.

@@ -49,6 +49,8 @@ func (t *trash) put(path string) error {
 		if err = t.log.disk.rename(path, to); err == nil {
 			t.made++
 			t.addLocked(trashed{path: to, size: size, due: time.Now().Add(delay)})
+		} else if isFull(err) { // the longer name does not fit in the folder
+			err = t.log.disk.remove(path)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {

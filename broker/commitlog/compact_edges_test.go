@@ -1,0 +1,215 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/firnlog/firn/record"
+)
+
+// segmentsOf fills a log with n sealed segments of per records, all of key a.
+func segmentsOf(t testing.TB, l *Log, n, per int) {
+	t.Helper()
+	for range n {
+		for range per {
+			appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", fmt.Sprint(l.End())))
+		}
+		sealAll(t, l)
+	}
+}
+
+func reopen(t testing.TB, l *Log) *Log {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return openLog(t, l.dir, *l.cfg.Load(), Deps{})
+}
+
+// A segment that is deleted while Compact looks for what there is to do leaves
+// nothing to do, this time.
+func TestCompactMeetsDeletedSegment(t *testing.T) {
+	l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{})
+	segmentsOf(t, l, 3, 2)
+	l = reopen(t, l) // nothing is known of the segments any more
+	defer l.Remove()
+	(*l.segs.Load())[1].close()
+	if d, err := l.Dirt(l.End(), 1<<60, true); err != nil || d.Dirty != 0 || d.To != d.From {
+		t.Errorf("dirt is %+v, %v", d, err)
+	}
+	if done, err := l.Compact(compaction(l)); err != nil || done.Removed != 0 {
+		t.Errorf("got %+v, %v", done, err)
+	}
+}
+
+// A rewritten segment that may not be swapped in leaves no file.
+func TestCompactRefusedTurnLeavesNoFile(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, Config{}, Deps{})
+	defer l.Remove()
+	segmentsOf(t, l, 1, 5)
+	req := compaction(l)
+	refused := errors.New("not wanted any more")
+	turns := 0
+	req.Turn = func(f func() error) error {
+		if turns++; turns == 2 {
+			return refused
+		}
+		return f()
+	}
+	if _, err := l.Compact(req); !errors.Is(err, refused) {
+		t.Fatalf("got %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*"+cleanedSuffix)); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+	if got := mustScan(t, l); len(got) != 5 {
+		t.Errorf("left are %v", got)
+	}
+}
+
+// Retention that takes the oldest segments during every pass does not keep the
+// others from being compacted.
+func TestCompactGoesOnBesideRetention(t *testing.T) {
+	for name, when := range map[string]func(*Compaction, func()){
+		"while keys are read": func(c *Compaction, f func()) { c.Pace = func(int) error { f(); return nil } },
+		"before the first swap": func(c *Compaction, f func()) {
+			c.Turn = func(g func() error) error { f(); return g() }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{})
+			defer l.Remove()
+			segmentsOf(t, l, 6, 2)
+			l.SetConfig(Config{SegmentBytes: 400})
+			req := compaction(l)
+			n := 0
+			when(&req, func() {
+				if _, err := l.DropOldest(true, func(record.Segment, time.Time) bool { n++; return n <= 2 }); err != nil {
+					t.Fatal(err)
+				}
+			})
+			done, err := l.Compact(req)
+			if err != nil || done.End != l.End() {
+				t.Fatalf("got %+v, %v", done, err)
+			}
+			if l.Start() == 0 {
+				t.Error("nothing was deleted meanwhile")
+			}
+			if got := mustScan(t, l); len(got) != 1 || got[0].offset != l.End()-1 {
+				t.Errorf("left are %v", got)
+			}
+			if d, err := l.Dirt(l.End(), 1<<60, false); err != nil || d.Dirty != 0 {
+				t.Errorf("dirt is %+v, %v", d, err)
+			}
+		})
+	}
+}
+
+// Damage that a reader found first is reported to the cleaner, too.
+func TestDirtReportsKnownDamage(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, Config{}, Deps{})
+	segmentsOf(t, l, 1, 5)
+	segmentsOf(t, l, 1, 5)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	first := filepath.Join(dir, "00000000000000000000")
+	flip(t, first+logSuffix, 150)
+	if err := os.Remove(first + indexSuffix); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, dir, Config{}, Deps{})
+	defer l.Remove()
+	var corrupt *CorruptError
+	if _, err := l.Read(4, 1000, l.End(), true); !errors.As(err, &corrupt) {
+		t.Fatalf("the reader got %v", err)
+	}
+	if d, err := l.Dirt(l.End(), 1<<60, false); !errors.As(err, &corrupt) {
+		t.Errorf("dirt is %+v, %v", d, err)
+	}
+}
+
+// A disk too full for a directory entry makes compaction wait; the log goes on.
+func TestCompactSwapOnFullDisk(t *testing.T) {
+	for name, refuse := range map[string]string{"pending": swapSuffix, "trash": deletedSuffix} {
+		t.Run(name, func(t *testing.T) {
+			d := realDisk()
+			full := true
+			rename := d.rename
+			d.rename = func(from, to string) error {
+				if full && filepath.Ext(to) == filepath.Ext(refuse) {
+					return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.ENOSPC}
+				}
+				return rename(from, to)
+			}
+			l := openLog(t, t.TempDir(), Config{DeleteDelay: time.Hour}, Deps{disk: d})
+			defer l.Remove()
+			segmentsOf(t, l, 1, 5)
+			if _, err := l.Compact(compaction(l)); err != nil && !errors.Is(err, ErrFull) {
+				t.Fatalf("got %v", err)
+			}
+			appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", "5"))
+			full = false
+			if _, err := l.Compact(compaction(l)); err != nil {
+				t.Fatal(err)
+			}
+			if got := mustScan(t, l); len(got) != 2 || got[0].offset != 4 {
+				t.Errorf("left are %v", got)
+			}
+		})
+	}
+}
+
+// A tombstone's delay begins only with a pass that removes the values before
+// it: with an earlier one, who read such a value could miss the tombstone.
+func TestTombstonesDelayBeginsWithItsOwnPass(t *testing.T) {
+	l := openLog(t, t.TempDir(), Config{}, Deps{})
+	defer l.Remove()
+	appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "k", "0"))
+	appendBatch(t, l, keyed(l, record.None, 200, -1, -1, "a", "1"))
+	appendBatch(t, l, keyed(l, record.None, 300, -1, -1, "b", "2"))
+	appendBatch(t, l, keyed(l, record.None, 400, -1, -1, "c", "3", "k", ""))
+	sealAll(t, l)
+	req := compaction(l)
+	req.KeyBytes = 4 * keySlotBytes // three keys
+	done, err := l.Compact(req)
+	if err != nil || done.End != 3 {
+		t.Fatalf("got %+v, %v", done, err)
+	}
+	if err := l.flush.drain(false); err != nil {
+		t.Fatal(err)
+	}
+	req.Now += time.Hour.Milliseconds()
+	if _, err := l.Compact(req); err != nil {
+		t.Fatal(err)
+	}
+	got := mustScan(t, l)
+	if i := slices.IndexFunc(got, func(k kept) bool { return k.key == "k" }); i < 0 || got[i].offset != 4 {
+		t.Errorf("the tombstone went together with the value: %v", got)
+	}
+}
+
+// min.compaction.lag.ms counts from the last write where records have no
+// timestamps, as in Kafka.
+func TestCompactionLagWithoutTimestamps(t *testing.T) {
+	l := openLog(t, t.TempDir(), Config{}, Deps{})
+	defer l.Remove()
+	for range 3 {
+		appendBatch(t, l, keyed(l, record.None, -1, -1, -1, "a", fmt.Sprint(l.End())))
+	}
+	sealAll(t, l)
+	for lag, dirty := range map[time.Duration]bool{time.Hour: false, -time.Hour: true} {
+		d, err := l.Dirt(l.End(), time.Now().Add(-lag).UnixMilli(), false)
+		if err != nil || d.Dirty > 0 != dirty {
+			t.Errorf("with a lag of %v dirt is %+v, %v", lag, d, err)
+		}
+	}
+}
