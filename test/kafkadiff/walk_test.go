@@ -21,6 +21,7 @@ import (
 var (
 	walkSteps = flag.Int("steps", 0, "TestWalk asks Kafka and Firn so many requests")
 	walkSeed  = flag.Uint64("seed", 1, "of TestWalk")
+	walkKnown = flag.String("known", "", "of TestWalk: a file of further rules, for differences that somebody is on")
 	walkOut   = flag.String("out", "", "of TestWalk: folder for the scenarios that walks shrink to")
 )
 
@@ -30,13 +31,20 @@ const stepsPerWalk = 150
 
 func readRules(t *testing.T) *kafkadiff.Rules {
 	t.Helper()
-	text, err := os.ReadFile("walk.rules")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, file := range []string{"walk.rules", *walkKnown} {
+		if file == "" {
+			continue
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(append(text, b...), '\n')
 	}
 	rules, err := kafkadiff.ParseRules(string(text))
 	if err != nil {
-		t.Fatalf("walk.rules: %v", err)
+		t.Fatal(err)
 	}
 	return rules
 }
@@ -51,7 +59,7 @@ func TestWalk(t *testing.T) {
 	rules := readRules(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	judge, err := kafka.Start(ctx, nil)
+	judge, err := kafka.Start(ctx, map[string]string{"offsets.topic.num.partitions": "1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ type pendingJoin struct {
 }
 
 // settle is how long a broker may take to say at once what it says at once.
-const settle = 25 * time.Millisecond
+const settle = 15 * time.Millisecond
 
 func newGenerator(r *rand.Rand, p *pair) *generator {
 	g := &generator{r: r, p: p}
@@ -118,8 +118,10 @@ func (g *generator) run(steps int) error {
 }
 
 func (g *generator) setUp() error {
-	if err := g.p.do("name $g $h $n"); err != nil {
-		return err
+	for _, line := range []string{"name $g $h $n", "topic $z"} {
+		if err := g.p.do(line); err != nil {
+			return err
+		}
 	}
 	g.groups = []string{"g", "h"}
 	configs := []string{"", "", " cleanup.policy=compact", " message.timestamp.type=LogAppendTime", " max.message.bytes=200", " compression.type=gzip", " compression.type=uncompressed"}
@@ -135,6 +137,12 @@ func (g *generator) setUp() error {
 
 // finish asks for all that a consumer sees.
 func (g *generator) finish() error {
+	if err := g.barrier(); err != nil {
+		return err
+	}
+	if err := g.collect(); err != nil {
+		return err
+	}
 	for _, t := range g.topics {
 		for part := range t.parts {
 			if _, err := g.ask("main", "Fetch", 12, o("MaxBytes", 50_000_000, "Topics", list{o("Topic", "$"+t.name, "Partitions", list{
@@ -282,7 +290,7 @@ func (g *generator) named(t *walkTopic, byID bool, more ...any) *object {
 
 func (g *generator) group() string {
 	if g.chance(3) {
-		return pick(g, []string{"", "$n"})
+		return "$n"
 	}
 	return "$" + pick(g, g.groups)
 }
@@ -382,6 +390,9 @@ func (g *generator) produce() error {
 		return err
 	}
 	if acks == 0 { // what follows on the connection shows that it had no answer
+		if err := g.p.do("sleep 10ms"); err != nil {
+			return err
+		}
 		return g.findCoordinator()
 	}
 	if producer != nil && g.p.answered(step, "Topics[0].Partitions[0].ErrorCode") == json.Number("0") {

@@ -112,35 +112,60 @@ func (g *generator) held(m *walkMember, api string, version int, fields *object,
 	if g.p.kafka.waiting[step].wait(settle) {
 		return g.await(p)
 	}
-	g.pending = append(g.pending, p)
-	if err := g.p.do("sleep " + settle.String()); err != nil {
+	if err := g.barrier(); err != nil {
 		return err
 	}
-	g.step++
-	return g.p.do(fmt.Sprintf("%d pending %d", g.step, step))
+	g.pending = append(g.pending, p)
+	return nil
 }
 
-// collect awaits what Kafka has answered by now.
+// barrier returns when both brokers have come to an end with what groups were
+// asked before: a coordinator writes one thing after the other, and what waits
+// for nobody but a timer of no time is over after the second.
+func (g *generator) barrier() error {
+	for range 2 {
+		if _, err := g.ask("main", "OffsetCommit", 2, o("Group", "$z", "Generation", -1, "Topics", list{o("Topic", "$z", "Partitions", list{o("Partition", 0, "Offset", 1)})})); err != nil {
+			return err
+		}
+		if err := g.p.do("sleep 10ms"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect awaits what Kafka has answered by now. Where one broker has answered
+// and the other has not for long, `pending` says so.
 func (g *generator) collect() error {
 	for first := true; len(g.pending) > 0; first = false {
+		limit := time.Duration(0)
+		if first {
+			limit = 2 * time.Millisecond
+		}
 		i := slices.IndexFunc(g.pending, func(p pendingJoin) bool {
-			limit := time.Duration(0)
-			if first {
-				limit = 2 * time.Millisecond
-			}
-			return g.p.kafka.waiting[p.step].wait(limit)
+			return g.p.kafka.waiting[p.step].wait(limit) || g.p.firn.waiting[p.step].wait(0)
 		})
 		if i < 0 {
 			return nil
 		}
 		p := g.pending[i]
 		g.pending = slices.Delete(g.pending, i, i+1)
+		if !g.p.kafka.waiting[p.step].wait(patience) {
+			if err := g.p.do("sleep 100ms"); err != nil {
+				return err
+			}
+			g.step++
+			return g.p.do(fmt.Sprintf("%d pending %d", g.step, p.step))
+		}
 		if err := g.await(p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// patience is how long one broker may take for what the other has done.
+const patience = 3 * time.Second
 
 // await takes the answer of a join or a sync and learns from it.
 func (g *generator) await(p pendingJoin) error {
