@@ -30,6 +30,10 @@ func adminSweepRequest(req kmsg.Request) {
 		r.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: name, Partitions: []int32{0}}}
 	case *kmsg.UnregisterBrokerRequest:
 		r.BrokerID = 4000
+	case *kmsg.DeleteGroupsRequest:
+		r.Groups = []string{"nobody's"}
+	case *kmsg.OffsetDeleteRequest:
+		r.Group = "nobody's"
 	}
 }
 
@@ -80,6 +84,10 @@ func adminSweepCheck(t *testing.T, version int16, resp kmsg.Response, want *kerr
 		wantCode(t, name, r.Topics[0].Partitions[0].ErrorCode, want)
 	case *kmsg.UnregisterBrokerResponse:
 		wantCode(t, name, r.ErrorCode, kerr.BrokerIDNotRegistered)
+	case *kmsg.DeleteGroupsResponse:
+		wantCode(t, name, r.Groups[0].ErrorCode, kerr.GroupIDNotFound)
+	case *kmsg.OffsetDeleteResponse:
+		wantCode(t, name, r.ErrorCode, kerr.GroupIDNotFound)
 	case *kmsg.GetTelemetrySubscriptionsResponse:
 		wantCode(t, name, r.ErrorCode, want)
 		if r.ClientInstanceID == [16]byte{} || r.PushIntervalMillis != 300_000 || r.TelemetryMaxBytes != 1<<20 || len(r.RequestedMetrics) != 0 {
