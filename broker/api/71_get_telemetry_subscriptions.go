@@ -38,10 +38,13 @@ func (a *API) getTelemetrySubscriptions(c *call) {
 // refreshSubscriptions hands the client metrics configs on when the metadata
 // has changed.
 func (a *API) refreshSubscriptions() {
-	img := a.deps.Meta.Image()
-	if a.subscribed.Swap(img) == img {
+	if a.subscribed.Load() == a.deps.Meta.Image() {
 		return
 	}
+	a.subscribing.Lock()
+	defer a.subscribing.Unlock()
+	img := a.deps.Meta.Image() // under the lock, so that an older one never follows a newer
+	defer a.subscribed.Store(img)
 	configs := map[string]map[string]string{}
 	for r, c := range img.Configs {
 		if r.Type == metastore.ClientMetrics {

@@ -114,13 +114,14 @@ type API struct {
 	log  *slog.Logger
 	now  func() time.Time
 
-	sessions   *sessionCache
-	producers  producerIDs
-	telemetry  *telemetry.Manager
-	subscribed atomic.Pointer[metastore.Image] // whose client metrics configs telemetry has
-	waiting    atomic.Int64                    // fetches that wait
-	cold       chan struct{}                   // a place for each cold read
-	slow       chan struct{}                   // a place for each request that waits
+	sessions    *sessionCache
+	producers   producerIDs
+	telemetry   *telemetry.Manager
+	subscribed  atomic.Pointer[metastore.Image] // whose client metrics configs telemetry has; changed under subscribing
+	subscribing sync.Mutex
+	waiting     atomic.Int64  // fetches that wait
+	cold        chan struct{} // a place for each cold read
+	slow        chan struct{} // a place for each request that waits
 
 	latency map[int16]*metrics.Histogram // of answers, by API key
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/VictoriaMetrics/metrics"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
@@ -25,6 +26,9 @@ const (
 	maxAttributes = 12  // of one point and its resource, further ones are dropped
 	maxNameLen    = 200 // of a metric, as shown
 	maxValueLen   = 200 // bytes of a label
+	// maxPoints bounds the points of one push, further ones are dropped: each
+	// has the labels of its resource, however few bytes it took.
+	maxPoints = 4_000
 	// maxExpansion is how many times larger than the greatest push its metrics
 	// may be when they are decompressed.
 	maxExpansion = 4
@@ -46,6 +50,9 @@ type series struct {
 	seen  time.Time // when it was last pushed
 }
 
+// seriesBytes is what a series of a key takes, about.
+func seriesBytes(key string) int64 { return int64(len(key)) + 160 }
+
 // point is one value that was pushed. key is the series without the labels of
 // the client: name, then labels as Prometheus writes them.
 type point struct {
@@ -58,12 +65,16 @@ type point struct {
 var (
 	droppedClient = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="series of one client"}`)
 	droppedAll    = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="series of all clients"}`)
+	droppedPush   = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="points of one push"}`)
+	droppedBytes  = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="bytes of all clients"}`)
+	droppedName   = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="not asked for"}`)
 	droppedKind   = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="kind of metric"}`)
 	droppedValue  = metrics.NewCounter(`firn_client_telemetry_dropped_total{reason="no value"}`)
 )
 
-// parse reads a push's metrics: OpenTelemetry's MetricsData.
-func parse(p Push) ([]point, error) {
+// parse reads a push's metrics, OpenTelemetry's MetricsData: those whose names
+// begin with one of the prefixes asked for, "*" alone for all.
+func parse(p Push, asked []string) ([]point, error) {
 	limit := maxExpansion * p.MaxBytes
 	b, err := record.Decompress(nil, record.Codec(p.Codec), p.Metrics, limit)
 	if err != nil {
@@ -81,11 +92,19 @@ func parse(p Push) ([]point, error) {
 		resource := rm.GetResource().GetAttributes()
 		for _, sm := range rm.GetScopeMetrics() {
 			for _, m := range sm.GetMetrics() {
+				if !isAsked(m.GetName(), asked) {
+					droppedName.Inc()
+					continue
+				}
 				out = appendMetric(out, m, resource)
 			}
 		}
 	}
 	return out, nil
+}
+
+func isAsked(name string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return p == "*" || strings.HasPrefix(name, p) })
 }
 
 // fields counts a message's fields and those of the messages in them, taking
@@ -125,6 +144,16 @@ func fields(b []byte, depth int) int {
 // and dropped.
 func appendMetric(out []point, m *metricspb.Metric, resource []*commonpb.KeyValue) []point {
 	name := seriesName(m.GetName())
+	add := func(suffix, labels string, value float64, delta bool) {
+		out = append(out, point{name + suffix, labels, value, delta})
+	}
+	full := func() bool {
+		if len(out) < maxPoints {
+			return false
+		}
+		droppedPush.Inc()
+		return true
+	}
 	number := func(n *metricspb.NumberDataPoint, delta bool) {
 		v := 0.0
 		switch n.GetValue().(type) {
@@ -136,7 +165,9 @@ func appendMetric(out []point, m *metricspb.Metric, resource []*commonpb.KeyValu
 			droppedValue.Inc()
 			return
 		}
-		out = append(out, point{name: name, labels: labels(resource, n.GetAttributes()), value: v, add: delta})
+		if !full() {
+			add("", labels(resource, n.GetAttributes()), v, delta)
+		}
 	}
 	switch d := m.GetData().(type) {
 	case *metricspb.Metric_Gauge:
@@ -150,16 +181,23 @@ func appendMetric(out []point, m *metricspb.Metric, resource []*commonpb.KeyValu
 	case *metricspb.Metric_Histogram:
 		delta := isDelta(d.Histogram.GetAggregationTemporality())
 		for _, h := range d.Histogram.GetDataPoints() {
+			if full() {
+				continue
+			}
 			l := labels(resource, h.GetAttributes())
-			out = append(out, point{name + "_count", l, float64(h.GetCount()), delta}, point{name + "_sum", l, h.GetSum(), delta})
+			add("_count", l, float64(h.GetCount()), delta)
+			add("_sum", l, h.GetSum(), delta)
 			below := uint64(0)
 			for i, n := range h.GetBucketCounts() {
+				if full() {
+					break
+				}
 				le := math.Inf(1)
 				if bounds := h.GetExplicitBounds(); i < len(bounds) {
 					le = bounds[i]
 				}
 				below += n
-				out = append(out, point{name + "_bucket", l + `,le="` + number64(le) + `"`, float64(below), delta})
+				add("_bucket", l+`,le="`+number64(le)+`"`, float64(below), delta)
 			}
 		}
 	default:
@@ -174,9 +212,14 @@ func isDelta(t metricspb.AggregationTemporality) bool {
 
 // seriesName makes a Prometheus name: org.apache.kafka.producer.record.send.total
 // becomes firn_client_producer_record_send_total. The prefix keeps clients'
-// series apart from the broker's own.
+// series apart from the broker's own; of those that begin like it, which are
+// about the clients' series, a second '_' does.
 func seriesName(otlp string) string {
-	return "firn_client_" + sanitise(strings.TrimPrefix(otlp, "org.apache.kafka."), maxNameLen)
+	name := sanitise(strings.TrimPrefix(otlp, "org.apache.kafka."), maxNameLen)
+	if strings.HasPrefix(name, "telemetry") {
+		name = "_" + name
+	}
+	return "firn_client_" + name
 }
 
 // sanitise puts '_' for what may not be in a name of Prometheus.
@@ -197,8 +240,11 @@ func labels(resource, own []*commonpb.KeyValue) string {
 	for _, attrs := range [][]*commonpb.KeyValue{own, resource} {
 		for _, kv := range attrs {
 			k := sanitise(kv.GetKey(), maxNameLen)
-			if k == "" || k[0] >= '0' && k[0] <= '9' {
+			switch {
+			case k == "", k[0] >= '0' && k[0] <= '9':
 				k = "_" + k
+			case strings.HasPrefix(k, "__"): // Prometheus's own, such as __name__
+				k = "_" + strings.TrimLeft(k, "_")
 			}
 			if _, have := all[k]; have || len(all) >= maxAttributes || clientLabels[k] {
 				continue
@@ -229,6 +275,9 @@ func writeLabel(b *strings.Builder, name, value string) {
 		case '\n':
 			b.WriteString(`\n`)
 		default:
+			if unicode.IsControl(r) {
+				r = '?'
+			}
 			b.WriteRune(r)
 		}
 	}
@@ -273,8 +322,9 @@ func (m *Manager) store(id [16]byte, points []point) {
 	}
 	in := e.Value.(*instance)
 	if in.terminating {
-		m.total -= len(in.series)
-		clear(in.series)
+		for key := range in.series {
+			m.drop(in, key)
+		}
 		return
 	}
 	now := m.cfg.Now()
@@ -289,10 +339,14 @@ func (m *Manager) store(id [16]byte, points []point) {
 			case m.total >= m.cfg.MaxSeries:
 				droppedAll.Inc()
 				continue
+			case m.bytes+seriesBytes(key) > m.cfg.MaxBytes:
+				droppedBytes.Inc()
+				continue
 			}
 			s = &series{}
 			in.series[key] = s
 			m.total++
+			m.bytes += seriesBytes(key)
 		}
 		if s.seen = now; p.add {
 			s.value += p.value
@@ -303,10 +357,16 @@ func (m *Manager) store(id [16]byte, points []point) {
 	silent := max(minExpiry, 3*in.answer.Interval)
 	for key, s := range in.series {
 		if now.Sub(s.seen) > silent {
-			delete(in.series, key)
-			m.total--
+			m.drop(in, key)
 		}
 	}
+}
+
+// drop forgets one series; mu is held.
+func (m *Manager) drop(in *instance, key string) {
+	delete(in.series, key)
+	m.total--
+	m.bytes -= seriesBytes(key)
 }
 
 // WritePrometheus writes the series of all clients, those of one name
@@ -325,14 +385,14 @@ func (m *Manager) WritePrometheus(w io.Writer) {
 		}
 		e = next
 	}
-	clients := m.used.Len()
+	clients, size := m.used.Len(), m.bytes
 	m.mu.Unlock()
 	slices.Sort(lines)
 	var b bytes.Buffer
 	for _, l := range lines {
 		b.WriteString(l)
 	}
-	fmt.Fprintf(&b, "firn_client_telemetry_clients %d\nfirn_client_telemetry_series %d\n", clients, len(lines))
+	fmt.Fprintf(&b, "firn_client_telemetry_clients %d\nfirn_client_telemetry_series %d\nfirn_client_telemetry_series_bytes %d\n", clients, len(lines), size)
 	w.Write(b.Bytes()) // an error is that of who reads /metrics, and went away
 }
 

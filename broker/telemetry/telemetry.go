@@ -28,9 +28,10 @@ import (
 // Config bounds what clients can make a broker keep; zero values take the
 // defaults named here.
 type Config struct {
-	MaxInstances    int // clients known at one time; the longest silent go first; 16,384
-	MaxClientSeries int // series of one client; 2,000
-	MaxSeries       int // series of all clients; 200,000
+	MaxInstances    int   // clients known at one time; the longest silent go first; 16,384
+	MaxClientSeries int   // series of one client; 2,000
+	MaxSeries       int   // series of all clients; 200,000
+	MaxBytes        int64 // of their names and labels, about; 64 MiB
 	Now             func() time.Time
 }
 
@@ -44,6 +45,13 @@ type Client struct {
 	SoftwareVersion string
 	Host            string // address without port
 	Port            string
+}
+
+// shown is as much of c as labels show of it: what is kept is small, however
+// long the names are that the client gave.
+func (c Client) shown() Client {
+	cut := func(s string) string { return strings.Clone(s[:min(len(s), maxValueLen)]) }
+	return Client{cut(c.ID), cut(c.SoftwareName), cut(c.SoftwareVersion), cut(c.Host), cut(c.Port)}
 }
 
 // Push is the content of one PushTelemetry request.
@@ -75,6 +83,7 @@ type Manager struct {
 	instances map[[16]byte]*list.Element
 	used      *list.List // of *instance, the latest used first
 	total     int        // series of all instances
+	bytes     int64      // of them, see Config.MaxBytes
 }
 
 // instance is one client, from its first request to its expiry.
@@ -113,6 +122,9 @@ func New(cfg Config) *Manager {
 	}
 	if cfg.MaxSeries == 0 {
 		cfg.MaxSeries = 200_000
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = 64 << 20
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -168,13 +180,14 @@ func (m *Manager) Get(ctx context.Context, id [16]byte, c Client, connection uin
 // that are reserved and clients that said they terminate,
 // kerr.ThrottlingQuotaExceeded, kerr.UnknownSubscriptionID,
 // kerr.UnsupportedCompressionType, kerr.TelemetryTooLarge, and
-// kerr.InvalidRecord for bytes that are no metrics.
+// kerr.InvalidRecord for bytes that are no metrics; ctx's when it ends first.
+// Metrics that were not asked for are dropped.
 func (m *Manager) Push(ctx context.Context, id [16]byte, c Client, connection uint64, p Push) error {
 	if id == [16]byte{} || id == [16]byte{15: 1} {
 		refused(kerr.InvalidRequest)
 		return fmt.Errorf("%w: the client instance id is reserved", kerr.InvalidRequest)
 	}
-	err := m.accept(ctx, id, c, connection, p)
+	asked, err := m.accept(ctx, id, c, connection, p)
 	if err != nil {
 		refused(err)
 		return err
@@ -185,8 +198,12 @@ func (m *Manager) Push(ctx context.Context, id [16]byte, c Client, connection ui
 		m.store(id, nil)
 		return nil
 	}
-	m.parsing <- struct{}{}
-	data, parseErr := parse(p)
+	select {
+	case m.parsing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	data, parseErr := parse(p, asked)
 	<-m.parsing
 	if parseErr != nil {
 		refused(kerr.InvalidRecord)
@@ -197,15 +214,16 @@ func (m *Manager) Push(ctx context.Context, id [16]byte, c Client, connection ui
 	return nil
 }
 
-// accept judges a push before its metrics are looked at.
-func (m *Manager) accept(ctx context.Context, id [16]byte, c Client, connection uint64, p Push) *kerr.Error {
+// accept judges a push before its metrics are looked at, and gives what the
+// client was asked for.
+func (m *Manager) accept(ctx context.Context, id [16]byte, c Client, connection uint64, p Push) (asked []string, err *kerr.Error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
 	in := m.instance(ctx, id, c, connection, now)
-	err := in.judge(p, now)
+	err = in.judge(p, now)
 	in.lastError, in.terminating = err, p.Terminating
-	return err
+	return in.answer.Metrics, err
 }
 
 func (in *instance) judge(p Push, now time.Time) *kerr.Error {
@@ -270,7 +288,7 @@ func (m *Manager) instance(ctx context.Context, id [16]byte, c Client, connectio
 		if in.unwatch != nil {
 			in.unwatch()
 		}
-		in.client, in.connection = c, connection
+		in.client, in.connection = c.shown(), connection
 		in.unwatch = context.AfterFunc(ctx, func() { m.gone(id, connection) })
 		in.answer, in.version = m.subscribe(id, c), m.version
 		in.lastGet, in.lastPush, in.lastError, in.terminating = time.Time{}, time.Time{}, nil, false
@@ -282,7 +300,9 @@ func (m *Manager) instance(ctx context.Context, id [16]byte, c Client, connectio
 func (m *Manager) remove(e *list.Element) {
 	in := m.used.Remove(e).(*instance)
 	in.unwatch()
-	m.total -= len(in.series)
+	for key := range in.series {
+		m.drop(in, key)
+	}
 	delete(m.instances, in.id)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/test/firntest"
 )
 
 var client = Client{ID: "p\"1", SoftwareName: "apache-kafka-java", SoftwareVersion: "4.3.1", Host: "10.0.0.7", Port: "4711"}
@@ -224,7 +226,7 @@ func TestHistogram(t *testing.T) {
 	total := 7.5
 	points, err := parse(Push{MaxBytes: 1 << 20, Metrics: encode(t, record.None, &metricspb.Metric{Name: "h", Data: &metricspb.Metric_Histogram{Histogram: &metricspb.Histogram{
 		DataPoints: []*metricspb.HistogramDataPoint{{Count: 4, Sum: &total, BucketCounts: []uint64{1, 3}, ExplicitBounds: []float64{2}}},
-	}}})})
+	}}})}, everything)
 	var got []string
 	for _, p := range points {
 		got = append(got, fmt.Sprint(p.name, p.labels, " ", p.value))
@@ -242,12 +244,175 @@ func TestPushOfMany(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parse(Push{MaxBytes: 1 << 20, Codec: 4, Metrics: zeros}); err == nil {
+	if _, err := parse(Push{MaxBytes: 1 << 20, Codec: 4, Metrics: zeros}, everything); err == nil {
 		t.Error("64 MiB of a push of at most 1 MiB are taken")
 	}
 	many := bytes.Repeat([]byte{0x0a, 0x00}, 1<<20) // a million empty ResourceMetrics
-	if _, err := parse(Push{MaxBytes: 1 << 20, Metrics: many}); !errors.Is(err, errTooMany) {
+	if _, err := parse(Push{MaxBytes: 1 << 20, Metrics: many}, everything); !errors.Is(err, errTooMany) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// checkShown reads what is shown as Prometheus would. It gives the series.
+func checkShown(t *testing.T, m *Manager) map[string]float64 {
+	t.Helper()
+	text := shown(m)
+	values, err := firntest.ParseMetrics(text)
+	if err != nil {
+		t.Errorf("not of Prometheus's text format: %v", err)
+	}
+	for series := range values {
+		if !strings.HasPrefix(series, "firn_client_") {
+			t.Errorf("a client made the series %s", series)
+		}
+	}
+	return values
+}
+
+// Whatever clients call their metrics and labels, what is shown can be read,
+// and nobody takes the name of another's series.
+func TestNamesOfClients(t *testing.T) {
+	m := New(Config{})
+	m.SetSubscriptions(subscribed("1000", "*"))
+	hostile := []string{"", "a", "a.b", "a_b", "A-b", "a{x=\"1\"} 1\n", "\n", "é\xff", "__name__", "__name__\x00", "_", "9", "le", "client.id", "client_id", "client-id",
+		"telemetry.clients", "telemetry_series", "telemetry.pushes.total", "telemetry_refused_total", strings.Repeat("x", 1000), "\\", "\"", "a\tb\r\x00c", "job", "quantile"}
+	var all []*metricspb.Metric
+	for _, name := range hostile {
+		var own []*metricspb.NumberDataPoint
+		for i, label := range hostile {
+			own = append(own, number(float64(i), attr(strings.ToValidUTF8(label, "?"), strings.ToValidUTF8(name, "?")), attr("z"+fmt.Sprint(i), cutLabel(label))))
+		}
+		name = strings.ToValidUTF8(name, "?")
+		all = append(all, gauge(name, own...), gauge("org.apache.kafka."+name, own[0]), sum("org.apache.kafka."+name+"_total", true, own[0]),
+			&metricspb.Metric{Name: name, Data: &metricspb.Metric_Histogram{Histogram: &metricspb.Histogram{DataPoints: []*metricspb.HistogramDataPoint{
+				{Count: 4, BucketCounts: []uint64{1, 2, 3}, ExplicitBounds: []float64{1, 1}}, {Count: 4, BucketCounts: []uint64{1}, ExplicitBounds: []float64{math.NaN()}},
+			}}}})
+	}
+	all = append(all, gauge("values", number(math.NaN(), attr("v", "1")), number(math.Inf(1), attr("v", "2")), number(math.Inf(-1), attr("v", "3")), number(math.Copysign(0, -1), attr("v", "4"))))
+	for i, name := range hostile {
+		c := Client{ID: strings.Repeat(name, 50), SoftwareName: name, SoftwareVersion: name}
+		id := [16]byte{byte(i + 1)}
+		a, err := m.Get(t.Context(), id, c, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Push(t.Context(), id, c, 1, Push{SubscriptionID: a.SubscriptionID, MaxBytes: 1 << 20, Metrics: encode(t, record.None, all...)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	values := checkShown(t, m)
+	if len(values) < 1000 {
+		t.Errorf("only %d series: the test did not test much", len(values))
+	}
+	for series := range values {
+		if name, _, forClient := strings.Cut(series, "{"); forClient && strings.HasPrefix(name, "firn_client_telemetry_") {
+			t.Errorf("a client's series %s has a name of the broker's", series)
+		}
+	}
+}
+
+// cutLabel makes a label's value that is cut in the middle of a letter.
+func cutLabel(s string) string { return strings.ToValidUTF8(s, "?") + strings.Repeat("é", 150) }
+
+// What clients can make a broker keep is bounded in bytes, with names and
+// labels as long as they may be and clients that never come back.
+func TestMemoryOfClients(t *testing.T) {
+	const limit = 512 << 10
+	m := New(Config{MaxBytes: limit})
+	m.SetSubscriptions(subscribed("1000", "*"))
+	long := strings.Repeat("\"", 30_000)
+	var points []*metricspb.NumberDataPoint
+	for i := range 100 {
+		p := number(1)
+		for j := range 20 {
+			p.Attributes = append(p.Attributes, attr(fmt.Sprintf("%s%d", strings.Repeat("k", 190), j), fmt.Sprintf("%d%s", i, strings.Repeat("\"", 190))))
+		}
+		points = append(points, p)
+	}
+	bytes := encode(t, record.Zstd, gauge("g", points...))
+	dropped := droppedBytes.Get()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 60 {
+		c := Client{ID: long + fmt.Sprint(i), SoftwareName: strings.Clone(long), SoftwareVersion: strings.Clone(long), Host: "h", Port: "1"}
+		id := [16]byte{1, byte(i), byte(i >> 8)}
+		a, err := m.Get(t.Context(), id, c, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Push(t.Context(), id, c, 1, Push{SubscriptionID: a.SubscriptionID, MaxBytes: 1 << 20, Codec: 4, Metrics: bytes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 3*limit {
+		t.Errorf("%d bytes are kept for 60 clients, the limit is %d", grown, limit)
+	}
+	if m.bytes > limit || m.bytes <= 0 {
+		t.Errorf("%d bytes are counted", m.bytes)
+	}
+	if droppedBytes.Get() == dropped {
+		t.Error("nothing was dropped")
+	}
+	checkShown(t, m)
+	for e := m.used.Front(); e != nil; e = m.used.Front() {
+		m.remove(e)
+	}
+	if m.bytes != 0 || m.total != 0 {
+		t.Errorf("%d bytes and %d series are counted when there are none", m.bytes, m.total)
+	}
+}
+
+// A push of few bytes cannot make many labels: each point has its resource's
+// labels too.
+func TestPointsOfOnePush(t *testing.T) {
+	var attrs []*commonpb.KeyValue
+	for i := range maxAttributes {
+		attrs = append(attrs, attr(fmt.Sprintf("%s%d", strings.Repeat("k", 190), i), strings.Repeat("v", 200)))
+	}
+	points := make([]*metricspb.NumberDataPoint, 60_000)
+	for i := range points {
+		points[i] = number(1)
+	}
+	b, err := proto.Marshal(&metricspb.MetricsData{ResourceMetrics: []*metricspb.ResourceMetrics{{
+		Resource: &resourcepb.Resource{Attributes: attrs}, ScopeMetrics: []*metricspb.ScopeMetrics{{Metrics: []*metricspb.Metric{gauge("g", points...)}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got, err := parse(Push{MaxBytes: 1 << 20, Metrics: b}, everything)
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; err != nil || grown > 128<<20 {
+		t.Errorf("%d bytes allocated for %d points of %d bytes, %v", grown, len(got), len(b), err)
+	}
+}
+
+var everything = []string{"*"}
+
+// Only what was asked for is kept.
+func TestOnlyWhatIsAskedFor(t *testing.T) {
+	m := New(Config{})
+	push := func(id byte) {
+		t.Helper()
+		a, err := m.Get(t.Context(), [16]byte{id}, client, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Push(t.Context(), a.Instance, client, 1, Push{SubscriptionID: a.SubscriptionID, MaxBytes: 1 << 20, Metrics: encode(t, record.None, gauge("org.apache.kafka.consumer.lag", number(1)), gauge("other", number(1)))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push(1)
+	if out := shown(m); strings.Contains(out, "{") {
+		t.Errorf("nobody subscribed, and shown is\n%s", out)
+	}
+	m.SetSubscriptions(subscribed("1000", "org.apache.kafka.consumer."))
+	push(2)
+	if out := shown(m); strings.Count(out, "{") != 1 || !strings.Contains(out, "firn_client_consumer_lag{") {
+		t.Errorf("subscribed to the consumer's, and shown is\n%s", out)
 	}
 }
 
@@ -259,6 +424,7 @@ func FuzzPush(f *testing.F) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		m := New(Config{})
+		m.SetSubscriptions(subscribed("1000", "*"))
 		a, err := m.Get(context.Background(), [16]byte{1}, client, 1)
 		if err != nil {
 			t.Fatal(err)
@@ -271,10 +437,6 @@ func FuzzPush(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for line := range strings.Lines(shown(m)) {
-			if !strings.HasSuffix(line, "\n") || !strings.HasPrefix(line, "firn_client_") || strings.Count(line, "\n") != 1 {
-				t.Errorf("not a line of Prometheus: %q", line)
-			}
-		}
+		checkShown(t, m)
 	})
 }
