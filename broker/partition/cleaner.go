@@ -168,9 +168,9 @@ func (c *Cleaner) release(p *Partition) {
 
 func (c *Cleaner) compact(ctx context.Context, p *Partition, keyBytes int64) {
 	began := c.now()
-	done, err := p.compact(began, keyBytes, func(n int) error {
+	done, err := p.compact(ctx, began, keyBytes, func(ctx context.Context, n int) error {
 		if err := c.limit.WaitN(ctx, n); err != nil {
-			return fmt.Errorf("compaction ends with the broker: %w", context.Canceled)
+			return fmt.Errorf("compaction ends with the broker, or the partition is closed: %w", context.Canceled)
 		}
 		return nil
 	})

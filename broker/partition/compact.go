@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"syscall"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -60,17 +61,22 @@ func newest(cfg *Config, now time.Time) int64 {
 var errNotCompacted = errors.New("partition: not compacted any more")
 
 // paceStep is the most that is read or written between two looks at the rate.
+// So long at most does a change of the topic's settings wait.
 const paceStep = 64 << 10
 
 // compact compacts the partition's sealed segments. keyBytes is the memory
-// for keys; pace is called after so many bytes were read or written, and an
-// error of it ends the work. Only one caller does it at a time; another gets
-// nothing done.
-func (p *Partition) compact(now time.Time, keyBytes int64, pace func(int) error) (commitlog.Compacted, error) {
+// for keys; pace is called after so many bytes were read or written, and may
+// wait until its context ends, which closing the partition does; an error of
+// it ends the work. Only one caller does it at a time; another gets nothing
+// done.
+func (p *Partition) compact(ctx context.Context, now time.Time, keyBytes int64, pace func(context.Context, int) error) (commitlog.Compacted, error) {
 	if !p.compacting.TryLock() {
 		return commitlog.Compacted{}, nil
 	}
 	defer p.compacting.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.stopCompaction.Store(&cancel)
 	wanted := func() error {
 		if cfg := p.cfg.Load(); !cfg.Compact || cfg.Tiered || p.closed.Load() {
 			return errNotCompacted
@@ -93,7 +99,7 @@ func (p *Partition) compact(now time.Time, keyBytes int64, pace func(int) error)
 					return err
 				}
 				part := min(n, paceStep)
-				if err := pace(part); err != nil {
+				if err := pace(ctx, part); err != nil {
 					return err
 				}
 				n -= part
@@ -121,7 +127,9 @@ func (p *Partition) judgeCompaction(err error) (lasting bool) {
 	u := &Uncleanable{Kind: "error", Reason: err}
 	switch {
 	case errors.Is(err, errNotCompacted), errors.Is(err, context.Canceled), errors.Is(err, commitlog.ErrStale),
-		errors.Is(err, commitlog.ErrFull), errors.Is(err, commitlog.ErrClosed), errors.Is(err, commitlog.ErrFailed):
+		errors.Is(err, commitlog.ErrFull), errors.Is(err, commitlog.ErrClosed), errors.Is(err, commitlog.ErrFailed),
+		errors.Is(err, commitlog.ErrOutOfRange), // segments went faster than they could be looked at
+		errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
 		return false
 	case errors.Is(err, record.ErrCorrupt):
 		u.Kind = "corrupt"

@@ -118,7 +118,7 @@ func TestWhenCompactionIsWorthIt(t *testing.T) {
 	}
 	cfg.MinCompactionLag = 9 * time.Second
 	p.SetConfig(cfg)
-	if _, err := p.compact(now, 1<<20, func(int) error { return nil }); err != nil {
+	if _, err := p.compact(t.Context(), now, 1<<20, func(context.Context, int) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if got := offsets(t, p); len(got) != 10 || got[0] != 10 {
@@ -143,7 +143,7 @@ func TestWhenCompactionIsWorthIt(t *testing.T) {
 	if worth() {
 		t.Error("a topic that does not compact is")
 	}
-	if done, err := p.compact(now, 1<<20, func(int) error { return nil }); !errors.Is(err, errNotCompacted) {
+	if done, err := p.compact(t.Context(), now, 1<<20, func(context.Context, int) error { return nil }); !errors.Is(err, errNotCompacted) {
 		t.Errorf("and is compacted: %+v, %v", done, err)
 	}
 }
@@ -160,7 +160,7 @@ func TestCompactionStopsAtTheLastStableOffset(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill(t, p, 6, 2)
-	if _, err := p.compact(time.Now(), 1<<20, func(int) error { return nil }); err != nil {
+	if _, err := p.compact(t.Context(), time.Now(), 1<<20, func(context.Context, int) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if got := offsets(t, p); !slices.Equal(got, []record.Offset{4, 5, 6, 7, 8, 9, 10, 11, 12}) {

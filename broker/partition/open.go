@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,8 +39,9 @@ type Partition struct {
 
 	// compacting is held by whoever compacts the log: one at a time. It is
 	// taken before mu.
-	compacting  sync.Mutex
-	uncleanable atomic.Pointer[Uncleanable] // why it is not compacted any more, nil: it is
+	compacting     sync.Mutex
+	stopCompaction atomic.Pointer[context.CancelFunc]
+	uncleanable    atomic.Pointer[Uncleanable] // why it is not compacted any more, nil: it is
 
 	waiters waiters
 }
@@ -204,7 +206,10 @@ func (p *Partition) Delete() error {
 func (p *Partition) shut(f func() error) error {
 	p.closed.Store(true)
 	p.syncer.stop()
-	p.compacting.Lock() // a compaction ends soon: it looks at closed
+	if stop := p.stopCompaction.Load(); stop != nil {
+		(*stop)()
+	}
+	p.compacting.Lock() // a compaction ends soon: one that begins now looks at closed
 	defer p.compacting.Unlock()
 	p.mu.Lock()
 	err := f() // does nothing twice
