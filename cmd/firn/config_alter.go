@@ -40,7 +40,7 @@ With several, each is checked before the first is changed.
 that is set at start only has to be given to "firn start".`,
 		Example: `  firn config alter topic/flights --set retention.ms=604800000
   firn config alter topic/flights --append cleanup.policy=compact
-  firn config alter brokers --set log.retention.hours=72 --unset message.max.bytes
+  firn config alter brokers --set log.retention.ms=259200000 --unset message.max.bytes
   firn config alter broker/1 --set log.retention.ms=3600000 --dry-run`,
 		Args:              args(cobra.MinimumNArgs(1), "what to change: topic/NAME, broker/ID, brokers, group/NAME or client-metrics/NAME"),
 		ValidArgsFunction: a.completeResources,
