@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -546,6 +547,96 @@ func TestBatchRoundTrip(t *testing.T) {
 		if strings.Contains(got, "CRC") || strings.Contains(got, "Bad") {
 			t.Errorf("%s: %s", codec, got)
 		}
+	}
+}
+
+func TestRules(t *testing.T) {
+	rules, err := ParseRules("# why\n\nProduce Topics[*].ErrorCode \"A\" -> * : one\n* . \"closed\" -> nothing : two\nFetch A N -> 0 : three\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ api, path, kafka, firn, want string }{
+		{"Produce", "Topics[*].ErrorCode", `"A"`, "0", "one"},
+		{"Produce", "Topics[*].ErrorCode", `"B"`, "0", ""},
+		{"Produce", "Topics[*].Other", `"A"`, "0", ""},
+		{"Fetch", "", `"closed"`, "nothing", "two"},
+		{"Fetch", "A", "17", "0", "three"},
+		{"Fetch", "A", "1", "0", ""},
+	} {
+		if got := rules.allow(c.api, c.path, c.kafka, c.firn); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+	for _, bad := range []string{"Produce A B -> C", "Produce A -> B : x", "Produce A B C : x", "Produce A B -> C : "} {
+		if _, err := ParseRules(bad); err == nil {
+			t.Errorf("%q passes", bad)
+		}
+	}
+}
+
+// What needs a line that is gone goes with it.
+func TestWithout(t *testing.T) {
+	lines := []string{"name $g $h", "topic $t", "1 A {\"Group\": \"$g\"}", "let m = 1 MemberID", "2 B {\"M\": \"$m\"} &", "await 2", "3 C {\"T\": \"$t.id\", \"N\": $(m+1)}", "4 D {\"Group\": \"$h\"}"}
+	for _, c := range []struct {
+		from, to int
+		want     []int
+	}{
+		{7, 8, []int{0, 1, 2, 3, 4, 5, 6}},
+		{2, 3, []int{0, 1, 7}},
+		{1, 2, []int{0, 2, 3, 4, 5, 7}},
+		{4, 5, []int{0, 1, 2, 3, 6, 7}},
+		{0, 1, []int{1, 7}},
+	} {
+		var want []string
+		for _, i := range c.want {
+			want = append(want, lines[i])
+		}
+		if got := without(lines, c.from, c.to); !reflect.DeepEqual(got, want) {
+			t.Errorf("without %q: %q", lines[c.from], got)
+		}
+	}
+}
+
+// A difference that depends on one earlier request shrinks to the two of them;
+// one that does not show again is no scenario.
+func TestShrink(t *testing.T) {
+	// Two requests of one connection, ListGroups and then Heartbeat.
+	broker := func(wrong uint16) string {
+		var before sync.Map // connections differ by their order: correlation ids count
+		return standIn(t, func(key int16, correlation uint32) []byte {
+			if key == 16 {
+				before.Store(correlation+1, true)
+				return framed(correlation, 0, 0, 0, 0, 0, 0)
+			}
+			if _, bad := before.LoadAndDelete(correlation); bad {
+				return framed(correlation, byte(wrong>>8), byte(wrong))
+			}
+			return framed(correlation, 0, 0)
+		})
+	}
+	kafka, firn := broker(25), broker(27)
+	lines := []string{"name $g $h", "1 Heartbeat 0", "2 Heartbeat 0", "3 Heartbeat 0 {\"Group\": \"$g\"}", "let e = 3 ErrorCode", "4 ListGroups 0", "5 Heartbeat 0", "6 Heartbeat 0"}
+	rules := &Rules{}
+	found := Replay(kafka, firn, lines, rules)
+	if found == nil || found.Signature != `Heartbeat | ErrorCode | "UNKNOWN_MEMBER_ID" | "REBALANCE_IN_PROGRESS"` || found.Request != "5 Heartbeat 0" {
+		t.Fatalf("found %+v", found)
+	}
+	small := Shrink(kafka, firn, found, rules, 10*time.Second)
+	if small == nil || !reflect.DeepEqual(small.Lines, []string{"4 ListGroups 0", "5 Heartbeat 0"}) {
+		t.Fatalf("shrunk to %+v", small)
+	}
+	if _, err := Parse("found/x", small.ScenarioText()); err != nil {
+		t.Errorf("%v in\n%s", err, small.ScenarioText())
+	}
+	if again := Shrink(kafka, kafka, found, rules, 10*time.Second); again != nil {
+		t.Errorf("two brokers that are the same shrink to %+v", again)
+	}
+	allowed, err := ParseRules("Heartbeat ErrorCode * -> * : so")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := Replay(kafka, firn, lines, allowed); got != nil {
+		t.Errorf("a rule allows it, and it is found: %+v", got)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // What administrators do takes effect a little after Kafka has answered.
-const adminSettles = "sleep 60ms"
+const adminSettles = "sleep 200ms"
 
 func (g *generator) createTopics() error {
 	version := g.between(2, 7)
