@@ -22,16 +22,26 @@ import (
 func (a *API) describeConfigs(c *call) {
 	req := c.req.Body.(*kmsg.DescribeConfigsRequest)
 	resp := response[*kmsg.DescribeConfigsResponse](c)
+	size := 0
 	for i := range req.Resources {
 		r := &req.Resources[i]
 		out := kmsg.NewDescribeConfigsResponseResource()
 		out.ResourceType, out.ResourceName = r.ResourceType, r.ResourceName
-		configs, err := a.configsOf(r)
+		var configs []configView
+		err := errTooMuch
+		if size < maxAnswer {
+			configs, err = a.configsOf(r)
+		}
+		wanted := make(map[string]bool, len(r.ConfigNames))
+		for _, name := range r.ConfigNames {
+			wanted[name] = true
+		}
 		for _, cfg := range configs {
-			if len(r.ConfigNames) > 0 && !slices.Contains(r.ConfigNames, cfg.name) {
+			if len(wanted) > 0 && !wanted[cfg.name] {
 				continue
 			}
 			out.Configs = append(out.Configs, cfg.entry(req))
+			size += cfg.size()
 		}
 		out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
 		if err == nil {
@@ -69,6 +79,18 @@ func (v *configView) entry(req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfig
 		}
 	}
 	return out
+}
+
+// size is about the most that the config takes of a reply.
+func (v *configView) size() int {
+	n := 64 + len(v.name) + len(v.doc)
+	if v.value != nil {
+		n += len(*v.value)
+	}
+	for _, s := range v.synonyms {
+		n += 16 + len(s.Name) + len(s.Value)
+	}
+	return n
 }
 
 // from sets the source to that of the strongest synonym, as Kafka does: what

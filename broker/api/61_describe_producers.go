@@ -13,6 +13,7 @@ func (a *API) describeProducers(c *call) {
 	req := c.req.Body.(*kmsg.DescribeProducersRequest)
 	resp := response[*kmsg.DescribeProducersResponse](c)
 	img := a.deps.Meta.Image()
+	size := 0
 	for _, t := range req.Topics {
 		out := kmsg.NewDescribeProducersResponseTopic()
 		out.Topic = t.Topic
@@ -24,10 +25,14 @@ func (a *API) describeProducers(c *call) {
 		for _, p := range t.Partitions {
 			po := kmsg.NewDescribeProducersResponseTopicPartition()
 			po.Partition = p
-			if whole != nil {
+			switch {
+			case whole != nil:
 				po.ErrorCode, po.ErrorMessage = codeOf(whole), messageOf(whole)
-			} else {
+			case size >= maxAnswer:
+				po.ErrorCode, po.ErrorMessage = codeOf(errTooMuch), messageOf(errTooMuch)
+			default:
 				a.describeProducersOf(known, &po)
+				size += 64 * len(po.ActiveProducers)
 			}
 			out.Partitions = append(out.Partitions, po)
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/time/rate"
 
@@ -334,6 +335,13 @@ func (a *API) panicked(c *call, v any) {
 // expired says whether a request came with no time to do it in: Kafka then
 // tries nothing and answers everything with REQUEST_TIMED_OUT, without words.
 func expired(ms int32) bool { return ms <= 0 }
+
+// maxAnswer is how large, in bytes and about, the reply to a request that
+// describes many things may grow before what else was asked for is refused:
+// the same thing may be named thousands of times.
+const maxAnswer = 64 << 20
+
+var errTooMuch = fail(kerr.InvalidRequest, "the answer would be too large; ask for less at a time")
 
 // deadline gives a context that ends after the request's own timeout in
 // milliseconds, within limits that keep it from being useless or endless.

@@ -62,6 +62,10 @@ func (readOnly) SetTopicConfigs(context.Context, record.TopicID, func(map[string
 	return 0, errReadOnly
 }
 
+func (readOnly) SetConfigs(context.Context, metastore.ConfigResource, func(map[string]string) (map[string]string, error)) (int64, error) {
+	return 0, errReadOnly
+}
+
 type failer interface {
 	Fatalf(string, ...any)
 }

@@ -10,18 +10,30 @@ import (
 
 // DescribeGroups answers versions 0–6. A group that is not there is Dead, and
 // from version 6 an error (KIP-1043). Authorised operations are left to the
-// caller.
+// caller. Once the answer has maxAnswer bytes, further groups are refused.
 func (c *Coordinator) DescribeGroups(req *kmsg.DescribeGroupsRequest) *kmsg.DescribeGroupsResponse {
 	resp := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
+	size := 0
 	for _, id := range req.Groups {
-		resp.Groups = append(resp.Groups, c.describe(req.Version, id))
+		resp.Groups = append(resp.Groups, c.describe(req.Version, id, &size))
 	}
 	return resp
 }
 
-func (c *Coordinator) describe(version int16, id string) kmsg.DescribeGroupsResponseGroup {
+// maxAnswer is how large, in bytes and about, an answer may grow before what
+// else was asked for is refused with INVALID_REQUEST. A request may name the
+// same group thousands of times.
+const maxAnswer = 64 << 20
+
+// describe answers for one group, and adds to the size of the answer.
+func (c *Coordinator) describe(version int16, id string, size *int) kmsg.DescribeGroupsResponseGroup {
 	rg := kmsg.NewDescribeGroupsResponseGroup()
 	rg.Group = id
+	if *size >= maxAnswer {
+		rg.ErrorCode = kerr.InvalidRequest.Code
+		rg.ErrorMessage = kmsg.StringPtr("the answer would be too large; ask for fewer groups at a time")
+		return rg
+	}
 	s, err := c.acquire(id)
 	if err != nil {
 		rg.ErrorCode = err.Code
@@ -30,6 +42,7 @@ func (c *Coordinator) describe(version int16, id string) kmsg.DescribeGroupsResp
 	defer s.mu.Unlock()
 	if gs := s.groups[id]; gs != nil {
 		gs.core.describe(&rg)
+		*size += gs.core.bytes
 		return rg
 	}
 	rg.State = dead.String()

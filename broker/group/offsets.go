@@ -165,12 +165,22 @@ func (s *shard) admit(group string, entries []entry, where []place, resp *kmsg.O
 }
 
 // OffsetFetch answers versions 1–10; topics are known by name. What was never
-// committed, by a group never seen too, has offset -1 and no error.
+// committed, by a group never seen too, has offset -1 and no error. Once the
+// answer has maxAnswer bytes, further groups are refused.
 func (c *Coordinator) OffsetFetch(req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
 	resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.Version >= 8 {
+		size := 0
 		for i := range req.Groups {
-			resp.Groups = append(resp.Groups, c.fetchGroup(&req.Groups[i]))
+			if size >= maxAnswer {
+				rg := kmsg.NewOffsetFetchResponseGroup()
+				rg.Group, rg.ErrorCode = req.Groups[i].Group, kerr.InvalidRequest.Code
+				resp.Groups = append(resp.Groups, rg)
+				continue
+			}
+			rg := c.fetchGroup(&req.Groups[i])
+			size += offsetsSize(&rg)
+			resp.Groups = append(resp.Groups, rg)
 		}
 		return resp
 	}
@@ -202,6 +212,17 @@ func (c *Coordinator) OffsetFetch(req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetc
 		resp.Topics = append(resp.Topics, t)
 	}
 	return resp
+}
+
+// offsetsSize is about what a group takes of a reply.
+func offsetsSize(rg *kmsg.OffsetFetchResponseGroup) (n int) {
+	for i := range rg.Topics {
+		n += 64 + len(rg.Topics[i].Topic)
+		for _, p := range rg.Topics[i].Partitions {
+			n += 64 + len(*p.Metadata)
+		}
+	}
+	return n
 }
 
 func failedTopics(topics []kmsg.OffsetFetchRequestGroupTopic, code int16) []kmsg.OffsetFetchResponseGroupTopic {
