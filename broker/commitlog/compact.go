@@ -3,6 +3,7 @@ package commitlog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"slices"
@@ -351,25 +352,22 @@ func (k *compactor) each(s *segment, f func(b record.Batch, pos int64) (bool, er
 			pos, next, win = pos+b.Size(), b.LastOffset()+1, rest
 		}
 		if pos == began {
-			if err := k.enlarge(win, size-pos); err != nil {
-				return s.corrupt(pos, err)
+			if err := k.enlarge(data.OS(), pos, size); err != nil {
+				return s.damaged(pos, err)
 			}
 		}
 	}
 	return nil
 }
 
-// enlarge makes the buffer fit the batch that win begins with.
-func (k *compactor) enlarge(win []byte, left int64) error {
-	h, err := record.ParseHeader(win)
-	if err != nil {
-		return err
-	}
-	if h.Size() > left {
-		return fmt.Errorf("%w: a batch of %d bytes, %d are left", record.ErrShort, h.Size(), left)
-	}
-	k.buf = make([]byte, h.Size())
-	return nil
+// enlarge makes the buffer fit the batch at pos, whose checksum says first
+// that its length is right.
+func (k *compactor) enlarge(r io.ReaderAt, pos, limit int64) error {
+	_, err := scan(r, pos, limit, func(h record.Batch, _ int64) (more bool, _ error) {
+		k.buf = make([]byte, h.Size())
+		return false, nil
+	})
+	return err
 }
 
 // judgeBatch checks what Log.check checks.

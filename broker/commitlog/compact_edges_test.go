@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -211,5 +214,74 @@ func TestCompactionLagWithoutTimestamps(t *testing.T) {
 		if err != nil || d.Dirty > 0 != dirty {
 			t.Errorf("with a lag of %v dirt is %+v, %v", lag, d, err)
 		}
+	}
+}
+
+// A damaged length makes compaction allocate no more than the batch that is
+// there is worth.
+func TestCompactDamagedLength(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, Config{}, Deps{})
+	for range 40 {
+		appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", strings.Repeat("x", 1<<20)))
+	}
+	sealAll(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "00000000000000000000.log"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{4}, 8); err != nil { // 66 MiB; more are there
+		t.Fatal(err)
+	}
+	f.Close()
+	l = openLog(t, dir, Config{}, Deps{})
+	defer l.Remove()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var corrupt *CorruptError
+	if _, err := l.Compact(compaction(l)); !errors.As(err, &corrupt) {
+		t.Fatalf("got %v", err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+		t.Errorf("%d bytes were allocated", n)
+	}
+}
+
+// Removing large files takes its time; whoever deletes a segment meanwhile,
+// and with him the partition's producers, does not wait for that.
+func TestTrashIsRemovedBesideTheWriter(t *testing.T) {
+	d := realDisk()
+	began, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	remove := d.remove
+	d.remove = func(path string) error {
+		once.Do(func() {
+			close(began)
+			<-goOn
+		})
+		return remove(path)
+	}
+	dir := t.TempDir()
+	l := openLog(t, dir, Config{DeleteDelay: time.Millisecond}, Deps{disk: d})
+	segmentsOf(t, l, 3, 1)
+	dropOne := func() {
+		n := 0
+		if _, err := l.DropOldest(true, func(record.Segment, time.Time) bool { n++; return n == 1 }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dropOne()
+	<-began
+	dropOne() // hangs if it waits
+	close(goOn)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l.Start() != 2 {
+		t.Errorf("the log begins at %d", l.Start())
 	}
 }

@@ -28,12 +28,15 @@ func unsynced() *disk {
 }
 
 // keyed makes a batch with the next offsets, one record per key; a value of
-// "" is a tombstone. The value says the offset, so that no record can be
+// "" is a tombstone, a key of "" is none. The value says the offset, so that no record can be
 // taken for another.
 func keyed(l *Log, codec record.Codec, ts int64, producer int64, seq int32, kv ...string) record.Batch {
 	recs := make([]record.Record, len(kv)/2)
 	for i := range recs {
-		recs[i] = record.Record{Offset: l.End() + record.Offset(i), Timestamp: ts + int64(i), Key: []byte(kv[2*i])}
+		recs[i] = record.Record{Offset: l.End() + record.Offset(i), Timestamp: ts + int64(i)}
+		if k := kv[2*i]; k != "" {
+			recs[i].Key = []byte(k)
+		}
 		if v := kv[2*i+1]; v != "" {
 			recs[i].Value = []byte(v)
 			recs[i].Headers = []record.Header{{Key: "h", Value: []byte(v)}}
@@ -431,7 +434,7 @@ func TestCompactModel(t *testing.T) {
 				}
 			}
 			// Every offset leads to the next record that is left.
-			from := record.Offset(rapid.Int64Range(0, int64(l.End())).Draw(t, "from"))
+			from := record.Offset(rapid.Int64Range(int64(l.LocalStart()), int64(l.End())).Draw(t, "from"))
 			i, _ := slices.BinarySearchFunc(got, from, func(k kept, o record.Offset) int { return int(k.offset - o) })
 			if i < len(got) {
 				found, err := l.OffsetForTimestamp(0, from, l.End())
@@ -440,8 +443,8 @@ func TestCompactModel(t *testing.T) {
 				}
 			}
 			if len(got) > 0 {
-				best := slices.MaxFunc(got, func(a, b kept) int { return int(a.ts - b.ts) })
-				if m, err := l.MaxTimestamp(0); err != nil || m.Timestamp != best.ts {
+				best := slices.MaxFunc(got, func(a, b kept) int { return int(a.ts - b.ts) }) // the first of equals
+				if m, err := l.MaxTimestamp(l.LocalStart()); err != nil || m.Timestamp != best.ts || m.Offset != best.offset {
 					t.Fatalf("greatest timestamp is %+v, %v; want %+v", m, err, best)
 				}
 			}
@@ -455,7 +458,11 @@ func TestCompactModel(t *testing.T) {
 					if rapid.IntRange(0, 4).Draw(t, "tombstone") == 0 {
 						value = ""
 					}
-					kv = append(kv, fmt.Sprint(rapid.IntRange(0, 12).Draw(t, "key")), value)
+					key := fmt.Sprint(rapid.IntRange(0, 12).Draw(t, "key"))
+					if rapid.IntRange(0, 9).Draw(t, "no key") == 0 {
+						key = "" // from before the topic was compacted
+					}
+					kv = append(kv, key, value)
 				}
 				id := rapid.Int64Range(-1, 2).Draw(t, "producer")
 				s := int32(-1)
@@ -464,18 +471,37 @@ func TestCompactModel(t *testing.T) {
 					seq[id] += int32(n)
 				}
 				b := keyed(l, record.Codec(rapid.IntRange(0, 4).Draw(t, "codec")), now, id, s, kv...)
-				if err := l.Append(b, []Entry{{Batch: b, MaxTSOffset: b.LastOffset()}}); err != nil {
+				ts, maxAt := func(i int) int64 { return now + int64(i) }, b.LastOffset()
+				if rapid.IntRange(0, 4).Draw(t, "append time") == 0 {
+					b.SetLogAppendTime(now)
+					ts, maxAt = func(int) int64 { return now }, b.BaseOffset()
+				}
+				if err := l.Append(b, []Entry{{Batch: b, MaxTSOffset: maxAt}}); err != nil {
 					t.Fatal(err)
 				}
 				for i := range n {
-					k := kept{b.BaseOffset() + record.Offset(i), now + int64(i), kv[2*i], kv[2*i+1], 0}
+					k := kept{b.BaseOffset() + record.Offset(i), ts(i), kv[2*i], kv[2*i+1], 0}
 					if k.value != "" {
 						k.headers = 1
 					}
-					all[k.offset], latest[k.key] = k, k
-					delete(tombstones, k.key)
+					all[k.offset] = k
+					if k.key != "" {
+						latest[k.key] = k
+						delete(tombstones, k.key)
+					}
 				}
 				now += int64(n)
+			},
+			"delete records": func(t *rapid.T) {
+				start := record.Offset(rapid.Int64Range(int64(l.Start()), int64(l.End())).Draw(t, "start"))
+				if err := l.SetLogStart(start); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := l.DropOldest(false, func(s record.Segment, _ time.Time) bool { return s.End <= start }); err != nil {
+					t.Fatal(err)
+				}
+				maps.DeleteFunc(latest, func(_ string, k kept) bool { return k.offset < start })
+				check()
 			},
 			"roll": func(t *rapid.T) {
 				if err := l.Roll(); err != nil {
@@ -491,7 +517,8 @@ func TestCompactModel(t *testing.T) {
 				req.Now, req.DeleteRetention = now, 20*time.Millisecond
 				req.KeyBytes = rapid.Int64Range(12, 40).Draw(t, "slots") * keySlotBytes
 				req.Limit = record.Offset(rapid.Int64Range(0, int64(l.End())).Draw(t, "limit"))
-				if _, err := l.Compact(req); err != nil {
+				done, err := l.Compact(req)
+				if err != nil {
 					t.Fatal(err)
 				}
 				for key, k := range latest {
@@ -500,6 +527,17 @@ func TestCompactModel(t *testing.T) {
 					}
 				}
 				check()
+				seen := map[string]bool{"": true}
+				left, err := scanLog(l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, k := range left {
+					if k.offset < done.End && seen[k.key] {
+						t.Fatalf("below %d is more than the latest of key %q: offset %d", done.End, k.key, k.offset)
+					}
+					seen[k.key] = true
+				}
 			},
 			"restart": func(t *rapid.T) {
 				if rapid.Bool().Draw(t, "clean") {
@@ -746,29 +784,4 @@ func TestCompactWhileDeleting(t *testing.T) {
 	if l.Start() != 5 || l.NumSegments() != 1 {
 		t.Errorf("the log begins at %d and has %d segments", l.Start(), l.NumSegments())
 	}
-}
-
-func TestKeyMap(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		m := newKeyMap(1<<20, rapid.Int64Range(0, 100).Draw(t, "slots")*keySlotBytes)
-		oracle := map[string]record.Offset{}
-		for o := range record.Offset(rapid.IntRange(0, 200).Draw(t, "n")) {
-			key := fmt.Sprint(rapid.IntRange(0, 60).Draw(t, "key"))
-			_, known := oracle[key]
-			if ok := m.put([]byte(key), o); ok != (known || len(oracle) < m.most) {
-				t.Fatalf("put of key %q with %d of %d used: %v", key, len(oracle), m.most, ok)
-			} else if ok {
-				oracle[key] = o
-			}
-		}
-		for i := range 61 {
-			want, ok := oracle[fmt.Sprint(i)]
-			if !ok {
-				want = -1
-			}
-			if got := m.latest([]byte(fmt.Sprint(i))); got != want {
-				t.Fatalf("key %d: got %d, want %d", i, got, want)
-			}
-		}
-	})
 }

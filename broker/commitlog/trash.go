@@ -18,12 +18,13 @@ import (
 // disk needs goes at once.
 type trash struct {
 	log     *Log
-	mu      sync.Mutex // held across renames and removals; nobody serves clients under it but on a full disk
+	mu      sync.Mutex // held across renames, not across removals, which take long when files are large
 	files   []trashed
 	made    int         // names given so far: two segments may have the same base
 	timer   *time.Timer // of next, nil: none
 	next    time.Time
 	stopped bool
+	work    sync.WaitGroup // removals by the timer
 }
 
 type trashed struct {
@@ -92,38 +93,52 @@ func (t *trash) armLocked() {
 // meanwhile counts for what is put in later.
 func (t *trash) removeDue() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.timer = nil
 	if t.stopped {
+		t.mu.Unlock()
 		return
 	}
-	t.removeLocked(time.Now())
+	t.work.Add(1)
+	defer t.work.Done()
+	due := t.takeLocked(time.Now())
 	t.armLocked()
+	t.mu.Unlock()
+	t.remove(due)
 }
 
-func (t *trash) removeLocked(until time.Time) {
+// takeLocked gives the files that are due at that time; the caller removes them.
+func (t *trash) takeLocked(at time.Time) (due []trashed) {
 	t.files = slices.DeleteFunc(t.files, func(f trashed) bool {
-		if f.due.After(until) {
+		if f.due.After(at) {
 			return false
 		}
+		due = append(due, f)
+		return true
+	})
+	return due
+}
+
+func (t *trash) remove(files []trashed) {
+	for _, f := range files {
 		if err := t.log.disk.remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.log.deps.Log.Warn("a deleted segment's file cannot be removed; the next start tries again", "file", f.path, "err", err)
 		}
 		trashFiles.Add(-1)
 		trashBytes.Add(-f.size)
-		return true
-	})
+	}
 }
 
 // empty removes everything at once: the disk is full.
 func (t *trash) empty() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.removeLocked(time.Unix(1<<40, 0))
+	all := t.takeLocked(time.Unix(1<<40, 0))
+	t.mu.Unlock()
+	t.remove(all)
 }
 
 // stop forgets what is left; the next Open removes it.
 func (t *trash) stop() {
+	defer t.work.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stopped = true

@@ -285,6 +285,26 @@ func TestBackgroundSync(t *testing.T) {
 	}
 }
 
+// A shorter flush.ms counts for what was waiting for the longer one, too.
+func TestShorterFlushTime(t *testing.T) {
+	cfg := testConfig()
+	cfg.FlushAfter = time.Hour
+	p := open(t, t.TempDir(), cfg, Deps{})
+	defer p.Close()
+	before := backgroundSyncs.Get()
+	for range 2 {
+		if _, err := p.Append(plain(t, 1e12, "x"), Client); err != nil {
+			t.Fatal(err)
+		}
+		cfg.FlushAfter /= 60
+		p.SetConfig(cfg)
+		for backgroundSyncs.Get() == before { // bounded by the test's own deadline
+			<-time.After(time.Millisecond)
+		}
+		before = backgroundSyncs.Get()
+	}
+}
+
 // A syncer that is asked often syncs after each call, but never twice at once.
 func TestSyncer(t *testing.T) {
 	var s syncer

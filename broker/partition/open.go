@@ -136,6 +136,9 @@ func (p *Partition) Config() Config { return *p.cfg.Load() }
 func (p *Partition) SetConfig(cfg Config) {
 	was := p.cfg.Swap(&cfg)
 	p.log.SetConfig(logConfig(cfg))
+	if cfg.FlushAfter < was.FlushAfter {
+		p.syncer.within(0, p.syncData) // what waits for the longer time
+	}
 	if was.Tiered == cfg.Tiered {
 		return
 	}

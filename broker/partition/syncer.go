@@ -39,6 +39,10 @@ func (s *syncer) start(sync func()) {
 }
 
 func (s *syncer) startLocked(sync func()) {
+	if s.due != nil { // what it was to sync is synced now
+		s.due.Stop()
+		s.due = nil
+	}
 	if s.stopped || s.running {
 		s.again = true
 		return
