@@ -27,7 +27,9 @@ const (
 	smallFrame = 64 << 10
 	// smallJoin is the same for JoinGroup and SyncGroup, which wait for the
 	// other members' requests: were those counted, a large group could fill
-	// the budget with the first of its members and never see the last.
+	// the budget with the first of its members and never see the last. While
+	// they arrive, those over smallFrame are counted together (Server.joining);
+	// when they wait for others, package group bounds what they hold.
 	smallJoin = 1 << 20
 	// decodedCharge times its length is what a larger one counts: what it is
 	// decoded to is on the heap beside it.
@@ -76,6 +78,7 @@ type conn struct {
 	alone       bool       // the last is not of Produce: nothing is served beside it
 	held        int64      // bytes of them, see maxHeld
 	used        time.Time  // when it was accepted or the last reply was sent
+	moved       time.Time  // when the step of sending that is under way began
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
@@ -96,7 +99,7 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 		}
 	}
 	c.in = newInput(nc, raw)
-	c.out = newSender(nc, raw, s.idleTimeout)
+	c.out = newSender(nc, raw, c.nextStep)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	return c
 }
@@ -222,14 +225,6 @@ func kick(ch chan struct{}) {
 }
 
 func (s *Server) idleTimeout() time.Duration { return s.config.Load().IdleTimeout }
-
-// replied counts bytes of replies that wait in memory.
-func (s *Server) replied(n int64) {
-	if n != 0 {
-		s.replyBytes.Add(n)
-		mWaitingReplyBytes.Add(float64(n))
-	}
-}
 
 // await makes the reader wait until ok, which is called with mu held; false
 // when the reader shall stop.
@@ -391,7 +386,7 @@ func (c *conn) readFrame() bool {
 		c.fail(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
-	if !c.await(func() bool { return c.isTurn(h.key) }) {
+	if !c.await(func() bool { return c.isTurn(h.key) }) || !c.hold(h.key) {
 		return false
 	}
 	p := &pending{c: c, api: api, version: h.version}
@@ -437,12 +432,21 @@ func (c *conn) readBody(p *pending, h head) bool {
 	}
 	c.in.skip(lengthSize)
 	start := time.Now()
+	var joining int64 // of this frame, in Server.joining
+	defer func() { c.srv.joining.Add(-joining) }()
 	for have := 0; have < h.length; have = len(p.slab.buf) {
-		if p.charge > 0 {
-			p.grow(h.length)
-		} else {
-			p.grow(min(h.length, max(readBuffer, 8*have))) // as much as its peer has shown to be good for
+		size := h.length
+		if p.charge == 0 {
+			size = min(h.length, max(readBuffer, 8*have)) // as much as its peer has shown to be good for
 		}
+		if early && p.charge == 0 {
+			joining += int64(size - have)
+			if all := c.srv.joining.Add(int64(size - have)); all > c.srv.config.Load().MaxInflightBytes {
+				c.fail(reasonJoining, fmt.Errorf("JoinGroup and SyncGroup requests over %d bytes that are arriving would take %d bytes, more than queued.max.request.bytes", smallFrame, all))
+				return false
+			}
+		}
+		p.grow(size)
 		if err := c.receive(p.slab.buf[have:], start, h.length, p.charge > 0); err != nil {
 			return c.readFailed(err)
 		}

@@ -19,7 +19,7 @@ type Config struct {
 	MaxConnectionsOf    map[netip.Addr]int // exceptions to MaxConnectionsPerIP [max.connections.per.ip.overrides]; not changed once given
 	MaxConnectionRate   int                // accepted per second [max.connection.creation.rate]; further ones wait; default no limit
 	MaxInflight         int                // requests of one connection whose reply is not sent yet; default 64
-	MaxInflightBytes    int64              // of requests being answered, all connections together [queued.max.request.bytes]; negative: no limit; default 256 MiB
+	MaxInflightBytes    int64              // of requests being answered, all connections together, and as much of replies that wait to be taken [queued.max.request.bytes]; negative: no limit; default 256 MiB
 	SendBuffer          int                // SO_SNDBUF of new connections, bytes [socket.send.buffer.bytes]; default 200 KiB
 	IdleTimeout         time.Duration      // a connection on which nothing moves is closed [connections.max.idle.ms]; negative: never; default 10 min
 }

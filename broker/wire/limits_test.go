@@ -380,7 +380,8 @@ func TestUnreadRepliesAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		inflight int64
 		most     int32 // one more than are held: what is being written
-	}{{1 << 30, 17}, {1 << 20, 3}} {
+		reason   string
+	}{{1 << 30, 17, reasonSlowReader}, {1 << 20, 3, reasonUnread}} {
 		var served atomic.Int32
 		inBubble(t, Config{MaxInflightBytes: tt.inflight}, bigReplies(1<<20, &served), func(t *testing.T, l *pipeListener, log *logLines) {
 			nc := l.dial()
@@ -398,7 +399,7 @@ func TestUnreadRepliesAreBounded(t *testing.T) {
 				t.Errorf("%d requests were served to a client that does not read, at most %d expected", n, tt.most)
 			}
 			time.Sleep(10 * time.Minute)
-			oneLine(t, log, "write_timeout")
+			oneLine(t, log, tt.reason)
 			if n := mWaitingReplyBytes.Get(); n != 0 {
 				t.Errorf("%v bytes of replies are still counted", n)
 			}

@@ -49,13 +49,15 @@ func (p *pending) complete(r Reply) {
 		c.held += held - p.held
 		p.held = held
 		c.srv.replied(held)
-		start = c.first == p && !c.writing
-		c.writing = c.writing || start
+		if start = c.first == p && !c.writing; start {
+			c.writing, c.moved = true, time.Now()
+		}
 	}
 	c.mu.Unlock()
 	if start {
 		go c.write()
 	}
+	c.srv.relief()
 	if again || dropped {
 		r.release()
 	}

@@ -21,7 +21,16 @@ type apiSpec struct {
 	decode        func(*reader, int16) kmsg.Request
 }
 
-const keyProduce, keyJoinGroup, keySyncGroup, keyApiVersions = 0, 11, 14, 18
+const (
+	keyProduce         = 0
+	keyOffsetCommit    = 8
+	keyFindCoordinator = 10
+	keyJoinGroup       = 11
+	keyHeartbeat       = 12
+	keyLeaveGroup      = 13
+	keySyncGroup       = 14
+	keyApiVersions     = 18
+)
 
 // byKey finds a key's place in the table, -1 for none.
 var byKey = func() (t [128]int8) {
