@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/record"
 )
 
@@ -45,4 +46,32 @@ func TestCloseDoesNotWaitForALoadThatFails(t *testing.T) {
 	g.retry = time.Hour
 	g.wg.Go(func() { g.load(0, &flakyLog{failures: 1 << 30}) })
 	g.close()
+}
+
+// Retention that the operator sets for topics takes no group's offsets: only
+// the coordinator knows which of them still count.
+func TestRetentionKeepsGroupOffsets(t *testing.T) {
+	b, _, _ := openBroker(t, t.TempDir(), map[string]string{"log.retention.bytes": "1", "log.retention.ms": "1", "offsets.topic.num.partitions": "1"})
+	if err := b.groups.ensureTopic(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p := b.topics.Get(offsetsTopic, 0)
+	for range 3 {
+		batch, err := record.NewBatch(record.BatchSpec{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, []record.Record{{Timestamp: 1, Key: []byte("k"), Value: []byte("v")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Append(batch, partition.Coordinator); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Roll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.RunRetention(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if s := p.State(); s.LogStart != 0 {
+		t.Errorf("offsets below %d of %d are gone", s.LogStart, s.LogEnd)
+	}
 }

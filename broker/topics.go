@@ -206,6 +206,11 @@ func (t *topics) parse(mt *metastore.Topic) (topicconfig.Topic, error) {
 		t.log.Warn("the broker's defaults do not fit a topic's own configs; Kafka's defaults are used for it", "topic", mt.Name, "error", err)
 	}
 	cfg.Partition.ProducerIDExpiration = t.configs.Topics.ProducerIDExpiration
+	if mt.Internal {
+		// Its coordinator says what may go (TrimTo). Kafka's internal topics
+		// are compacted only, so that no retention takes from them either.
+		cfg.Partition.DeleteOnRetention = false
+	}
 	return cfg, nil
 }
 
