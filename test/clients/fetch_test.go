@@ -73,7 +73,7 @@ func TestFetchErrors(t *testing.T) {
 		req.IsolationLevel = 1
 		p := partsOf(t, ask[*kmsg.FetchResponse](w, req))[0]
 		wantCode(t, c.what, p.ErrorCode, c.code)
-		if c.code == kerr.UnknownLeaderEpoch {
+		if c.code != nil { // as with Kafka, an error tells no offsets
 			continue
 		}
 		if p.HighWatermark != 10 || p.LogStartOffset != 4 || p.LastStableOffset != 10 {
