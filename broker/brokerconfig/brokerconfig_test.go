@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -331,6 +332,21 @@ func TestNearest(t *testing.T) {
 	})
 	if got := Nearest("completely.else"); got != "" {
 		t.Errorf("a name like none is taken for %q", got)
+	}
+}
+
+// A request can hold thousands of lists of thousands of items.
+func TestEditLongList(t *testing.T) {
+	var items []string
+	for i := range 200_000 {
+		items = append(items, strconv.Itoa(i))
+	}
+	long := strings.Join(items, ",")
+	if got := EditList("0,x", long, true); len(got) != len(long)+2 {
+		t.Errorf("%d bytes after appending %d", len(got), len(long))
+	}
+	if got := EditList(long+",x", long, false); got != "x" {
+		t.Errorf("%d bytes are left", len(got))
 	}
 }
 

@@ -134,13 +134,20 @@ func parseOverrides(v string) (map[netip.Addr]int, error) {
 // EditList appends the items of change to a list's value, or takes them out of
 // it. What is there already is not appended again.
 func EditList(value, change string, appendItems bool) string {
-	list := topicconfig.SplitList(value)
+	list, seen := topicconfig.SplitList(value), map[string]bool{}
+	if !appendItems {
+		for _, item := range topicconfig.SplitList(change) {
+			seen[item] = true
+		}
+		return strings.Join(slices.DeleteFunc(list, func(item string) bool { return seen[item] }), ",")
+	}
+	for _, item := range list {
+		seen[item] = true
+	}
 	for _, item := range topicconfig.SplitList(change) {
-		switch at := slices.Index(list, item); {
-		case appendItems && at < 0:
+		if !seen[item] {
+			seen[item] = true
 			list = append(list, item)
-		case !appendItems && at >= 0:
-			list = slices.Delete(list, at, at+1)
 		}
 	}
 	return strings.Join(list, ",")

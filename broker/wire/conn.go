@@ -281,11 +281,12 @@ func (c *conn) readDeadline(t time.Time) bool {
 	return true
 }
 
-// lastUsed is when a reply was last sent, now when something is in flight.
+// lastUsed is when a reply was last sent, now when something is in flight or
+// still gathered by the writer.
 func (c *conn) lastUsed() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.first != nil {
+	if c.first != nil || c.writing {
 		return time.Now()
 	}
 	return c.used
