@@ -693,8 +693,8 @@ func TestConcurrency(t *testing.T) {
 					return
 				default:
 				}
-				end := l.End()
 				from := l.LocalStart()
+				end := l.End() // not below it
 				from += record.Offset(rnd.Int64N(int64(end-from) + 1))
 				err := readAll(l, from, min(from+40, end))
 				if errors.Is(err, ErrOutOfRange) {

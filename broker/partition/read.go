@@ -40,10 +40,10 @@ func (p *Partition) Read(ctx context.Context, r ReadRequest) (ReadResult, error)
 		limit = res.LastStableOffset
 	}
 	if r.Offset < res.LogStartOffset || r.Offset > p.log.End() {
-		return res, fmt.Errorf("%w: offset %d of %v, which has [%d,%d]", kerr.OffsetOutOfRange, r.Offset, p.tp, res.LogStartOffset, res.HighWatermark)
+		return res, p.outOfRange(r.Offset, &res)
 	}
-	// A segment may go cold, or turn out to be damaged and be dropped in
-	// favour of its tiered copy, between the decision and the read.
+	// A segment may be deleted, go cold, or turn out to be damaged and be
+	// dropped in favour of its tiered copy, between the decision and the read.
 	for range 4 {
 		if p.IsCold(r.Offset) {
 			return p.readCold(ctx, r, res)
@@ -55,8 +55,15 @@ func (p *Partition) Read(ctx context.Context, r ReadRequest) (ReadResult, error)
 		if !errors.Is(err, commitlog.ErrOutOfRange) && !p.heal(err, r.Offset) {
 			return res, p.storageError(err)
 		}
+		if res.LogStartOffset = p.log.Start(); r.Offset < res.LogStartOffset {
+			return res, p.outOfRange(r.Offset, &res)
+		}
 	}
 	return res, p.storageError(fmt.Errorf("offset %d is neither hot nor cold", r.Offset))
+}
+
+func (p *Partition) outOfRange(o record.Offset, res *ReadResult) error {
+	return fmt.Errorf("%w: offset %d of %v, which has [%d,%d]", kerr.OffsetOutOfRange, o, p.tp, res.LogStartOffset, res.HighWatermark)
 }
 
 func (p *Partition) readHot(r ReadRequest, limit record.Offset, res *ReadResult) error {
