@@ -40,15 +40,18 @@ func (p *pending) complete(r Reply) {
 	c.mu.Lock()
 	again, dropped := p.answered, c.gone
 	start := false
+	if dropped {
+		held = 0
+	}
 	if !again {
 		p.answered = true
 		c.unanswered--
-	}
-	if !again && !dropped {
-		p.reply, p.encoded, p.err = r, encoded, err
 		c.held += held - p.held
 		p.held = held
 		c.srv.replied(held)
+	}
+	if !again && !dropped {
+		p.reply, p.encoded, p.err = r, encoded, err
 		if start = c.first == p && !c.writing; start {
 			c.writing, c.moved = true, time.Now()
 		}

@@ -8,8 +8,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Clients come, ask, read some of it and go in every way there is, while
@@ -100,5 +103,78 @@ func visit(t *testing.T, s *testServer) {
 	case 4: // ends with garbage
 		nc.Write(append(out, "garbage garbage"...))
 		io.Copy(io.Discard, nc)
+	}
+}
+
+// Whatever becomes of its connections, and however its limits change
+// meanwhile, a server's accounts come to nothing in the end.
+func TestAccountsAreEvenInTheEnd(t *testing.T) {
+	var served atomic.Int32
+	s := startServer(t, Config{}, bigReplies(300<<10, &served))
+	before := mInflight.Get()
+	bytesBefore, waitingBefore := mInflightBytes.Get(), mWaitingReplyBytes.Get()
+	record := func(n int) []byte {
+		p := produce(9)
+		p.Topics = []kmsg.ProduceRequestTopic{{Partitions: []kmsg.ProduceRequestTopicPartition{{Records: make([]byte, n)}}}}
+		return frame(1, p)
+	}
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.Version, join.Group = 5, "g"
+	join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "p", Metadata: make([]byte, 400<<10)}}
+	ask := kmsg.NewPtrMetadataRequest()
+	ask.Version = 1
+	frames := [][]byte{frame(1, heartbeat(0)), record(100), record(200 << 10), record(3 << 20), frame(2, join), frame(3, ask)}
+	stop := make(chan struct{})
+	var changes, clients sync.WaitGroup
+	changes.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s.SetConfig(Config{MaxInflightBytes: int64(1+i%7) << 20, MaxConnections: 3 + i%40, MaxInflight: 1 + i%9})
+			runtime.Gosched()
+		}
+	})
+	for range 24 {
+		clients.Go(func() {
+			for range 8 {
+				nc, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				nc.SetDeadline(time.Now().Add(time.Second))
+				for range 1 + rand.IntN(5) {
+					f := frames[rand.IntN(len(frames))]
+					nc.Write(f[:len(f)-rand.IntN(2)*rand.IntN(len(f))])
+				}
+				if rand.IntN(2) == 0 {
+					io.CopyN(io.Discard, nc, rand.Int64N(1<<20))
+				}
+				nc.Close()
+			}
+		})
+	}
+	clients.Wait()
+	close(stop)
+	changes.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := s.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if served.Load() < 20 {
+		t.Errorf("only %d requests were served: the test did not test much", served.Load())
+	}
+	if s.budget.used != 0 || s.largeBudget.used != 0 || s.budget.waiting.Len() != 0 || s.largeBudget.waiting.Len() != 0 {
+		t.Errorf("budgets: %d and %d bytes are held, %d and %d wait", s.budget.used, s.largeBudget.used, s.budget.waiting.Len(), s.largeBudget.waiting.Len())
+	}
+	if s.joining.Load() != 0 || s.replyBytes.Load() != 0 || s.relieved != nil || len(s.conns) != 0 || len(s.perIP) != 0 {
+		t.Errorf("joining %d, replies %d, connections %d of %d addresses", s.joining.Load(), s.replyBytes.Load(), len(s.conns), len(s.perIP))
+	}
+	if mInflight.Get() != before || mInflightBytes.Get() != bytesBefore || mWaitingReplyBytes.Get() != waitingBefore {
+		t.Errorf("gauges: %v, %v, %v", mInflight.Get()-before, mInflightBytes.Get()-bytesBefore, mWaitingReplyBytes.Get()-waitingBefore)
 	}
 }
