@@ -86,7 +86,11 @@ func (l *Log) cleanable(limit record.Offset, newest int64) ([]*segment, Dirt, er
 	}
 	d := Dirt{From: from, To: from, Oldest: -1}
 	all := *l.segs.Load()
-	for i, s := range all[:len(all)-1] {
+	all = all[:len(all)-1]
+	for len(all) > 0 && record.Offset(all[0].end.Load()) <= l.Start() {
+		all = all[1:] // about to be deleted
+	}
+	for i, s := range all {
 		if err := s.damage.err(); err != nil {
 			return nil, d, err
 		}
@@ -114,7 +118,7 @@ func (l *Log) cleanable(limit record.Offset, newest int64) ([]*segment, Dirt, er
 		d.Dirty += s.size.Load()
 		d.To = end
 	}
-	return all[:len(all)-1], d, nil
+	return all, d, nil
 }
 
 // firstTimestamp is the greatest timestamp of the first batch, -1 for none.
@@ -356,6 +360,9 @@ func (k *compactor) each(s *segment, f func(b record.Batch, pos int64) (bool, er
 				return s.damaged(pos, err)
 			}
 		}
+	}
+	if end := record.Offset(s.end.Load()); next != end {
+		return s.corrupt(size, fmt.Errorf("%w: the segment ends at offset %d, want %d", record.ErrCorrupt, next, end))
 	}
 	return nil
 }

@@ -285,3 +285,46 @@ func TestTrashIsRemovedBesideTheWriter(t *testing.T) {
 		t.Errorf("the log begins at %d", l.Start())
 	}
 }
+
+// A segment that has lost its last batches is damaged, also one that was
+// compacted before.
+func TestCompactTruncatedSegment(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, Config{}, Deps{})
+	appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", "0"))
+	whole := l.Size()
+	appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "b", "1"))
+	sealAll(t, l)
+	if _, err := l.Compact(compaction(l)); err != nil {
+		t.Fatal(err)
+	}
+	l.SetConfig(Config{SegmentBytes: 100})
+	segmentsOf(t, l, 1, 3)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "00000000000000000000.log"), whole); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, dir, Config{}, Deps{})
+	defer l.Remove()
+	var corrupt *CorruptError
+	if _, err := l.Compact(compaction(l)); !errors.As(err, &corrupt) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// What lies wholly below the log's start is about to be deleted: damage in it
+// keeps nothing from compaction.
+func TestCompactLeavesOutWhatWasDeleted(t *testing.T) {
+	l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{})
+	defer l.Remove()
+	segmentsOf(t, l, 3, 2)
+	if err := l.SetLogStart(2); err != nil {
+		t.Fatal(err)
+	}
+	flip(t, (*l.segs.Load())[0].path(logSuffix), 70)
+	if done, err := l.Compact(compaction(l)); err != nil || done.End != l.End() {
+		t.Fatalf("got %+v, %v", done, err)
+	}
+}
