@@ -137,15 +137,16 @@ func parts(path string) bool {
 var (
 	anyElement = regexp.MustCompile(`\[[^\]]*\]`)
 	anyNumber  = regexp.MustCompile(`\b[0-9]{1,}\b`)
+	anyMember  = regexp.MustCompile(`[a-z]+[0-9]+-<uuid[0-9]*>`)
 	anyName    = regexp.MustCompile(`\$[A-Za-z][A-Za-z0-9]*`)
 )
 
 func generalPath(path string) string { return anyElement.ReplaceAllString(path, "[*]") }
 
 // generalValue makes values of different walks alike: numbers above one become
-// N, names $x, and what is long its beginning.
+// N, names $x, member ids <member>, and what is long its beginning.
 func generalValue(v string) string {
-	v = anyName.ReplaceAllString(v, "$$x")
+	v = anyMember.ReplaceAllString(anyName.ReplaceAllString(v, "$$x"), "<member>")
 	v = anyNumber.ReplaceAllStringFunc(v, func(n string) string {
 		if n == "0" || n == "1" {
 			return n
