@@ -156,7 +156,11 @@ func (sc *scanner) batch(b record.Batch) {
 		}
 		sc.indexAt = r.Length + indexEvery
 	}
-	if ts := b.MaxTimestamp(); ts > sc.maxBefore || r.Batches == 0 {
+	ts := b.MaxTimestamp()
+	if b.NumRecords() == 0 {
+		ts = -1 // compaction left the header only: no record has that time
+	}
+	if ts > sc.maxBefore {
 		sc.maxBefore, sc.maxBase, sc.maxLen = ts, r.Length, b.Size()
 		r.MaxTSOffset = b.BaseOffset()
 	}
