@@ -394,3 +394,34 @@ func TestTieringTurnedOff(t *testing.T) {
 		t.Errorf("turned on again, local records that are tiered no more went: %+v", again)
 	}
 }
+
+// However many partitions are due, so many syncs at most are under way: each
+// costs a thread.
+func TestSyncsAreBounded(t *testing.T) {
+	var mu sync.Mutex
+	running, most := 0, 0
+	enough, goOn := make(chan struct{}), make(chan struct{})
+	syncers := make([]syncer, 3*maxSyncs)
+	for i := range syncers {
+		syncers[i].within(0, func() {
+			mu.Lock()
+			if running++; running == maxSyncs && most < maxSyncs {
+				close(enough)
+			}
+			most = max(most, running)
+			mu.Unlock()
+			<-goOn
+			mu.Lock()
+			running--
+			mu.Unlock()
+		})
+	}
+	<-enough
+	close(goOn)
+	for i := range syncers {
+		syncers[i].stop()
+	}
+	if most > maxSyncs {
+		t.Errorf("%d syncs at once", most)
+	}
+}

@@ -5,6 +5,12 @@ import (
 	"time"
 )
 
+// maxSyncs is how many background syncs of all partitions are under way at
+// once: each holds a thread while the disk works.
+const maxSyncs = 64
+
+var syncing = make(chan struct{}, maxSyncs)
+
 // syncer forces the log to disk in the background, for flush.ms and for
 // flush.messages above 1. It has a goroutine only while there is something to
 // do, and however often it is asked there is at most one sync under way and
@@ -50,7 +56,9 @@ func (s *syncer) startLocked(sync func()) {
 	s.running = true
 	s.work.Go(func() {
 		for more := true; more; {
+			syncing <- struct{}{}
 			sync()
+			<-syncing
 			s.mu.Lock()
 			more = s.again && !s.stopped
 			s.again, s.running = false, more
