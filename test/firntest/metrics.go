@@ -16,8 +16,8 @@ var (
 
 // ParseMetrics reads Prometheus's text format, version 0.0.4, as strictly as
 // its description goes: names and labels well formed, none reserved, no label
-// twice, no series twice, lines of one name together. It gives the values by
-// series, as they are written.
+// twice, no series twice, lines of one name (or of one histogram) together. It
+// gives the values by series, as they are written.
 // (https://prometheus.io/docs/instrumenting/exposition_formats/)
 func ParseMetrics(text string) (map[string]float64, error) {
 	if text != "" && !strings.HasSuffix(text, "\n") {
@@ -27,8 +27,8 @@ func ParseMetrics(text string) (map[string]float64, error) {
 		return nil, fmt.Errorf("is not UTF-8")
 	}
 	values := map[string]float64{}
-	ended := map[string]bool{} // names that another came after
-	last := ""
+	ended := map[string]bool{} // names, and families, that another came after
+	last, family := "", ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -39,11 +39,15 @@ func ParseMetrics(text string) (map[string]float64, error) {
 		if name == "" || err != nil {
 			return nil, fmt.Errorf("line %q: bad name or labels: %v", line, err)
 		}
+		of := familyOf(name)
+		if name != last && of != family && ended[name] && ended[of+"*"] {
+			return nil, fmt.Errorf("line %q: %s comes in two places", line, name)
+		}
 		if name != last {
-			if ended[name] {
-				return nil, fmt.Errorf("line %q: %s comes in two places", line, name)
-			}
 			ended[last], last = true, name
+		}
+		if of != family {
+			ended[family+"*"], family = true, of
 		}
 		v, err := parseValue(strings.TrimPrefix(rest, " "))
 		if err != nil || !strings.HasPrefix(rest, " ") {
@@ -58,6 +62,16 @@ func ParseMetrics(text string) (map[string]float64, error) {
 	return values, nil
 }
 
+// familyOf gives the name of the histogram that a series may be of.
+func familyOf(name string) string {
+	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+		if base, ok := strings.CutSuffix(name, suffix); ok {
+			return base
+		}
+	}
+	return name
+}
+
 // parseLabels takes {name="value",…} off s.
 func parseLabels(s string) (labels, rest string, err error) {
 	if !strings.HasPrefix(s, "{") {
@@ -66,6 +80,7 @@ func parseLabels(s string) (labels, rest string, err error) {
 	all := s
 	seen := map[string]bool{}
 	for s = s[1:]; ; s = s[1:] {
+		s = strings.TrimLeft(s, " ") // allowed between tokens; go_info_ext has some
 		name := labelName.FindString(s)
 		switch {
 		case name == "":

@@ -3,9 +3,9 @@ package firntest
 import "testing"
 
 func TestParseMetrics(t *testing.T) {
-	good := "# HELP a b\na 1\na{x=\"1\",y=\"\\\"}\\n\\\\ \"} -2.5e3\nb_bucket{le=\"+Inf\"} +Inf\nc NaN\n"
+	good := "h_bucket{a=\"1\"} 1\nh_sum{a=\"1\"} 1\nh_bucket{a=\"2\"} 1\nh_sum{a=\"2\"} 1\n# HELP a b\na 1\na{x=\"1\",y=\"\\\"}\\n\\\\ \"} -2.5e3\nb_bucket{le=\"+Inf\"} +Inf\nc NaN\n"
 	values, err := ParseMetrics(good)
-	if err != nil || len(values) != 4 || values[`a{x="1",y="\"}\n\\ "}`] != -2500 {
+	if err != nil || len(values) != 8 || values[`a{x="1",y="\"}\n\\ "}`] != -2500 {
 		t.Errorf("got %v, %v", values, err)
 	}
 	for _, bad := range []string{
