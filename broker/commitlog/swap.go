@@ -56,12 +56,17 @@ func (l *Log) swap(group []*segment, w *cleanWriter) (begun bool, err error) {
 	if at < 0 || at+len(group) >= len(segs) || !slices.Equal(segs[at:at+len(group)], group) {
 		return false, ErrStale
 	}
+	dir, err := os.Open(l.dir) // now, when it may still fail
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
 	s := w.seg
 	pending := swapPath(l.dir, s.base, record.Offset(s.end.Load()), swapSuffix)
 	if err := l.disk.rename(w.path, pending); err != nil {
 		return false, err
 	}
-	if err := l.disk.syncDir(l.dir); err != nil {
+	if err := l.disk.sync(dir); err != nil {
 		return true, l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
 	}
 	next := slices.Concat(segs[:at], []*segment{s}, segs[at+len(group):])
@@ -72,14 +77,14 @@ func (l *Log) swap(group []*segment, w *cleanWriter) (begun bool, err error) {
 	}
 	l.grow(s.size.Load())
 	segmentsOpen.Add(1 - int64(len(group)))
-	if err := l.finishSwap(group, pending); err != nil {
+	if err := l.finishSwap(group, pending, dir); err != nil {
 		return true, l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
 	}
 	l.flush.add(s)
 	return true, nil
 }
 
-func (l *Log) finishSwap(group []*segment, pending string) error {
+func (l *Log) finishSwap(group []*segment, pending string, dir *os.File) error {
 	for i, old := range group {
 		suffixes := []string{indexSuffix, timeSuffix, txnSuffix, logSuffix}
 		if i > 0 {
@@ -91,13 +96,13 @@ func (l *Log) finishSwap(group []*segment, pending string) error {
 			}
 		}
 	}
-	if err := l.disk.syncDir(l.dir); err != nil {
+	if err := l.disk.sync(dir); err != nil {
 		return err
 	}
 	if err := l.disk.rename(pending, group[0].path(logSuffix)); err != nil {
 		return err
 	}
-	return l.disk.syncDir(l.dir)
+	return l.disk.sync(dir)
 }
 
 // finishSwaps does at open what a crash kept swap from doing.
