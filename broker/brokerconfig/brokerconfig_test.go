@@ -335,6 +335,19 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+// Times that no Duration can hold are as long as can be, never short.
+func TestTimesBeyondDurations(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"9223372036854775807": math.MaxInt64, "9223372036855": math.MaxInt64, "600000": 10 * time.Minute,
+		"-1": -time.Millisecond, "-9223372036855": math.MinInt64, "-9223372036854775808": math.MinInt64,
+	} {
+		v, err := Resolve(map[string]string{"connections.max.idle.ms": value}, nil, nil)
+		if err != nil || v.Network.MaxIdle != want {
+			t.Errorf("%s ms: %v, %v, want %v", value, v.Network.MaxIdle, err, want)
+		}
+	}
+}
+
 // A request can hold thousands of lists of thousands of items.
 func TestEditLongList(t *testing.T) {
 	var items []string

@@ -364,10 +364,13 @@ func unit(u time.Duration, field func(*Values) *time.Duration) func(*Values, *st
 			return
 		}
 		n, _ := strconv.ParseInt(*s, 10, 64)
-		if n > math.MaxInt64/int64(u) {
+		switch most := math.MaxInt64 / int64(u); {
+		case n > most:
 			*field(v) = math.MaxInt64
-			return
+		case n < -most:
+			*field(v) = math.MinInt64
+		default:
+			*field(v) = time.Duration(n) * u
 		}
-		*field(v) = time.Duration(n) * u
 	}
 }
