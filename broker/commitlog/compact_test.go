@@ -436,10 +436,14 @@ func TestCompactModel(t *testing.T) {
 			// Every offset leads to the next record that is left.
 			from := record.Offset(rapid.Int64Range(int64(l.LocalStart()), int64(l.End())).Draw(t, "from"))
 			i, _ := slices.BinarySearchFunc(got, from, func(k kept, o record.Offset) int { return int(k.offset - o) })
-			if i < len(got) {
-				found, err := l.OffsetForTimestamp(0, from, l.End())
-				if err != nil || found.Offset != got[i].offset {
-					t.Fatalf("first record from %d is %+v, %v; want %+v", from, found, err, got[i])
+			for _, ts := range []int64{0, rapid.Int64Range(1000, now).Draw(t, "time")} {
+				want := record.Offset(-1)
+				if n := slices.IndexFunc(got[i:], func(k kept) bool { return k.ts >= ts }); n >= 0 {
+					want = got[i+n].offset
+				}
+				found, err := l.OffsetForTimestamp(ts, from, l.End())
+				if err != nil || found.Offset != want {
+					t.Fatalf("first record from %d with time %d is %+v, %v; want offset %d", from, ts, found, err, want)
 				}
 			}
 			if len(got) > 0 {
