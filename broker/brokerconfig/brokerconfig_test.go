@@ -377,27 +377,14 @@ func TestEditList(t *testing.T) {
 	}
 }
 
-func TestSubscription(t *testing.T) {
-	s, err := ParseSubscription(nil)
-	if err != nil || s.Interval != 5*time.Minute || len(s.Metrics) != 0 || len(s.Match) != 0 || !s.Matches(nil) {
-		t.Errorf("without configs: %+v, %v", s, err)
-	}
-	s, err = ParseSubscription(map[string]string{"interval.ms": "1000", "metrics": "a.b, c", "match": "client_id=x.*,client_software_name=java|go"})
-	if err != nil || s.Interval != time.Second || !slices.Equal(s.Metrics, []string{"a.b", "c"}) {
-		t.Fatalf("got %+v, %v", s, err)
-	}
-	for _, c := range []struct {
-		id, name string
-		want     bool
-	}{{"x1", "java", true}, {"x", "go", true}, {"ax", "java", false}, {"x1", "javax", false}, {"", "", false}} {
-		if s.Matches(map[string]string{"client_id": c.id, "client_software_name": c.name}) != c.want {
-			t.Errorf("%+v does not hold", c)
-		}
-	}
+func TestClientMetrics(t *testing.T) {
 	for config, want := range map[string]*kerr.Error{
+		"interval.ms=1000": nil, "metrics=a.b, c": nil, "metrics=": nil, "match=client_id=x.*,client_software_name=java|go": nil, "match=": nil,
 		"interval.ms=99": kerr.InvalidRequest, "interval.ms=x": kerr.InvalidConfig, "foo=1": kerr.InvalidRequest, "match=client_id=(": kerr.InvalidConfig, "match=x=1": kerr.InvalidConfig,
+		"match=client_id": kerr.InvalidConfig, "match=client_id=a)(b": kerr.InvalidConfig,
 	} {
-		if _, err := ParseSubscription(pairs(config)); !errors.Is(err, want) {
+		name, value, _ := strings.Cut(config, "=")
+		if err := CheckClientMetrics(name, value); want == nil && err != nil || want != nil && !errors.Is(err, want) {
 			t.Errorf("%s: %v", config, err)
 		}
 	}

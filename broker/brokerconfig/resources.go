@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -33,13 +31,6 @@ var clientMetrics = []Definition{
 // matchKeys are what a subscription can tell clients apart by.
 var matchKeys = []string{"client_id", "client_instance_id", "client_software_name", "client_software_version", "client_source_address", "client_source_port"}
 
-// Subscription is a client-metrics subscription, parsed.
-type Subscription struct {
-	Interval time.Duration             // between two pushes
-	Metrics  []string                  // prefixes of names; "*" for all
-	Match    map[string]*regexp.Regexp // by client_id and so on; each matches whole values only
-}
-
 // ClientMetrics lists the configs of a client-metrics subscription, sorted by
 // name.
 func ClientMetrics() []Definition { return slices.Clone(clientMetrics) }
@@ -62,64 +53,18 @@ func CheckClientMetrics(name, value string) error {
 	return &Error{Name: name, Reason: "a client-metrics subscription has interval.ms, metrics and match only", code: kerr.InvalidRequest}
 }
 
-// ParseSubscription reads the configs of a client-metrics subscription. What
-// was set has passed CheckClientMetrics, unless another version stored it.
-func ParseSubscription(set map[string]string) (Subscription, error) {
-	var s Subscription
-	get := func(name string) string {
-		for i := range clientMetrics {
-			if d := &clientMetrics[i]; d.Name == name {
-				if v, ok := set[name]; ok {
-					return strings.TrimSpace(v)
-				}
-				return d.Default
-			}
-		}
-		panic("brokerconfig: no client-metrics config " + name)
-	}
-	for name, value := range set {
-		if err := CheckClientMetrics(name, value); err != nil {
-			return s, err
-		}
-	}
-	n, _ := strconv.ParseInt(get(intervalMs), 10, 64) // valid
-	s.Interval = time.Duration(n) * time.Millisecond
-	s.Metrics = topicconfig.SplitList(get(metricsOf))
-	s.Match, _ = parseMatch(get(matchOf)) // valid
-	return s, nil
-}
-
-// Matches says whether a client with these values (by client_id and so on) is
-// meant by the subscription.
-func (s *Subscription) Matches(client map[string]string) bool {
-	for key, want := range s.Match {
-		if !want.MatchString(client[key]) {
-			return false
-		}
-	}
-	return true
-}
-
+// checkMatch says whether v is a list of KEY=REGULAR EXPRESSION.
 func checkMatch(v string) error {
-	_, err := parseMatch(v)
-	return err
-}
-
-func parseMatch(v string) (map[string]*regexp.Regexp, error) {
-	out := map[string]*regexp.Regexp{}
 	for _, item := range topicconfig.SplitList(v) {
 		key, pattern, ok := strings.Cut(item, "=")
-		key = strings.TrimSpace(key)
-		if !ok || !slices.Contains(matchKeys, key) {
-			return nil, fmt.Errorf("%q is not KEY=REGULAR EXPRESSION of a key among %s", item, strings.Join(matchKeys, ", "))
+		if !ok || !slices.Contains(matchKeys, strings.TrimSpace(key)) {
+			return fmt.Errorf("%q is not KEY=REGULAR EXPRESSION of a key among %s", item, strings.Join(matchKeys, ", "))
 		}
-		re, err := regexp.Compile(`\A(?:` + strings.TrimSpace(pattern) + `)\z`)
-		if err != nil {
-			return nil, fmt.Errorf("%q: not a regular expression (RE2): %v", item, err)
+		if _, err := regexp.Compile(strings.TrimSpace(pattern)); err != nil {
+			return fmt.Errorf("%q: not a regular expression (RE2): %v", item, err)
 		}
-		out[key] = re
 	}
-	return out, nil
+	return nil
 }
 
 // groupRow makes a row of the table of groups; broker is the broker config
