@@ -16,7 +16,7 @@ import (
 // hold, so that compaction would never get past it.
 var ErrKeyMap = errors.New("commitlog: the memory for keys is too small for one batch")
 
-// ErrStale says that segments went while they were being compacted.
+// ErrStale says that a segment that is to be compacted went meanwhile.
 var ErrStale = errors.New("commitlog: segments were deleted while they were compacted")
 
 // Dirt says what there is to compact.
@@ -181,23 +181,39 @@ func (l *Log) Compact(c Compaction) (Compacted, error) {
 	if err := k.begin(segs[:n]); err != nil {
 		return k.done, err
 	}
-	for rest := segs[:n]; len(rest) > 0; {
-		group := l.group(rest)
-		err := k.compactGroup(rest[:group])
-		switch {
-		case err == nil:
-			rest = rest[group:]
-		case errors.Is(err, ErrStale) && l.remaining(rest) < len(rest):
-			rest = rest[len(rest)-l.remaining(rest):] // retention took the oldest; the others are worth it
-		default:
-			return k.done, err
-		}
+	if err := k.rewrite(segs[:n]); err != nil {
+		return k.done, err
 	}
 	if err := l.updateMeta(func(m *Meta) { m.Compacted = k.upto }); err != nil {
 		return k.done, l.judge(err)
 	}
 	k.done.End = k.upto
 	return k.done, nil
+}
+
+// rewrite compacts the segments, group by group. That retention takes the
+// oldest meanwhile does not stop it: with every pass in vain, a large topic
+// would never get compacted.
+func (k *compactor) rewrite(rest []*segment) error {
+	for len(rest) > 0 {
+		n := k.l.group(rest)
+		err := k.compactGroup(rest[:n])
+		if err == nil {
+			rest = rest[n:]
+			continue
+		}
+		left := k.l.remaining(rest)
+		if !errors.Is(err, ErrStale) || left == len(rest) {
+			return err
+		}
+		if rest = rest[len(rest)-left:]; left > 0 { // the group's first part was seen: begin anew
+			k.txns, err = k.l.txnsOf(rest[0].base, record.Offset(rest[left-1].end.Load()))
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (l *Log) compactedBytes(d *Compacted) {
@@ -211,11 +227,10 @@ func (l *Log) compactedBytes(d *Compacted) {
 func (k *compactor) mapKeys(segs []*segment, d Dirt) error {
 	k.keys = newKeyMap(int64(d.To-d.From), k.c.KeyBytes)
 	k.upto = d.From
-	aborted, err := k.l.Aborted(d.From, d.To)
+	txns, err := k.l.txnsOf(d.From, d.To)
 	if err != nil {
 		return err
 	}
-	txns := newTxnFilter(aborted)
 	for _, s := range segs {
 		end := record.Offset(s.end.Load())
 		if end <= d.From {
@@ -241,7 +256,7 @@ func (k *compactor) mapKeys(segs []*segment, d Dirt) error {
 			return true, nil
 		})
 		if errors.Is(err, ErrStale) && k.l.remaining([]*segment{s}) == 0 {
-			err = nil // retention took it, and all before it
+			txns, err = k.l.txnsOf(end, d.To) // retention took it, and all before it
 		}
 		if err != nil {
 			return err
@@ -266,11 +281,10 @@ func (k *compactor) begin(segs []*segment) error {
 		return l.judge(err)
 	}
 	l.gapsBelow.Store(max(l.gapsBelow.Load(), int64(end)))
-	aborted, err := l.Aborted(segs[0].base, end)
-	if err != nil {
+	var err error
+	if k.txns, err = l.txnsOf(segs[0].base, end); err != nil {
 		return err
 	}
-	k.txns = newTxnFilter(aborted)
 	return k.c.Turn(func() error {
 		k.last = make(map[int64]producerLast, l.producers.Len())
 		l.producers.All(func(p *Producer) {
@@ -282,6 +296,15 @@ func (k *compactor) begin(segs []*segment) error {
 		})
 		return nil
 	})
+}
+
+// txnsOf makes the filter for a pass through [from, to).
+func (l *Log) txnsOf(from, to record.Offset) (*txnFilter, error) {
+	aborted, err := l.Aborted(from, to)
+	if err != nil {
+		return nil, err
+	}
+	return newTxnFilter(aborted), nil
 }
 
 // remaining gives how many of the segments, the last ones, are still in the log.

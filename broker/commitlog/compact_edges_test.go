@@ -328,3 +328,62 @@ func TestCompactLeavesOutWhatWasDeleted(t *testing.T) {
 		t.Fatalf("got %+v, %v", done, err)
 	}
 }
+
+// What became of transactions is still known after retention took segments
+// from a group that was just rewritten, or from what keys are read of.
+func TestCompactTransactionsBesideRetention(t *testing.T) {
+	for _, when := range []string{"keys", "swap"} {
+		t.Run(when, func(t *testing.T) {
+			l := openLog(t, t.TempDir(), Config{}, Deps{})
+			defer l.Remove()
+			for _, seg := range [][]func() record.Batch{
+				{func() record.Batch { return keyed(l, record.None, 100, -1, -1, "a", "0") }},
+				{func() record.Batch { return inTxn(l, 5, 0, "x", "1") }, func() record.Batch { return control(l, 5, 0) }},
+				{func() record.Batch { return keyed(l, record.None, 100, -1, -1, "k", "3") },
+					func() record.Batch { return inTxn(l, 6, 0, "k", "aborted") },
+					func() record.Batch { return control(l, 6, 0) },
+					func() record.Batch { return inTxn(l, 5, 1, "k", "6") },
+					func() record.Batch { return control(l, 5, 1) }},
+			} {
+				for _, b := range seg {
+					appendBatch(t, l, b())
+				}
+				sealAll(t, l)
+			}
+			req := compaction(l)
+			drop := func(n int) {
+				if _, err := l.DropOldest(true, func(record.Segment, time.Time) bool { n--; return n >= 0 }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			turns, reads := 0, 0
+			req.Turn = func(f func() error) error {
+				if turns++; turns == 2 && when == "swap" {
+					drop(1)
+				}
+				return f()
+			}
+			req.Pace = func(int) error {
+				if reads++; reads == 1 && when == "keys" {
+					drop(2)
+				}
+				return nil
+			}
+			if _, err := l.Compact(req); err != nil {
+				t.Fatal(err)
+			}
+			if l.Start() == 0 {
+				t.Error("nothing was deleted meanwhile")
+			}
+			var got []string
+			for _, k := range mustScan(t, l) {
+				if k.key != "" && k.key[0] >= 'a' {
+					got = append(got, k.key+"="+k.value)
+				}
+			}
+			if !slices.Equal(got, []string{"k=6"}) {
+				t.Errorf("left are %q", got)
+			}
+		})
+	}
+}
