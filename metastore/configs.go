@@ -98,8 +98,12 @@ func (s *Store) SetConfigs(ctx context.Context, r ConfigResource, edit func(map[
 		op := clientv3.OpDelete(key)
 		if len(set) > 0 {
 			value := encodeConfigs(set)
-			if len(value) > MaxConfigBytes {
-				return 0, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(value), MaxConfigBytes, kerr.InvalidConfig)
+			limit := MaxResourceConfigBytes
+			if r.Type == BrokerConfigs {
+				limit = MaxConfigBytes
+			}
+			if len(value) > limit {
+				return 0, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(value), limit, kerr.InvalidConfig)
 			}
 			if seen == 0 && count >= MaxConfigResources {
 				return 0, fmt.Errorf("there are %d of them already, the limit is %d; delete some: %w", count, MaxConfigResources, kerr.PolicyViolation)

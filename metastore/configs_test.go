@@ -93,13 +93,18 @@ func TestSetConfigsRefuses(t *testing.T) {
 		set  map[string]string
 		want error
 	}{
-		"too large":    {ConfigResource{GroupConfigs, "g"}, map[string]string{"a": strings.Repeat("x", MaxConfigBytes)}, kerr.InvalidConfig},
+		"large group":  {ConfigResource{GroupConfigs, "g"}, map[string]string{"a": strings.Repeat("x", MaxResourceConfigBytes)}, kerr.InvalidConfig},
+		"large client": {ConfigResource{ClientMetrics, "c"}, map[string]string{"a": strings.Repeat("x", MaxResourceConfigBytes)}, kerr.InvalidConfig},
+		"large broker": {ConfigResource{BrokerConfigs, "1"}, map[string]string{"a": strings.Repeat("x", MaxConfigBytes)}, kerr.InvalidConfig},
 		"long name":    {ConfigResource{GroupConfigs, strings.Repeat("x", MaxResourceName+1)}, one, kerr.InvalidRequest},
 		"unknown type": {ConfigResource{2, "topic"}, one, kerr.InvalidRequest},
 	} {
 		if _, err := s.SetConfigs(ctx, c.r, to(c.set)); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", what, err, c.want)
 		}
+	}
+	if _, err := s.SetConfigs(ctx, ConfigResource{BrokerConfigs, "1"}, to(map[string]string{"a": strings.Repeat("x", MaxResourceConfigBytes)})); err != nil {
+		t.Errorf("a broker's configs: %v", err)
 	}
 	// As many as there may be, made past the API.
 	value := string(encodeConfigs(one))

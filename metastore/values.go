@@ -28,8 +28,11 @@ const (
 	MaxPartitions = 1_000_000
 	// MaxReplicas is the greatest number of replicas of one partition.
 	MaxReplicas = 128
-	// MaxConfigBytes is the greatest size of the encoded configs of a topic or another resource.
+	// MaxConfigBytes is the greatest size of the encoded configs of a topic or a broker.
 	MaxConfigBytes = 256 << 10
+	// MaxResourceConfigBytes is that of a group or a client-metrics
+	// subscription, of which there may be MaxConfigResources each.
+	MaxResourceConfigBytes = 16 << 10
 	// MaxConfigResources is how many resources of one type, topics aside, may
 	// have configs.
 	MaxConfigResources = 10_000
