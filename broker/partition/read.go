@@ -166,7 +166,7 @@ func (p *Partition) OffsetForTimestamp(ctx context.Context, ts int64, iso record
 			}
 		}
 		t, err := p.log.OffsetForTimestamp(ts, local, limit)
-		if err == nil && p.log.LocalStart() == local {
+		if err == nil && p.stillLocal(local, t.Offset) {
 			return t, nil
 		}
 		if err != nil && !errors.Is(err, commitlog.ErrOutOfRange) && !p.heal(err, local) {
@@ -174,6 +174,15 @@ func (p *Partition) OffsetForTimestamp(ctx context.Context, ts int64, iso record
 		}
 	}
 	return none, p.storageError(fmt.Errorf("timestamp %d: segments are deleted faster than they can be searched", ts))
+}
+
+// stillLocal says, after a search of the local log from offset local on, that
+// it saw all there is: nothing has gone cold meanwhile, and what was found (-1
+// for nothing) was not deleted.
+func (p *Partition) stillLocal(local, found record.Offset) bool {
+	now := p.log.LocalStart()
+	start := p.log.Start()
+	return now == local || start >= now && (found < 0 || found >= start)
 }
 
 // MaxTimestamp finds the first of the records that have the greatest
@@ -196,7 +205,7 @@ func (p *Partition) MaxTimestamp(ctx context.Context) (record.TimestampOffset, e
 			}
 		}
 		hot, err := p.log.MaxTimestamp(local)
-		if err == nil && p.log.LocalStart() == local {
+		if err == nil && p.stillLocal(local, hot.Offset) {
 			if cold.Offset >= 0 && cold.Timestamp >= hot.Timestamp {
 				return cold, nil
 			}
