@@ -13,35 +13,22 @@ import (
 //	3  flexible, but never the reply's header; client software (KIP-511)
 //	4  features may have the minimum 0 (KIP-1022)
 //
-// The features are those of UpdateFeatures. A version above is answered in the form of version 0 with
-// UNSUPPORTED_VERSION and the list, from which the client takes a lower one.
+// The features are those of UpdateFeatures. Versions above are answered by
+// wire, which notes the client software too.
 func (a *API) apiVersions(c *call) {
 	req := c.req.Body.(*kmsg.ApiVersionsRequest)
 	resp := response[*kmsg.ApiVersionsResponse](c)
-	for _, v := range wire.Supported() {
-		if v.Key == req.Key() && (req.Version < v.Min || req.Version > v.Max) {
-			resp.Version = 0
-			resp.ErrorCode = kerr.UnsupportedVersion.Code
-		}
-	}
-	if resp.ErrorCode == 0 && req.Version >= 3 {
-		if !softwareName(req.ClientSoftwareName) || !softwareName(req.ClientSoftwareVersion) {
-			resp.ErrorCode = kerr.InvalidRequest.Code
-			c.send(resp)
-			return
-		}
-		if cl := c.req.Client; cl != nil {
-			cl.SoftwareName, cl.SoftwareVersion = req.ClientSoftwareName, req.ClientSoftwareVersion
-		}
+	if req.Version >= 3 && (!wire.ValidSoftwareName(req.ClientSoftwareName) || !wire.ValidSoftwareName(req.ClientSoftwareVersion)) {
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		c.send(resp)
+		return
 	}
 	for _, v := range wire.Supported() {
 		k := kmsg.NewApiVersionsResponseApiKey()
 		k.ApiKey, k.MinVersion, k.MaxVersion = v.Key, v.Min, v.Max
 		resp.ApiKeys = append(resp.ApiKeys, k)
 	}
-	if resp.ErrorCode == 0 {
-		a.listFeatures(resp)
-	}
+	a.listFeatures(resp)
 	c.send(resp)
 }
 
@@ -57,22 +44,4 @@ func (a *API) listFeatures(resp *kmsg.ApiVersionsResponse) {
 		l.Name, l.MinVersionLevel, l.MaxVersionLevel = f.name, f.level, f.level
 		resp.FinalizedFeatures = append(resp.FinalizedFeatures, l)
 	}
-}
-
-// softwareName says whether s is letters, digits, '-' and '.', beginning and
-// ending with a letter or digit (KIP-511).
-func softwareName(s string) bool {
-	if s == "" {
-		return false
-	}
-	for i := range len(s) {
-		b := s[i]
-		switch {
-		case b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9':
-		case (b == '-' || b == '.') && i > 0 && i < len(s)-1:
-		default:
-			return false
-		}
-	}
-	return true
 }

@@ -19,7 +19,7 @@ import (
 func (a *API) alterPartitionReassignments(c *call) {
 	req := c.req.Body.(*kmsg.AlterPartitionAssignmentsRequest)
 	resp := response[*kmsg.AlterPartitionAssignmentsResponse](c)
-	resp.AllowReplicationFactorChange = req.AllowReplicationFactorChange
+	resp.AllowReplicationFactorChange = req.AllowReplicationFactorChange || len(req.Topics) == 0
 	img := a.deps.Meta.Image()
 	var whole error
 	switch {

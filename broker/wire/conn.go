@@ -47,7 +47,8 @@ const (
 	contendedRate    = 4 << 20
 	frameCheck       = time.Second
 	// halfCloseGrace is for how long replies are still sent to a peer that
-	// has closed its side; most such peers are gone altogether.
+	// has closed its side, or sent what is no request; most such peers are
+	// gone altogether.
 	halfCloseGrace = 10 * time.Second
 	// closeLinger is how long a peer has to close after a reply that ends its
 	// connection.
@@ -217,6 +218,16 @@ func (c *conn) fail(reason string, err error) {
 	c.abort()
 }
 
+// refuse closes the connection because of a frame that cannot be served, once
+// what came before it is answered: clients send requests ahead, and to Kafka,
+// which answers one before it reads the next, those are none the worse for it.
+func (c *conn) refuse(reason string, err error) {
+	t := time.AfterFunc(halfCloseGrace, func() { c.fail(reason, err) })
+	defer t.Stop()
+	c.awaitSent()
+	c.fail(reason, err)
+}
+
 func kick(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:
@@ -370,7 +381,7 @@ func (c *conn) readFrame() bool {
 	}
 	n, most := int(int32(binary.BigEndian.Uint32(b))), c.srv.config.Load().MaxFrameBytes
 	if n < minFrame || n > most {
-		c.fail(reasonFrameSize, fmt.Errorf("%w: length is %d, allowed are %d to socket.request.max.bytes=%d", ErrMalformed, n, minFrame, most))
+		c.refuse(reasonFrameSize, fmt.Errorf("%w: length is %d, allowed are %d to socket.request.max.bytes=%d", ErrMalformed, n, minFrame, most))
 		return false
 	}
 	if b, err = c.in.peek(headSize); err != nil {
@@ -379,12 +390,12 @@ func (c *conn) readFrame() bool {
 	h := parseHead(b)
 	api := lookup(h.key)
 	if api == nil {
-		c.fail(reasonKey, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
+		c.refuse(reasonKey, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
 	known := api.min <= h.version && h.version <= api.max
 	if !known && h.key != keyApiVersions {
-		c.fail(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
+		c.refuse(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
 	if !c.await(func() bool { return c.isTurn(h.key) }) || !c.hold(h.key) {
@@ -401,7 +412,7 @@ func (c *conn) readFrame() bool {
 	req, err := c.decode(p)
 	if err != nil {
 		p.free()
-		c.fail(reasonMalformed, err)
+		c.refuse(reasonMalformed, err)
 		return false
 	}
 	c.enqueue(p)
@@ -519,7 +530,7 @@ func (c *conn) refuseApiVersions(p *pending) bool {
 	hdr, _, err := parseHeader(p.slab.buf, p.version >= p.api.flexible)
 	if err != nil {
 		p.free()
-		c.fail(reasonMalformed, err)
+		c.refuse(reasonMalformed, err)
 		return false
 	}
 	p.correlationID, p.version = hdr.correlationID, 0

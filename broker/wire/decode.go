@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -182,20 +183,36 @@ func (r *reader) span(flex bool, bits int, nullable bool) []byte {
 }
 
 func (r *reader) string(flex bool) string {
-	b := r.span(flex, 16, false)
-	if !r.spend(len(b)) {
-		return ""
-	}
-	return string(b)
+	return r.text(r.span(flex, 16, false))
 }
 
 func (r *reader) stringPtr(flex, nullable bool) *string {
 	b := r.span(flex, 16, nullable)
-	if b == nil || !r.spend(len(b)+int(unsafe.Sizeof(""))) {
+	if b == nil || !r.spend(int(unsafe.Sizeof(""))) {
 		return nil
 	}
-	s := string(b)
+	s := r.text(b)
 	return &s
+}
+
+// text copies a string. What is not UTF-8 in it is replaced; with that it may
+// have become longer than a reply can carry.
+func (r *reader) text(b []byte) string {
+	if utf8.Valid(b) {
+		if !r.spend(len(b)) {
+			return ""
+		}
+		return string(b)
+	}
+	if !r.spend(len(b) * len("\uFFFD")) {
+		return ""
+	}
+	s := replaceInvalid(b)
+	if len(s) > math.MaxInt16 {
+		r.fail("string of %d bytes once what is not UTF-8 is replaced, at most %d are allowed", len(s), math.MaxInt16)
+		return ""
+	}
+	return s
 }
 
 // bytes aliases the body.

@@ -97,6 +97,29 @@ func clearTags(v reflect.Value) {
 	}
 }
 
+// replaceText puts U+FFFD for what is not UTF-8 in a request's strings, which
+// kmsg leaves as they came.
+func replaceText(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			replaceText(v.Field(i))
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			replaceText(v.Elem())
+		}
+	case reflect.Slice:
+		if k := v.Type().Elem().Kind(); k == reflect.Struct || k == reflect.String {
+			for i := range v.Len() {
+				replaceText(v.Index(i))
+			}
+		}
+	case reflect.String:
+		v.SetString(replaceInvalid([]byte(v.String())))
+	}
+}
+
 // reference decodes with kmsg. Only for bytes that are known to be sane.
 func reference(t interface{ Fatalf(string, ...any) }, key, version int16, body []byte) kmsg.Request {
 	req := kmsg.RequestForKey(key)
@@ -105,6 +128,7 @@ func reference(t interface{ Fatalf(string, ...any) }, key, version int16, body [
 		t.Fatalf("kmsg refuses key %d version %d: %v\n%s", key, version, err, hex.Dump(body))
 	}
 	clearTags(reflect.ValueOf(req))
+	replaceText(reflect.ValueOf(req))
 	return req
 }
 

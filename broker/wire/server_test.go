@@ -329,6 +329,36 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
+// A frame that cannot be served ends the connection, but not before what was
+// sent ahead of it is answered.
+func TestBadFrameBehindGoodOnes(t *testing.T) {
+	for name, bad := range map[string][]byte{
+		"length":  {0, 0, 0, 0, 0, 0, 0, 0},
+		"key":     rawFrame(0, 99, 0, 0, 0, 0, 0, 1, 0xff, 0xff),
+		"version": rawFrame(0, 12, 0, 5, 0, 0, 0, 1, 0xff, 0xff),
+		"body":    rawFrame(0, 12, 0, 0, 0, 0, 0, 1, 0xff, 0xff),
+	} {
+		t.Run(name, func(t *testing.T) {
+			release := make(chan struct{})
+			s := startServer(t, Config{}, handlerFunc(func(ctx context.Context, req *Request, reply func(Reply)) {
+				go func() {
+					<-release
+					echo(ctx, req, reply)
+				}()
+			}))
+			nc := s.dial()
+			nc.Write(append(frame(7, heartbeat(0)), bad...))
+			close(release)
+			if id, _, err := readReply(nc); err != nil || id != 7 {
+				t.Fatalf("the request before it got %d, %v", id, err)
+			}
+			if got := awaitClosed(t, nc); len(got) > 0 {
+				t.Errorf("then came %x, want nothing", got)
+			}
+		})
+	}
+}
+
 func TestUnknownApiVersionsIsAnswered(t *testing.T) {
 	s := startServer(t, Config{}, echo)
 	nc := s.dial()
