@@ -120,11 +120,7 @@ func (sc *sessionCache) begin(id, epoch int32, byID bool, wanted []*fetchPart, f
 		if id != 0 {
 			sc.remove(id)
 		}
-		parts := distinct(wanted)
-		for _, p := range parts {
-			p.topic = resolve(p.key, img)
-		}
-		return &fetchContext{create: epoch == newSessionEpoch, byID: byID, parts: parts}, nil
+		return &fetchContext{create: epoch == newSessionEpoch, byID: byID, parts: distinct(wanted, img)}, nil
 	}
 	sc.mu.Lock()
 	s := sc.sessions[id]
@@ -150,8 +146,9 @@ func (sc *sessionCache) begin(id, epoch int32, byID bool, wanted []*fetchPart, f
 		ctx.parts = s.list(img)
 	}
 	s.mu.Unlock()
-	if size == 0 {
+	if size == 0 { // the session has ended; what the request names is answered all the same
 		sc.remove(id)
+		ctx.parts = distinct(wanted, img)
 		return ctx, nil
 	}
 	if !sc.touch(s, size) {
@@ -161,8 +158,8 @@ func (sc *sessionCache) begin(id, epoch int32, byID bool, wanted []*fetchPart, f
 }
 
 // distinct keeps one entry per partition: the place of the first, the values
-// of the last.
-func distinct(in []*fetchPart) []*fetchPart {
+// of the last. The topics are resolved.
+func distinct(in []*fetchPart, img *metastore.Image) []*fetchPart {
 	seen := make(map[fetchKey]*fetchPart, len(in))
 	out := in[:0]
 	for _, p := range in {
@@ -170,6 +167,7 @@ func distinct(in []*fetchPart) []*fetchPart {
 			have.want = p.want
 			continue
 		}
+		p.topic = resolve(p.key, img)
 		seen[p.key] = p
 		out = append(out, p)
 	}

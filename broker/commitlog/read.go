@@ -370,7 +370,7 @@ func (l *Log) EpochEnd(e record.Epoch) (record.Epoch, record.Offset) {
 	}
 	i := sort.Search(n, func(i int) bool { return epochs[i].Epoch > e })
 	if i == 0 {
-		return e, epochs[0].Start
+		return e, max(epochs[0].Start, l.Start())
 	}
 	return epochs[i-1].Epoch, epochs[i].Start
 }

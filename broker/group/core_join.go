@@ -163,7 +163,7 @@ func (g *classic) joinNew(now time.Time, j *joining, fx *effects) {
 func (g *classic) joinKnown(now time.Time, j *joining, fx *effects) {
 	if _, ok := g.pending[j.memberID]; ok {
 		if j.instance != nil { // ids of static members are never pending
-			fx.joinError(j.to, j.memberID, kerr.UnknownServerError)
+			fx.joinError(j.to, "", kerr.UnknownServerError) // Kafka fails inside, and names nobody
 			return
 		}
 		g.addAndRebalance(now, j, j.memberID, fx)

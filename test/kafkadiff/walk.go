@@ -92,7 +92,9 @@ func (p *pair) compare() error {
 		p.kafkaAnswers[k.Step] = k.Tree
 		// A difference of an error code brings others with it: it comes first,
 		// and where it may be, the others may be too.
-		all := differences("", k.Tree, f.Tree)
+		want := clone(k.Tree)
+		takeMessages(want, f.Tree)
+		all := differences("", want, f.Tree)
 		slices.SortStableFunc(all, func(a, b difference) int { return rank(a) - rank(b) })
 		for _, d := range all {
 			if err := p.found(k.Title, d.path, show(d.want), show(d.got)); err != nil {
