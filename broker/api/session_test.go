@@ -150,8 +150,16 @@ func TestFetchSessionsLikeTheModel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !slices.Equal(names(fc.parts), m.order) {
-					t.Fatalf("reads %v, want %v", names(fc.parts), m.order)
+				reads := m.order
+				if len(m.order) == 0 { // it ends, and what was named is answered all the same
+					for _, p := range add {
+						if !slices.Contains(reads, key(p)) {
+							reads = append(reads, key(p))
+						}
+					}
+				}
+				if !slices.Equal(names(fc.parts), reads) {
+					t.Fatalf("reads %v, want %v", names(fc.parts), reads)
 				}
 				data := answer(t, fc.parts)
 				got, parts, err := sc.finish(fc)
