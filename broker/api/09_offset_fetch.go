@@ -17,11 +17,18 @@ import (
 //	10  topic ids instead of names (KIP-848)
 func (a *API) offsetFetch(c *call) {
 	req := c.req.Body.(*kmsg.OffsetFetchRequest)
-	if req.Version < 10 {
-		c.send(a.deps.Groups.OffsetFetch(req))
+	answer := func() {
+		if req.Version < 10 {
+			c.send(a.deps.Groups.OffsetFetch(req))
+			return
+		}
+		c.send(a.offsetFetchByID(req))
+	}
+	if len(req.Groups) > 1 { // not a consumer's own, which is not to wait for others'
+		a.laterIn(a.large, c, answer)
 		return
 	}
-	c.send(a.offsetFetchByID(req))
+	answer()
 }
 
 // offsetFetchByID asks the coordinator by name and answers by id. Topics of

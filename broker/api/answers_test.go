@@ -1,12 +1,47 @@
 package api
 
 import (
+	"context"
 	"slices"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
+
+// However many ask for what may be large, few answers are made at one time,
+// and what members of a group ask for does not wait for them.
+func TestLargeAnswersTakeTurns(t *testing.T) {
+	if err := shared.ensureOffsets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := New(Config{BrokerID: testBroker, LargeAnswers: 1}, shared.deps)
+	a.large <- struct{}{} // another is being made
+	configs := kmsg.NewPtrDescribeConfigsRequest()
+	configs.Version = 4
+	several := kmsg.NewPtrOffsetFetchRequest()
+	several.Version = 9
+	several.Groups = []kmsg.OffsetFetchRequestGroup{{Group: "a"}, {Group: "b"}}
+	for _, req := range []kmsg.Request{configs, several} {
+		ctx, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		if got := <-start(t, ctx, a, "x", req); !got.closed {
+			t.Errorf("%T is answered while there is no place: %+v", req, got)
+		}
+	}
+	own := kmsg.NewPtrOffsetFetchRequest()
+	own.Version = 9
+	own.Groups = several.Groups[:1]
+	if got := serve(t, a, "x", own); got.resp == nil {
+		t.Errorf("a consumer waits for its offsets: %+v", got)
+	}
+	<-a.large
+	for _, req := range []kmsg.Request{configs, several} {
+		if got := serve(t, a, "x", req); got.resp == nil {
+			t.Errorf("%T: %+v", req, got)
+		}
+	}
+}
 
 // A request of a few bytes that names the same things again and again gets an
 // answer of a bounded size, in which the first of them are whole.

@@ -66,6 +66,7 @@ type Config struct {
 	ColdWait             time.Duration // least time that a cold read is given when nothing else can be returned; 500 ms
 	ColdWaitMax          time.Duration // most; 10 s
 	SlowRequests         int           // requests that wait for metadata or disk at one time; 128
+	LargeAnswers         int           // answers of up to maxAnswer that are made at one time; 4
 	ProducerIDBlock      int64         // producer ids taken from the metastore at one time; 1,000
 	MaxPartitionsPerCall int           // that one request may create; 10,000
 }
@@ -80,6 +81,7 @@ func (c *Config) setDefaults() {
 	def(&c.ColdWait, 500*time.Millisecond)
 	def(&c.ColdWaitMax, 10*time.Second)
 	def(&c.SlowRequests, 128)
+	def(&c.LargeAnswers, 4)
 	def(&c.ProducerIDBlock, 1000)
 	def(&c.MaxPartitionsPerCall, 10_000)
 }
@@ -123,6 +125,7 @@ type API struct {
 	waiting     atomic.Int64  // fetches that wait
 	cold        chan struct{} // a place for each cold read
 	slow        chan struct{} // a place for each request that waits
+	large       chan struct{} // a place for each answer that may be large
 
 	latency map[int16]*metrics.Histogram // of answers, by API key
 
@@ -151,6 +154,7 @@ func New(cfg Config, deps Deps) *API {
 	a.telemetry = telemetry.New(telemetry.Config{Now: a.now})
 	a.cold = make(chan struct{}, cfg.ColdReads)
 	a.slow = make(chan struct{}, cfg.SlowRequests)
+	a.large = make(chan struct{}, cfg.LargeAnswers)
 	a.latency = make(map[int16]*metrics.Histogram, len(operations))
 	for key := range operations {
 		a.latency[key] = metrics.GetOrCreateHistogram(`firn_api_request_seconds{api="` + kmsg.NameForKey(key) + `"}`)
@@ -175,6 +179,9 @@ type operation struct {
 	// waits: answering may take long (metadata is written, disks or objects
 	// are read), so it does not happen on the connection's reader.
 	waits bool
+	// large: the answer may have maxAnswer bytes, so that few are made at one
+	// time.
+	large bool
 }
 
 // operations is the dispatch table, by API key. wire.Supported says which
@@ -191,7 +198,7 @@ var operations = map[int16]operation{
 	12: {handle: (*API).heartbeat},
 	13: {handle: (*API).leaveGroup},
 	14: {handle: (*API).syncGroup},
-	15: {handle: (*API).describeGroups},
+	15: {handle: (*API).describeGroups, large: true},
 	16: {handle: (*API).listGroups},
 	18: {handle: (*API).apiVersions},
 	19: {handle: (*API).createTopics, waits: true},
@@ -199,7 +206,7 @@ var operations = map[int16]operation{
 	21: {handle: (*API).deleteRecords, waits: true},
 	22: {handle: (*API).initProducerID, waits: true},
 	23: {handle: (*API).offsetForLeaderEpoch},
-	32: {handle: (*API).describeConfigs},
+	32: {handle: (*API).describeConfigs, large: true},
 	34: {handle: (*API).alterReplicaLogDirs},
 	35: {handle: (*API).describeLogDirs, waits: true},
 	33: {handle: (*API).alterConfigs, waits: true},
@@ -213,7 +220,7 @@ var operations = map[int16]operation{
 	55: {handle: (*API).describeQuorum},
 	57: {handle: (*API).updateFeatures},
 	60: {handle: (*API).describeCluster},
-	61: {handle: (*API).describeProducers},
+	61: {handle: (*API).describeProducers, large: true},
 	64: {handle: (*API).unregisterBroker},
 	71: {handle: (*API).getTelemetrySubscriptions},
 	72: {handle: (*API).pushTelemetry, waits: true},
@@ -292,7 +299,11 @@ func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Repl
 		c.reply(wire.Reply{Close: true, Reason: fmt.Sprintf("API key %d is not answered", key)})
 		return
 	}
-	if op.waits {
+	switch {
+	case op.large:
+		a.laterIn(a.large, c, func() { op.handle(a, c) })
+		return
+	case op.waits:
 		a.later(c, func() { op.handle(a, c) })
 		return
 	}
@@ -301,15 +312,18 @@ func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Repl
 
 // later runs f beside the connection's reader, which waits only while all
 // places for slow requests are taken.
-func (a *API) later(c *call, f func()) {
+func (a *API) later(c *call, f func()) { a.laterIn(a.slow, c, f) }
+
+// laterIn is later with places of another kind.
+func (a *API) laterIn(places chan struct{}, c *call, f func()) {
 	select {
-	case a.slow <- struct{}{}:
+	case places <- struct{}{}:
 	case <-c.ctx.Done():
 		c.reply(wire.Reply{Close: true, Reason: "the connection ended"})
 		return
 	}
 	go func() {
-		defer func() { <-a.slow }()
+		defer func() { <-places }()
 		a.guard(c, f)
 	}()
 }
