@@ -23,13 +23,17 @@ func (a *API) describeConfigs(c *call) {
 	req := c.req.Body.(*kmsg.DescribeConfigsRequest)
 	resp := response[*kmsg.DescribeConfigsResponse](c)
 	size := 0
+	refused := refusedType(req) // a request with an unknown type is refused whole, as in Kafka
 	for i := range req.Resources {
 		r := &req.Resources[i]
 		out := kmsg.NewDescribeConfigsResponseResource()
 		out.ResourceType, out.ResourceName = r.ResourceType, r.ResourceName
 		var configs []configView
 		err := errTooMuch
-		if size < maxAnswer {
+		switch {
+		case refused != nil:
+			err = refused
+		case size < maxAnswer:
 			configs, err = a.configsOf(r)
 		}
 		wanted := make(map[string]bool, len(r.ConfigNames))
@@ -50,6 +54,16 @@ func (a *API) describeConfigs(c *call) {
 		resp.Resources = append(resp.Resources, out)
 	}
 	c.send(resp)
+}
+
+// refusedType is the error for the first resource of a type that has no configs.
+func refusedType(req *kmsg.DescribeConfigsRequest) error {
+	for i := range req.Resources {
+		if t := req.Resources[i].ResourceType; !slices.Contains(listedTypes, t) {
+			return fail(kerr.InvalidRequest, "there are no configs of resource type %d", int8(t))
+		}
+	}
+	return nil
 }
 
 // configView is one config as it is shown.

@@ -103,6 +103,14 @@ func checkIdle(v string) error {
 	return nil
 }
 
+// checkRetention takes any time but 0, after which every topic would be empty.
+func checkRetention(v string) error {
+	if n, err := strconv.ParseInt(v, 10, 64); err != nil || n == 0 {
+		return errors.New("must not be 0; give a number below 0 for no limit")
+	}
+	return nil
+}
+
 func checkOverrides(v string) error {
 	_, err := parseOverrides(v)
 	return err

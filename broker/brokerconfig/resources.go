@@ -24,7 +24,7 @@ var clientMetrics = []Definition{
 		Doc: "The time (milliseconds) between two pushes of a client."},
 	{Name: matchOf, Type: list, Default: "", Valid: "KEY=REGULAR EXPRESSION of the keys " + strings.Join(matchKeys, ", "), check: checkMatch,
 		Doc: "Which clients push: those of which all named values match whole. Empty means every client."},
-	{Name: metricsOf, Type: list, Default: "", Valid: "prefixes of names, or *",
+	{Name: metricsOf, Type: list, Default: "", Valid: "prefixes of names, or *", check: checkItems,
 		Doc: "Which metrics are pushed: those whose name begins with one of these. * means all, empty none."},
 }
 
@@ -54,6 +54,19 @@ func CheckClientMetrics(name, value string) error {
 }
 
 // checkMatch says whether v is a list of KEY=REGULAR EXPRESSION.
+// checkItems refuses lists with an item that is empty.
+func checkItems(v string) error {
+	if v == "" {
+		return nil
+	}
+	for item := range strings.SplitSeq(v, ",") {
+		if strings.TrimSpace(item) == "" {
+			return fmt.Errorf("%q has an empty item", v)
+		}
+	}
+	return nil
+}
+
 func checkMatch(v string) error {
 	for _, item := range topicconfig.SplitList(v) {
 		key, pattern, ok := strings.Cut(item, "=")

@@ -112,9 +112,9 @@ var rows = []Definition{
 	// config, when the one with Kafka's first name is not set.
 	{Name: "log.flush.scheduler.interval.ms", Type: long, Default: "9223372036854775807", Topic: "flush.ms", check: asTopic("flush.ms"),
 		Doc: "The default of the topic config flush.ms while log.flush.interval.ms is not set."},
-	{Name: "log.retention.hours", Type: integer, Default: "168", Topic: "retention.ms",
+	{Name: "log.retention.hours", Type: integer, Default: "168", Topic: "retention.ms", check: checkRetention, Valid: "1 and up; below 0 means no limit",
 		Doc: "The default of the topic config retention.ms, in hours, while neither log.retention.ms nor log.retention.minutes is set. Below 0 is no limit."},
-	{Name: "log.retention.minutes", Type: integer, NoDefault: true, Topic: "retention.ms",
+	{Name: "log.retention.minutes", Type: integer, NoDefault: true, Topic: "retention.ms", check: checkRetention, Valid: "1 and up; below 0 means no limit",
 		Doc: "The default of the topic config retention.ms, in minutes, while log.retention.ms is not set. Below 0 is no limit."},
 	{Name: "log.roll.hours", Type: integer, Default: "168", Topic: "segment.ms", check: atLeast(1), Valid: "1 and up",
 		Doc: "The default of the topic config segment.ms, in hours, while log.roll.ms is not set."},
@@ -206,7 +206,7 @@ var table = func() []Definition {
 			row.Default, row.NoDefault = "", true
 		}
 		if d.Name == "retention.ms" { // of brokers any negative number is no limit
-			row.Valid, row.check = "any; below 0 means no limit", nil
+			row.Valid, row.check = "1 and up; below 0 means no limit", checkRetention
 		}
 		all = append(all, row)
 	}

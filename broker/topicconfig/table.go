@@ -155,6 +155,11 @@ func checkRatio(v string) error {
 	return nil
 }
 
+// digits says whether s is a number of any size.
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
 // checkThrottled takes "*", or pairs of partition and broker id.
 func checkThrottled(v string) error {
 	parts := SplitList(v)
@@ -163,9 +168,7 @@ func checkThrottled(v string) error {
 	}
 	for _, p := range parts {
 		partition, broker, _ := strings.Cut(p, ":")
-		_, err1 := strconv.ParseUint(partition, 10, 31)
-		_, err2 := strconv.ParseUint(broker, 10, 31)
-		if err1 != nil || err2 != nil {
+		if !digits(partition) || !digits(broker) {
 			return fmt.Errorf("%q is not partition:broker", p)
 		}
 	}

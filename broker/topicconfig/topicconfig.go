@@ -189,7 +189,7 @@ func CheckChange(old, next map[string]string) error {
 
 func (v values) partition(t *Topic) partition.Config {
 	c := partition.Config{
-		MaxMessageBytes:      int(v.long("max.message.bytes")),
+		MaxMessageBytes:      max(1, int(v.long("max.message.bytes"))), // 0 is "nothing", not "no limit"
 		LogAppendTime:        v.str("message.timestamp.type") == "LogAppendTime",
 		TimestampBeforeMax:   v.ms("message.timestamp.before.max.ms"),
 		TimestampAfterMax:    v.ms("message.timestamp.after.max.ms"),
