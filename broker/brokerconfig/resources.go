@@ -70,7 +70,7 @@ func checkItems(v string) error {
 func checkMatch(v string) error {
 	for _, item := range topicconfig.SplitList(v) {
 		key, pattern, ok := strings.Cut(item, "=")
-		if !ok || !slices.Contains(matchKeys, strings.TrimSpace(key)) {
+		if !ok || strings.TrimSpace(pattern) == "" || !slices.Contains(matchKeys, strings.TrimSpace(key)) {
 			return fmt.Errorf("%q is not KEY=REGULAR EXPRESSION of a key among %s", item, strings.Join(matchKeys, ", "))
 		}
 		if _, err := regexp.Compile(strings.TrimSpace(pattern)); err != nil {
