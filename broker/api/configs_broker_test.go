@@ -53,18 +53,20 @@ func resetBrokers(t *testing.T) {
 // that a probe of Apache Kafka was printed in.
 func shown(t *testing.T, kind kmsg.ConfigResourceType, resource, config string) string {
 	t.Helper()
-	for _, c := range describe(t, kind, resource, config).Configs {
-		value := "null"
-		if c.Value != nil {
-			value = *c.Value
-		}
-		out := fmt.Sprintf("%s %d:", value, c.Source)
-		for _, s := range c.ConfigSynonyms {
-			out += fmt.Sprintf(" %s=%s@%d", s.Name, *s.Value, s.Source)
-		}
-		return out
+	configs := describe(t, kind, resource, config).Configs
+	if len(configs) == 0 {
+		return "absent"
 	}
-	return "absent"
+	c := configs[0]
+	value := "null"
+	if c.Value != nil {
+		value = *c.Value
+	}
+	out := fmt.Sprintf("%s %d:", value, c.Source)
+	for _, s := range c.ConfigSynonyms {
+		out += fmt.Sprintf(" %s=%s@%d", s.Name, *s.Value, s.Source)
+	}
+	return out
 }
 
 // TestSynonyms: after each change, what is shown of a topic, of the broker and

@@ -359,7 +359,7 @@ func (l *Log) newSegment(base record.Offset) (*segment, error) {
 	if cfg.Preallocate {
 		if err := l.disk.reserve(f, cfg.SegmentBytes); err != nil {
 			f.Close()
-			l.disk.remove(s.path(logSuffix)) // nothing is in it
+			_ = l.disk.remove(s.path(logSuffix)) // nothing is in it
 			return nil, fmt.Errorf("preallocating %d bytes for %s: %w", cfg.SegmentBytes, s.path(logSuffix), err)
 		}
 		s.reserved = true

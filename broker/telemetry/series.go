@@ -393,7 +393,7 @@ func (m *Manager) WritePrometheus(w io.Writer) {
 		b.WriteString(l)
 	}
 	fmt.Fprintf(&b, "firn_client_telemetry_clients %d\nfirn_client_telemetry_series %d\nfirn_client_telemetry_series_bytes %d\n", clients, len(lines), size)
-	w.Write(b.Bytes()) // an error is that of who reads /metrics, and went away
+	_, _ = w.Write(b.Bytes()) // an error is that of who reads /metrics, and went away
 }
 
 func (in *instance) appendLines(lines []string) []string {

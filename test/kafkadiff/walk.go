@@ -33,7 +33,6 @@ type pair struct {
 	rules        *Rules
 	tolerated    map[string]int
 	findings     []Finding
-	stopAtFirst  bool
 	kafkaAnswers map[int]any // normalised, by step
 }
 
