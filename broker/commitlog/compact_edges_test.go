@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -145,10 +146,11 @@ func TestCompactSwapOnFullDisk(t *testing.T) {
 	for name, refuse := range map[string]string{"pending": swapSuffix, "trash": deletedSuffix} {
 		t.Run(name, func(t *testing.T) {
 			d := realDisk()
-			full := true
+			var full atomic.Bool // renames happen in the background too
+			full.Store(true)
 			rename := d.rename
 			d.rename = func(from, to string) error {
-				if full && filepath.Ext(to) == filepath.Ext(refuse) {
+				if full.Load() && filepath.Ext(to) == filepath.Ext(refuse) {
 					return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.ENOSPC}
 				}
 				return rename(from, to)
@@ -160,7 +162,7 @@ func TestCompactSwapOnFullDisk(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", "5"))
-			full = false
+			full.Store(false)
 			if _, err := l.Compact(compaction(l)); err != nil {
 				t.Fatal(err)
 			}

@@ -141,6 +141,10 @@ func (p *Partition) EpochAt(o record.Offset) record.Epoch { return p.log.EpochAt
 // Epochs gives where each leader epoch began, ascending; not to be changed.
 func (p *Partition) Epochs() []record.EpochStart { return p.log.Epochs() }
 
+// searches is how often a look-up by time begins anew because the log's start
+// has moved meanwhile; then the client is told to ask again.
+const searches = 64
+
 // OffsetForTimestamp finds the first record with a timestamp >= ts
 // (milliseconds) that a reader of that isolation may see: in object storage
 // first where the partition begins there, then on disk.
@@ -154,7 +158,7 @@ func (p *Partition) OffsetForTimestamp(ctx context.Context, ts int64, iso record
 	if iso == record.ReadCommitted {
 		limit = record.Offset(p.lso.Load())
 	}
-	for range 4 {
+	for range searches {
 		start, local := p.log.Start(), p.log.LocalStart()
 		if start < local && p.deps.Cold != nil {
 			t, err := p.deps.Cold.ColdTimestamp(ctx, p.id, p.tp, ts)
@@ -173,7 +177,7 @@ func (p *Partition) OffsetForTimestamp(ctx context.Context, ts int64, iso record
 			return none, p.storageError(err)
 		}
 	}
-	return none, p.storageError(fmt.Errorf("timestamp %d: segments are deleted faster than they can be searched", ts))
+	return none, fmt.Errorf("%w: partition %v, timestamp %d: segments are deleted faster than they can be searched", kerr.OffsetNotAvailable, p.tp, ts)
 }
 
 // stillLocal says, after a search of the local log from offset local on, that
@@ -193,7 +197,7 @@ func (p *Partition) MaxTimestamp(ctx context.Context) (record.TimestampOffset, e
 	if err := p.usable(); err != nil {
 		return none, err
 	}
-	for range 4 {
+	for range searches {
 		cold, start, local := none, p.log.Start(), p.log.LocalStart()
 		if start < local && p.deps.Cold != nil {
 			var err error
@@ -215,5 +219,5 @@ func (p *Partition) MaxTimestamp(ctx context.Context) (record.TimestampOffset, e
 			return none, p.storageError(err)
 		}
 	}
-	return none, p.storageError(errors.New("segments are deleted faster than they can be searched"))
+	return none, fmt.Errorf("%w: partition %v: segments are deleted faster than they can be searched", kerr.OffsetNotAvailable, p.tp)
 }
