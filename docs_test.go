@@ -79,7 +79,7 @@ func requestTables(t *testing.T) string {
 		1:  "consumers; no follower fetches yet",
 		10: "group coordinators",
 		22: "idempotent producers; a transactional id is refused",
-		71: "Kafka answers it, and 72, only with a reporter that takes telemetry",
+		71: "Kafka lists it, and 72, in ApiVersions only with a reporter that takes telemetry",
 	}
 	var b strings.Builder
 	b.WriteString("\n| key | request | versions | with tags from | |\n|---|---|---|---|---|\n")
