@@ -15,8 +15,8 @@ import (
 var acceptedCodecs = []int8{int8(record.Zstd), int8(record.LZ4), int8(record.Gzip), int8(record.Snappy)}
 
 // GetTelemetrySubscriptions, version 0, flexible (KIP-714): which metrics a
-// client is to push and how often. Kafka answers it only with a plugin that
-// takes them; here they come out on /metrics.
+// client is to push and how often. Kafka lists it in ApiVersions only with a
+// plugin that takes metrics; here they come out on /metrics.
 func (a *API) getTelemetrySubscriptions(c *call) {
 	req := c.req.Body.(*kmsg.GetTelemetrySubscriptionsRequest)
 	resp := response[*kmsg.GetTelemetrySubscriptionsResponse](c)
