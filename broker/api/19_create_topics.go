@@ -2,8 +2,6 @@ package api
 
 import (
 	"errors"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -11,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
@@ -72,7 +71,7 @@ func (a *API) createTopics(c *call) {
 		if err == nil {
 			specs, at = append(specs, spec), append(at, len(resp.Topics))
 			keys += 1 + len(spec.Configs) + len(spec.Assignment)
-			describeCreated(&out, &spec)
+			describeCreated(&out, &spec, a.deps.Config())
 			if req.ValidateOnly {
 				out.TopicID = uuid.New() // as Kafka: of the topic that was not made
 			}
@@ -232,25 +231,17 @@ func manualAssignment(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) (
 	return out, nil
 }
 
-// describeCreated fills in what a created (or validated) topic looks like.
-func describeCreated(out *kmsg.CreateTopicsResponseTopic, spec *metastore.TopicSpec) {
+// describeCreated fills in what a created (or validated) topic looks like. The
+// values that were set are shown as they were written.
+func describeCreated(out *kmsg.CreateTopicsResponseTopic, spec *metastore.TopicSpec, values *brokerconfig.Values) {
 	out.NumPartitions = int32(len(spec.Assignment))
 	out.ReplicationFactor = int16(len(spec.Assignment[0]))
-	for _, d := range topicconfig.Definitions() {
+	for _, v := range topicConfigs(spec.Configs, values) {
 		rc := kmsg.NewCreateTopicsResponseTopicConfig()
-		rc.Name, rc.Source = d.Name, int8(kmsg.ConfigSourceDefaultConfig)
-		value := d.Default
-		if v, ok := spec.Configs[d.Name]; ok {
-			value, rc.Source = v, int8(kmsg.ConfigSourceDynamicTopicConfig)
+		rc.Name, rc.Value, rc.Source = v.name, v.value, int8(v.source)
+		if set, ok := spec.Configs[v.name]; ok {
+			rc.Value = &set
 		}
-		rc.Value = &value
 		out.Configs = append(out.Configs, rc)
-	}
-	for _, name := range slices.Sorted(maps.Keys(spec.Configs)) {
-		if d, ok := topicconfig.Lookup(name); ok && d.Internal {
-			rc := kmsg.NewCreateTopicsResponseTopicConfig()
-			rc.Name, rc.Source, rc.Value = name, int8(kmsg.ConfigSourceDynamicTopicConfig), kmsg.StringPtr(spec.Configs[name])
-			out.Configs = append(out.Configs, rc)
-		}
 	}
 }

@@ -377,17 +377,20 @@ func TestColdFetchHangs(t *testing.T) {
 
 // What comes from the store after the reply is released.
 func TestLateColdReadIsReleased(t *testing.T) {
-	hang, served := make(chan struct{}), make(chan struct{})
+	hang := make(chan struct{})
+	var begun atomic.Bool
 	topic := coldTopic(t, &slowCold{fn: func(context.Context) ([]record.Span, error) {
+		begun.Store(true)
 		<-hang
-		defer close(served)
 		return []record.Span{{Bytes: []byte("late")}}, nil
 	}}, 1)
-	a := New(Config{BrokerID: testBroker, ColdWait: time.Millisecond, ColdWaitMax: time.Millisecond}, shared.deps)
 	before := coldLate.Get()
-	askOf[*kmsg.FetchResponse](t, a, fetchRequest(topic, 13, 0))
+	// A wait that is over before the read has begun cancels it: then again, with a longer one.
+	for wait := time.Millisecond; !begun.Load(); wait *= 2 {
+		a := New(Config{BrokerID: testBroker, ColdWait: wait, ColdWaitMax: wait}, shared.deps)
+		askOf[*kmsg.FetchResponse](t, a, fetchRequest(topic, 13, 0))
+	}
 	close(hang)
-	<-served
 	for coldLate.Get() == before {
 		time.Sleep(time.Millisecond)
 	}
