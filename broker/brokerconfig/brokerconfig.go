@@ -17,6 +17,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/broker/nearest"
 	"github.com/firnlog/firn/broker/topicconfig"
 )
 
@@ -134,8 +135,8 @@ func Unknown(name string) error {
 		return &Error{Name: name, Reason: "is a config of topics, not of brokers"}
 	}
 	reason := "no such broker config"
-	if near := Nearest(name); near != "" {
-		reason += "; did you mean " + near + "?"
+	if word := near(name); word != "" {
+		reason += "; did you mean " + word + "?"
 	}
 	return &Error{Name: name, Reason: reason}
 }
@@ -167,7 +168,7 @@ func CheckDynamic(name, value string) error {
 // valid checks one value by itself.
 func (d *Definition) valid(value string) error {
 	v := strings.TrimSpace(value)
-	if err := checkType(d.Type, v); err != nil {
+	if err := d.Type.Check(v); err != nil {
 		return &Error{Name: d.Name, Reason: err.Error()}
 	}
 	if d.check != nil {
@@ -178,40 +179,19 @@ func (d *Definition) valid(value string) error {
 	return nil
 }
 
-// Nearest gives the known name that is most like name, "" when none is near.
-func Nearest(name string) string {
-	best, bestDist := "", max(2, len(name)/4)+1
-	name = strings.ToLower(strings.NewReplacer("_", ".", "-", ".").Replace(name))
+// near gives the known name that is most like name, "" when none is. That some
+// begin with "firn." need not be known.
+func near(name string) string {
+	var known []string
 	for i := range table {
-		for _, known := range []string{table[i].Name, strings.TrimPrefix(table[i].Name, "firn.")} {
-			if d := distance(name, known, bestDist); d < bestDist {
-				best, bestDist = table[i].Name, d
-			}
+		known = append(known, table[i].Name)
+		if short, ours := strings.CutPrefix(table[i].Name, "firn."); ours {
+			known = append(known, short)
 		}
 	}
-	return best
-}
-
-// distance is the Levenshtein distance of a and b, or limit when it is not
-// below. Names longer than any config are not worth the work.
-func distance(a, b string, limit int) int {
-	if len(a) > 100 || len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
+	word := nearest.Word(name, known)
+	if word != "" && byName[word] == nil {
+		return "firn." + word
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost = 1 + min(diag, row[j], row[j+1])
-			}
-			diag, row[j+1] = row[j+1], cost
-		}
-	}
-	return min(limit, row[len(b)])
+	return word
 }

@@ -3,7 +3,6 @@ package brokerconfig
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -12,65 +11,12 @@ import (
 	"github.com/firnlog/firn/broker/topicconfig"
 )
 
-// checkType says whether v is of type t.
-func checkType(t topicconfig.Type, v string) error {
-	var err error
-	switch t {
-	case topicconfig.Boolean:
-		if !strings.EqualFold(v, "true") && !strings.EqualFold(v, "false") {
-			return fmt.Errorf("%q is neither true nor false", v)
-		}
-	case topicconfig.Short:
-		_, err = strconv.ParseInt(v, 10, 16)
-	case topicconfig.Int:
-		_, err = strconv.ParseInt(v, 10, 32)
-	case topicconfig.Long:
-		_, err = strconv.ParseInt(v, 10, 64)
-	case topicconfig.Double:
-		var f float64
-		if f, err = strconv.ParseFloat(v, 64); err == nil && (math.IsNaN(f) || math.IsInf(f, 0)) {
-			return fmt.Errorf("%q is not finite", v)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%q is not a number of type %v", v, t)
-	}
-	return nil
-}
-
 // normal spells a valid value as the table's defaults are spelled.
 func (d *Definition) normal(v string) string {
-	v = strings.TrimSpace(v)
-	switch d.Type {
-	case topicconfig.Boolean:
-		return strings.ToLower(v)
-	case topicconfig.Short, topicconfig.Int, topicconfig.Long:
-		n, _ := strconv.ParseInt(v, 10, 64) // valid
-		return strconv.FormatInt(n, 10)
-	case topicconfig.List:
-		return strings.Join(topicconfig.SplitList(v), ",")
+	if d.Type == topicconfig.Double && d.Topic == "" {
+		return strings.TrimSpace(v) // the greatest double is a default
 	}
-	if d.Topic != "" {
-		return topicconfig.Canonical(d.Topic, v)
-	}
-	return v
-}
-
-func atLeast(least int64) func(string) error { return between(least, math.MaxInt64) }
-
-func between(least, most int64) func(string) error {
-	return func(v string) error {
-		n, err := strconv.ParseInt(v, 10, 64)
-		switch {
-		case err != nil:
-			return err
-		case n < least:
-			return fmt.Errorf("%d is too small; the least is %d", n, least)
-		case n > most:
-			return fmt.Errorf("%d is too large; the most is %d", n, most)
-		}
-		return nil
-	}
+	return d.Type.Canonical(v)
 }
 
 // above takes numbers greater than limit.

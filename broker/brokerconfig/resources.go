@@ -45,7 +45,7 @@ func CheckClientMetrics(name, value string) error {
 			continue
 		}
 		err := d.valid(value)
-		if err != nil && name == intervalMs && checkType(d.Type, strings.TrimSpace(value)) == nil {
+		if err != nil && name == intervalMs && d.Type.Check(strings.TrimSpace(value)) == nil {
 			err.(*Error).code = kerr.InvalidRequest
 		}
 		return err
@@ -53,7 +53,6 @@ func CheckClientMetrics(name, value string) error {
 	return &Error{Name: name, Reason: "a client-metrics subscription has interval.ms, metrics and match only", code: kerr.InvalidRequest}
 }
 
-// checkMatch says whether v is a list of KEY=REGULAR EXPRESSION.
 // checkItems refuses lists with an item that is empty.
 func checkItems(v string) error {
 	if v == "" {
@@ -67,6 +66,7 @@ func checkItems(v string) error {
 	return nil
 }
 
+// checkMatch says whether v is a list of KEY=REGULAR EXPRESSION.
 func checkMatch(v string) error {
 	for _, item := range topicconfig.SplitList(v) {
 		key, pattern, ok := strings.Cut(item, "=")
@@ -143,13 +143,4 @@ func checkReset(v string) error {
 		return nil
 	}
 	return oneOf("earliest", "latest")(v)
-}
-
-func oneOf(words ...string) func(string) error {
-	return func(v string) error {
-		if slices.Contains(words, v) {
-			return nil
-		}
-		return fmt.Errorf("%q is not one of %s", v, strings.Join(words, ", "))
-	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/firnlog/firn/broker/topicconfig"
 )
 
-// Shorter names for the table.
+// Shorter names for the tables.
 const (
 	boolean = topicconfig.Boolean
 	text    = topicconfig.String
@@ -18,6 +18,12 @@ const (
 	list    = topicconfig.List
 
 	noLimit = "2147483647"
+)
+
+var (
+	atLeast = topicconfig.AtLeast
+	between = topicconfig.Between
+	oneOf   = topicconfig.OneOf
 )
 
 // rows are the configs that are not defaults of topic configs. Names, types

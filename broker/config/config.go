@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/firnlog/firn/broker/nearest"
 )
 
 // Settings are the values of one broker, parsed and checked.
@@ -237,4 +239,12 @@ func envNames() []string {
 		names = append(names, table[i].Env())
 	}
 	return names
+}
+
+// didYouMean ends an error message with the word of known that is nearest.
+func didYouMean(word string, known []string) string {
+	if n := nearest.Word(word, known); n != "" {
+		return "; did you mean " + n + "?"
+	}
+	return ""
 }

@@ -283,26 +283,6 @@ func TestSizesRoundTrip(t *testing.T) {
 	})
 }
 
-// TestNearest: one slip in any name is still understood.
-func TestNearest(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		name := rapid.SampledFrom(names()).Draw(t, "name")
-		at := rapid.IntRange(0, len(name)-1).Draw(t, "at")
-		c := string(rapid.RuneFrom([]rune("abcxyz-_")).Draw(t, "c"))
-		slip := rapid.SampledFrom([]string{
-			name[:at] + name[at+1:], name[:at] + c + name[at:], name[:at] + c + name[at+1:], strings.ToUpper(name),
-		}).Draw(t, "slip")
-		if len(name) > 4 {
-			if got := Nearest(slip, names()); got != name {
-				t.Fatalf("%q is taken for %q, not %q", slip, got, name)
-			}
-		}
-	})
-	if got := Nearest("completely-else", names()); got != "" {
-		t.Errorf("a word like none is taken for %q", got)
-	}
-}
-
 // FuzzFile: no file makes the reader panic, and each error names its place.
 func FuzzFile(f *testing.F) {
 	for _, s := range []string{"data: x\n", "a: &x 1\nrack: *x\n", "? [a]\n: b\n", "set:\n  num.partitions: 1\n  ? [x]\n  : y\n", "set: &a {x: *a}\n", "rack: !!binary aGk=\n", "<<: {rack: a}\n", "\x00", "- &a [*a]\n"} {

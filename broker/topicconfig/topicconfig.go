@@ -15,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/broker/nearest"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/record"
 )
@@ -116,7 +117,7 @@ func Check(name, value string) error {
 		return unknown(name)
 	}
 	v := strings.TrimSpace(value)
-	if err := d.checkType(v); err != nil {
+	if err := d.Type.Check(v); err != nil {
 		return &Error{name, err.Error()}
 	}
 	if d.check != nil {
@@ -129,7 +130,11 @@ func Check(name, value string) error {
 
 func unknown(name string) error {
 	reason := "unknown topic config name"
-	if near := Nearest(name); near != "" {
+	var names []string
+	for _, d := range Definitions() {
+		names = append(names, d.Name)
+	}
+	if near := nearest.Word(name, names); near != "" {
 		reason += fmt.Sprintf("; did you mean %s?", near)
 	}
 	return &Error{name, reason}
@@ -258,43 +263,6 @@ func checkTiered(v values) error {
 	return nil
 }
 
-// Nearest gives the known config name that is most like name, "" when none is
-// near.
-func Nearest(name string) string {
-	best, bestDist := "", max(2, len(name)/3)+1
-	name = strings.ToLower(strings.ReplaceAll(name, "_", "."))
-	for _, d := range Definitions() {
-		if dist := distance(name, d.Name, bestDist); dist < bestDist {
-			best, bestDist = d.Name, dist
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of a and b, or limit when it is not
-// below. Names longer than any config are not worth the work.
-func distance(a, b string, limit int) int {
-	if len(a) > 100 || len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost = 1 + min(diag, row[j], row[j+1])
-			}
-			diag, row[j+1] = row[j+1], cost
-		}
-	}
-	return min(limit, row[len(b)])
-}
-
 // Canonical spells a value that passed Check as it is shown: without
 // surrounding spaces, booleans in lower case, numbers in plain digits. Unknown
 // names keep their value.
@@ -303,5 +271,5 @@ func Canonical(name, value string) string {
 	if !ok {
 		return value
 	}
-	return d.normal(strings.TrimSpace(value))
+	return d.Type.Canonical(value)
 }

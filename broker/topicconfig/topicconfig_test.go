@@ -157,16 +157,13 @@ func TestParseAnything(t *testing.T) {
 }
 
 // A name with one letter wrong always finds its way back.
-func TestNearest(t *testing.T) {
+func TestUnknownName(t *testing.T) {
 	for _, d := range Definitions() {
 		for i := range d.Name {
 			typo := d.Name[:i] + d.Name[i+1:]
-			if got := Nearest(typo); got == "" {
-				t.Errorf("nothing is near %q", typo)
+			if err := Check(typo, ""); !strings.Contains(err.Error(), "; did you mean ") {
+				t.Errorf("nothing is near %q: %v", typo, err)
 			}
-		}
-		if got := Nearest(d.Name); got != d.Name {
-			t.Errorf("Nearest(%q) is %q", d.Name, got)
 		}
 	}
 }

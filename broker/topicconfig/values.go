@@ -1,7 +1,6 @@
 package topicconfig
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,10 +9,10 @@ import (
 	"time"
 )
 
-// checkType says whether v is of the definition's type.
-func (d *Definition) checkType(v string) error {
+// Check says whether v, without surrounding spaces, is of the type.
+func (t Type) Check(v string) error {
 	var err error
-	switch d.Type {
+	switch t {
 	case Boolean:
 		if !strings.EqualFold(v, "true") && !strings.EqualFold(v, "false") {
 			return fmt.Errorf("%q is neither true nor false", v)
@@ -27,18 +26,20 @@ func (d *Definition) checkType(v string) error {
 	case Double:
 		var f float64
 		if f, err = strconv.ParseFloat(v, 64); err == nil && (math.IsNaN(f) || math.IsInf(f, 0)) {
-			err = errors.New("not finite")
+			return fmt.Errorf("%q is not finite", v)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%q is not a number of type %v", v, d.Type)
+		return fmt.Errorf("%q is not a number of type %v", v, t)
 	}
 	return nil
 }
 
-// normal spells a valid value in the way that the table's defaults are.
-func (d *Definition) normal(v string) string {
-	switch d.Type {
+// Canonical spells a value that passed Check in the way that defaults are:
+// without surrounding spaces, booleans in lower case, numbers in plain digits.
+func (t Type) Canonical(v string) string {
+	v = strings.TrimSpace(v)
+	switch t {
 	case Boolean:
 		return strings.ToLower(v)
 	case Short, Int, Long:
@@ -64,9 +65,11 @@ func SplitList(v string) []string {
 	return out
 }
 
-func atLeast(least int64) func(string) error { return between(least, math.MaxInt64) }
+// AtLeast makes a check of whole numbers.
+func AtLeast(least int64) func(string) error { return Between(least, math.MaxInt64) }
 
-func between(least, most int64) func(string) error {
+// Between makes a check of whole numbers; both bounds are taken.
+func Between(least, most int64) func(string) error {
 	return func(v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)
 		switch {
@@ -81,7 +84,8 @@ func between(least, most int64) func(string) error {
 	}
 }
 
-func oneOf(names ...string) func(string) error {
+// OneOf makes a check of words; case counts.
+func OneOf(names ...string) func(string) error {
 	return func(v string) error {
 		if slices.Contains(names, v) {
 			return nil

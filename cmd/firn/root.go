@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/firnlog/firn/broker/config"
+	"github.com/firnlog/firn/broker/nearest"
 )
 
 const (
@@ -110,7 +110,7 @@ func group(use, short, long string, sub ...*cobra.Command) *cobra.Command {
 				names = append(names, c.Name())
 			}
 			near := ""
-			if n := config.Nearest(args[0], names); n != "" {
+			if n := nearest.Word(args[0], names); n != "" {
 				near = "; did you mean " + n + "?"
 			}
 			return usageError("%s has no command %q%s", cmd.CommandPath(), args[0], near)
@@ -126,7 +126,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	if name, ok := strings.CutPrefix(msg, "unknown flag: --"); ok {
 		var known []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
-		if n := config.Nearest(name, known); n != "" {
+		if n := nearest.Word(name, known); n != "" {
 			return usageError("unknown flag --%s; did you mean --%s?", name, n)
 		}
 		return usageError("unknown flag --%s", name)

@@ -1,14 +1,27 @@
-package config
+// Package nearest finds the name that somebody meant who misspelled it: of a
+// command, a setting or a config.
+package nearest
 
 import "strings"
 
-// Nearest gives the word of known that is closest to word, "" when none is
-// close enough to be what was meant (more than about a third of the letters
-// are different).
-func Nearest(word string, known []string) string {
+// maxWord is the longest word, in bytes, that can be a misspelled name; what
+// is longer is not worth the work.
+const maxWord = 100
+
+// Word gives the word of known that is closest to word, "" when none is close
+// enough to be what was meant (more than about a third of the letters are
+// different). Case and separators do not count. Of words that are as close as
+// each other it is the first.
+func Word(word string, known []string) string {
+	if len(word) > maxWord {
+		return ""
+	}
 	best, bestDist := "", len(word)/3+2
 	w := fold(word)
 	for _, k := range known {
+		if max(len(k)-len(w), len(w)-len(k)) >= bestDist {
+			continue
+		}
 		if d := distance(w, fold(k)); d < bestDist {
 			best, bestDist = k, d
 		}
@@ -19,15 +32,6 @@ func Nearest(word string, known []string) string {
 // fold makes spellings equal that differ only in case and in separators.
 func fold(s string) string {
 	return strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(s))
-}
-
-// didYouMean ends an error message with the nearest valid word, or with all
-// of them when none is near and they are few.
-func didYouMean(word string, known []string) string {
-	if n := Nearest(word, known); n != "" {
-		return "; did you mean " + n + "?"
-	}
-	return ""
 }
 
 // distance counts the insertions, deletions, replacements and swaps of
