@@ -102,7 +102,7 @@ func (g *goTests) once(ctx context.Context, names []string) (int, error) {
 	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", "-t", g.bin.path, "-test.v=test2json", "-test.paniconexit0",
 		fmt.Sprintf("-test.parallel=%d", g.parallel), "-test.timeout=0", "-test.run", "^("+strings.Join(names, "|")+")$")
 	cmd.Dir, cmd.Env = g.bin.dir, append(os.Environ(), g.env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
 	stdout, err := cmd.StdoutPipe()

@@ -88,27 +88,54 @@ func runAll(ctx context.Context, against, only string, o options) error {
 	if err != nil {
 		return err
 	}
-	var reports []report
+	// Everything is built before: there is no network inside, and what cannot
+	// be had is said at once.
+	var all []*suite
 	for _, name := range picked {
 		s, err := suiteNamed(name)
 		if err != nil {
 			return err
 		}
+		if err := s.prepare(ctx); err != nil {
+			return fmt.Errorf("suite %s: %w", name, err)
+		}
+		all = append(all, s)
+	}
+	if o.firn, err = keepBinary(o.firn, o.logs); err != nil {
+		return err
+	}
+	var reports []report
+	var broken error
+	for _, s := range all {
+		if ctx.Err() != nil {
+			break // stopped: runSuite said so
+		}
 		r, err := runSuite(ctx, s, brokers, list, o)
 		if err != nil {
-			return fmt.Errorf("suite %s: %w", name, err)
+			broken = errors.Join(broken, fmt.Errorf("suite %s, whose list is as it was: %w", s.name, err))
+			continue
 		}
 		reports = append(reports, r)
 	}
-	return summarise(reports, o)
+	return errors.Join(broken, summarise(reports, o))
+}
+
+// keepBinary copies the binary under test, so that a build in the meantime
+// does not change it within a run.
+func keepBinary(bin, dir string) (string, error) {
+	kept, err := filepath.Abs(filepath.Join(dir, "firn"))
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(bin)
+	if err != nil {
+		return "", err
+	}
+	return kept, errors.Join(os.MkdirAll(dir, 0o755), os.RemoveAll(kept), os.WriteFile(kept, text, 0o755))
 }
 
 // runSuite runs one suite against the brokers and keeps its list.
 func runSuite(ctx context.Context, s *suite, brokers []string, list notBuilt, o options) (report, error) {
-	// Everything is built before, outside: there is no network inside.
-	if err := s.prepare(ctx); err != nil {
-		return report{}, err
-	}
 	ran, seconds := map[string][]result{}, map[string]float64{}
 	for _, broker := range brokers {
 		start := time.Now()
@@ -150,11 +177,7 @@ func runOutside(ctx context.Context, s *suite, broker string, o options) ([]resu
 	if err := errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
 		return nil, err
 	}
-	bin, err := filepath.Abs(o.firn)
-	if err != nil {
-		return nil, err
-	}
-	cmd := inNamespace(ctx, "--inside", s.name+"/"+broker, "--firn", bin, "--logs", logs, "--run", o.run)
+	cmd := inNamespace(ctx, "--inside", s.name+"/"+broker, "--firn", o.firn, "--logs", logs, "--run", o.run)
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
