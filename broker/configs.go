@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -89,35 +90,36 @@ func (c *configs) update(img *metastore.Image) *brokerconfig.Values {
 	return v
 }
 
-// wireConfig are the limits as package wire takes them. Zero takes its
-// default, where these two mean zero.
+// zero writes a limit's 0 for packages that take 0 for their default and a
+// negative number for what 0 means here.
+func zero[T int | int64 | time.Duration](n T) T {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// wireConfig are the limits as package wire takes them.
 func wireConfig(v *brokerconfig.Values) wire.Config {
 	n := &v.Network
-	cfg := wire.Config{
+	return wire.Config{
 		MaxFrameBytes:       n.MaxRequestBytes,
 		MaxConnections:      n.MaxConnections,
-		MaxConnectionsPerIP: n.MaxPerIP,
+		MaxConnectionsPerIP: zero(n.MaxPerIP),
 		MaxConnectionsOf:    n.PerIPOverrides,
 		MaxConnectionRate:   n.MaxConnectionRate,
-		MaxInflightBytes:    n.QueuedBytes,
+		MaxInflightBytes:    zero(n.QueuedBytes),
 		SendBuffer:          n.SendBuffer,
 		IdleTimeout:         n.MaxIdle,
 	}
-	if cfg.MaxConnectionsPerIP == 0 {
-		cfg.MaxConnectionsPerIP = -1
-	}
-	if cfg.MaxInflightBytes == 0 {
-		cfg.MaxInflightBytes = -1
-	}
-	return cfg
 }
 
 // groupConfig are the limits and times as package group takes them.
 func groupConfig(v *brokerconfig.Values, offsetsPartitions int32) group.Config {
 	g := &v.Groups
-	cfg := group.Config{
+	return group.Config{
 		OffsetsPartitions:     offsetsPartitions,
-		InitialRebalanceDelay: g.InitialRebalanceDelay,
+		InitialRebalanceDelay: zero(g.InitialRebalanceDelay),
 		MinSessionTimeout:     g.MinSession,
 		MaxSessionTimeout:     g.MaxSession,
 		MaxSize:               g.MaxSize,
@@ -127,16 +129,8 @@ func groupConfig(v *brokerconfig.Values, offsetsPartitions int32) group.Config {
 		MaxBytes:              g.MaxBytes,
 		OffsetsRetention:      g.OffsetsRetention,
 		RetentionCheck:        g.OffsetsCheck,
-		MaxMetadataBytes:      g.MaxMetadataBytes,
+		MaxMetadataBytes:      zero(g.MaxMetadataBytes),
 	}
-	// Zero takes package group's default; these two mean zero by it.
-	if cfg.InitialRebalanceDelay == 0 {
-		cfg.InitialRebalanceDelay = -1
-	}
-	if cfg.MaxMetadataBytes == 0 {
-		cfg.MaxMetadataBytes = -1
-	}
-	return cfg
 }
 
 // cleanerConfig are the means of compaction as package partition takes them.

@@ -11,21 +11,18 @@ import (
 func (a *API) incrementalAlterConfigs(c *call) {
 	req := c.req.Body.(*kmsg.IncrementalAlterConfigsRequest)
 	resp := response[*kmsg.IncrementalAlterConfigsResponse](c)
-	ctx, cancel := c.deadline(30_000)
-	defer cancel()
-	count := map[configResource]int{}
-	for i := range req.Resources {
-		count[configResource{req.Resources[i].ResourceType, req.Resources[i].ResourceName}]++
-	}
+	var edits []configEdit
 	for i := range req.Resources {
 		r := &req.Resources[i]
 		edit := configEdit{resource: configResource{r.ResourceType, r.ResourceName}, validateOnly: req.ValidateOnly}
 		for _, cfg := range r.Configs {
 			edit.changes = append(edit.changes, configChange{cfg.Name, cfg.Op, cfg.Value})
 		}
-		err := a.alter(ctx, edit, count[edit.resource] > 1)
+		edits = append(edits, edit)
+	}
+	for i, err := range a.alterAll(c, edits) {
 		out := kmsg.NewIncrementalAlterConfigsResponseResource()
-		out.ResourceType, out.ResourceName = r.ResourceType, r.ResourceName
+		out.ResourceType, out.ResourceName = edits[i].resource.kind, edits[i].resource.name
 		out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
 		resp.Resources = append(resp.Resources, out)
 	}

@@ -37,13 +37,31 @@ type configEdit struct {
 	changes      []configChange
 }
 
+// alterAll does what the edits of one request say, one after the other, and
+// gives what came of each. A resource that is named more than once stays as it
+// is.
+func (a *API) alterAll(c *call, edits []configEdit) []error {
+	ctx, cancel := c.deadline(30_000)
+	defer cancel()
+	named := map[configResource]int{}
+	for _, edit := range edits {
+		named[edit.resource]++
+	}
+	errs := make([]error, len(edits))
+	for i, edit := range edits {
+		if named[edit.resource] > 1 {
+			errs[i] = fail(kerr.InvalidRequest, "each resource may be named at most once")
+			continue
+		}
+		errs[i] = a.alter(ctx, edit)
+	}
+	return errs
+}
+
 // alter does what edit says, or says why not. What it writes is in effect on
 // this broker when it returns.
-func (a *API) alter(ctx context.Context, edit configEdit, duplicate bool) error {
+func (a *API) alter(ctx context.Context, edit configEdit) error {
 	err := edit.check()
-	if duplicate {
-		err = fail(kerr.InvalidRequest, "each resource may be named at most once")
-	}
 	if err != nil {
 		return err
 	}

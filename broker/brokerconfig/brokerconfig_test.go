@@ -321,12 +321,14 @@ func TestCheckChange(t *testing.T) {
 // TestNearest: one slip in any name is still understood.
 func TestNearest(t *testing.T) {
 	all := slices.Sorted(maps.Keys(byName))
+	all = slices.DeleteFunc(all, func(name string) bool { // one letter apart: either may be meant
+		return name == "firn.group.max.bytes" || name == "firn.groups.max.bytes"
+	})
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.SampledFrom(all).Draw(t, "name")
 		at := rapid.IntRange(0, len(name)-1).Draw(t, "at")
 		slip := rapid.SampledFrom([]string{name[:at] + name[at+1:], name[:at] + "x" + name[at:], strings.ToUpper(name), strings.ReplaceAll(name, ".", "_")}).Draw(t, "slip")
-		got := near(slip)
-		if got != name && byName[slip] == nil {
+		if got := near(slip); got != name {
 			t.Fatalf("%q is taken for %q, not %q", slip, got, name)
 		}
 	})
