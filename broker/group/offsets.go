@@ -110,15 +110,14 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCom
 	return err
 }
 
-// mayCommit checks the sender against the group. The group is nil when the
-// commit is to make it. mu is held.
+// mayCommit checks the sender against the group, and makes a group that is not
+// there yet: as in Kafka it then is, whatever becomes of the offsets. The group
+// is nil when memory is full, so that none of them will be taken. mu is held.
 func (s *shard) mayCommit(req *kmsg.OffsetCommitRequest) (*groupState, *kerr.Error) {
+	now := s.c.deps.Now()
 	gs := s.groups[req.Group]
 	switch {
 	case gs != nil:
-		err := gs.core.commit(s.c.deps.Now(), req.Generation, req.MemberID, req.InstanceID)
-		s.settle(gs, &effects{})
-		return gs, err
 	case req.Generation >= 0 && req.Version >= 9: // KIP-848
 		return nil, kerr.GroupIDNotFound
 	case req.Generation >= 0:
@@ -126,8 +125,15 @@ func (s *shard) mayCommit(req *kmsg.OffsetCommitRequest) (*groupState, *kerr.Err
 	case s.c.groups.Load() >= int64(s.c.config().MaxGroups):
 		refusedGroups.Inc()
 		return nil, kerr.GroupMaxSizeReached
+	case s.c.full():
+		return nil, nil
+	default:
+		id := strings.Clone(req.Group)
+		gs = s.create(id, newClassic(id, &s.rules, now))
 	}
-	return nil, nil
+	err := gs.core.commit(now, req.Generation, req.MemberID, req.InstanceID)
+	s.settle(gs, &effects{})
+	return gs, err
 }
 
 // admit takes out what has too much metadata and, where a limit is reached,

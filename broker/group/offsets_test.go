@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/record"
@@ -321,6 +322,30 @@ func TestExpiry(t *testing.T) {
 		c = start(t, Config{}, log.revive())
 		if r := c.ListGroups(kmsg.NewPtrListGroupsRequest()); len(r.Groups) != 0 {
 			t.Errorf("after a restart: %+v", r.Groups)
+		}
+	})
+}
+
+// TestRefusedCommit: as in Kafka a commit makes its group even if none of its
+// offsets is taken, until retention is looked at; not when memory is full.
+func TestRefusedCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, Config{MaxMetadataBytes: -1, RetentionCheck: time.Minute}, newMemLog())
+		wantCode(t, "commit", commit(c, "g", "t", 0, 1), kerr.OffsetMetadataTooLarge)
+		if got := describe(c, 6, "g").State; got != "Empty" {
+			t.Errorf("the group is %s", got)
+		}
+		wantCode(t, "of a generation", c.OffsetCommit(commitReq(9, "h", "m", 1, "t", 0, 1)).Topics[0].Partitions[0].ErrorCode, kerr.GroupIDNotFound)
+		time.Sleep(61 * time.Second)
+		synctest.Wait()
+		if n, bytes := c.groups.Load(), c.bytes.Load(); n != 0 || bytes != 0 {
+			t.Errorf("left: %d groups, %d bytes", n, bytes)
+		}
+		c.SetConfig(Config{MaxBytes: 550})
+		wantCode(t, "the last commit", commit(c, "g", "t", 0, 1), nil)
+		wantCode(t, "memory is full", commit(c, "h", "t", 0, 1), kerr.InvalidCommitOffsetSize)
+		if n := c.groups.Load(); n != 1 {
+			t.Errorf("%d groups when memory is full", n)
 		}
 	})
 }
