@@ -3,6 +3,7 @@ package group
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -529,35 +530,65 @@ func TestLoadingAndUnloaded(t *testing.T) {
 	}
 }
 
-// TestBlockedAppend has many wait for one slow append, and an unload then.
+// TestBlockedAppend has many wait for one slow append: they are then written
+// together, and a member of another group does not wait for them.
 func TestBlockedAppend(t *testing.T) {
-	log := newMemLog()
-	log.gate = make(chan struct{})
-	c := start(t, Config{}, log)
-	codes := make(chan int16, 50)
-	for i := range 50 {
-		go func() { codes <- commit(c, "g", "t", int32(i), 1) }()
-	}
-	s := c.shards[0].Load()
-	for { // all but the batch at the log are queued
-		s.mu.Lock()
-		n := len(s.queue)
-		s.mu.Unlock()
-		if n >= 1 {
-			break
+	synctest.Test(t, func(t *testing.T) {
+		log := newMemLog()
+		log.gate = make(chan struct{})
+		c := start(t, Config{}, log)
+		codes := make(chan int16, 50)
+		for i := range 50 {
+			go func() { codes <- commit(c, "g", "t", int32(i), 1) }()
 		}
-		time.Sleep(time.Millisecond)
-	}
-	m := &consumer{c: c, group: "other", version: 9}
-	wantCode(t, "others go on", (<-m.joinLater(m.joinReq())).ErrorCode, kerr.MemberIDRequired)
-	close(log.gate)
-	for range 50 {
-		wantCode(t, "commit", <-codes, nil)
-	}
-	if n := len(log.batches); n > 40 {
-		t.Errorf("%d batches for 50 commits that waited together", n)
-	}
+		synctest.Wait()
+		m := &consumer{c: c, group: "other", version: 9}
+		wantCode(t, "others go on", (<-m.joinLater(m.joinReq())).ErrorCode, kerr.MemberIDRequired)
+		close(log.gate)
+		for range 50 {
+			wantCode(t, "commit", <-codes, nil)
+		}
+		if n := len(log.batches); n != 2 {
+			t.Errorf("%d batches: one was at the log when the others queued up", n)
+		}
+	})
 }
+
+// TestLogLines: what a client does in a loop is at the level of debugging
+// after a few lines, until it has been quiet for a while.
+func TestLogLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var info, all lineCount
+		log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(&info, nil), slog.NewTextHandler(&all, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		c := New(Config{OffsetsPartitions: 1, InitialRebalanceDelay: -1}, Deps{Log: log})
+		defer c.Close()
+		if err := c.Load(t.Context(), 0, newMemLog()); err != nil {
+			t.Fatal(err)
+		}
+		m := &consumer{c: c, group: "g", version: 9}
+		m.join()
+		loop := func(n int) (atInfo, atAll lineCount) {
+			atInfo, atAll = info, all
+			for i := range n {
+				m.meta = fmt.Sprint(i)
+				wantCode(t, "join", m.join().ErrorCode, nil)
+			}
+			return info - atInfo, all - atAll
+		}
+		if atInfo, atAll := loop(1000); atInfo > linesAtOnce || atAll != 1000 {
+			t.Errorf("%d lines, %d with those for debugging", atInfo, atAll)
+		}
+		time.Sleep(9 * time.Second) // the session of 10 s goes on
+		if atInfo, _ := loop(5); atInfo != 1 {
+			t.Errorf("%d lines after 9 s", atInfo)
+		}
+	})
+}
+
+// lineCount counts what is written to it: once a line.
+type lineCount int
+
+func (n *lineCount) Write(b []byte) (int, error) { *n++; return len(b), nil }
 
 func TestCorruptRecords(t *testing.T) {
 	key := (&entry{group: "g", isOffset: true, topic: "t"}).key()

@@ -74,6 +74,7 @@ type note struct {
 	group string // filled in by the shard
 	msg   string
 	args  []any
+	again bool // the group has had its share of lines: for those who debug
 }
 
 // effects is what a step of the core wants done: writes in their order, then

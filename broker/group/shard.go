@@ -1,12 +1,14 @@
 package group
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"golang.org/x/time/rate"
 )
 
 const queueBytes = 64 << 20 // of waiting commits per partition; beyond that they are refused
@@ -59,8 +61,16 @@ type groupState struct {
 	waiting int       // operations of the group in the queue or at the log
 	bytes   int       // as counted in the coordinator's total
 	members int       // as counted in the gauge
-	deleted bool      // what is queued of its metadata must not follow the tombstone; the writer's
+	lines   *rate.Limiter
+	deleted bool // what is queued of its metadata must not follow the tombstone; the writer's
 }
+
+// A client that joins in a loop would fill the log: of each group it gets these
+// many lines; the rest is there at the level of debugging.
+const (
+	linesPerSecond = 0.2
+	linesAtOnce    = 20
+)
 
 // durable is a group as the log has it.
 type durable struct {
@@ -133,7 +143,7 @@ func (s *shard) push(o op) {
 
 // create makes a group that is not there yet. mu is held.
 func (s *shard) create(id string, core *classic) *groupState {
-	gs := &groupState{core: core}
+	gs := &groupState{core: core, lines: rate.NewLimiter(linesPerSecond, linesAtOnce)}
 	gs.timer = newTimer(func() { s.tick(gs) })
 	s.groups[id] = gs
 	s.c.groups.Add(1)
@@ -194,7 +204,7 @@ func (s *shard) settleThen(gs *groupState, fx *effects, after func(*kerr.Error))
 	fx.rebalances = 0
 	for i := range fx.notes {
 		if n := &fx.notes[i]; n.group == "" {
-			n.group = gs.core.id
+			n.group, n.again = gs.core.id, !gs.lines.AllowN(s.c.deps.Now(), 1)
 		}
 	}
 	return waits
@@ -203,7 +213,11 @@ func (s *shard) settleThen(gs *groupState, fx *effects, after func(*kerr.Error))
 // send logs the notes and calls the replies. No lock is held.
 func (fx *effects) send(l *slog.Logger) {
 	for _, n := range fx.notes {
-		l.Info(n.msg, append([]any{"group", n.group}, n.args...)...)
+		level := slog.LevelInfo
+		if n.again {
+			level = slog.LevelDebug
+		}
+		l.Log(context.Background(), level, n.msg, append([]any{"group", n.group}, n.args...)...)
 	}
 	for _, r := range fx.joins {
 		r.to.reply(r.resp)
