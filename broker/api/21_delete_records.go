@@ -4,7 +4,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -71,11 +70,7 @@ func (a *API) deleteRecordsOf(t *metastore.Topic, p int32, before int64) (record
 	if t.Internal {
 		return -1, kerr.InvalidTopicException
 	}
-	cfg, err := topicconfig.Parse(t.Configs, a.deps.Config().TopicDefaults())
-	if err != nil {
-		return -1, err
-	}
-	if !cfg.Partition.DeleteOnRetention {
+	if !part.Config().DeleteOnRetention {
 		return -1, kerr.PolicyViolation
 	}
 	if before < -1 {

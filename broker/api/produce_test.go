@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
@@ -164,8 +165,7 @@ func TestProduceAfterDeleteRecords(t *testing.T) {
 	}
 }
 
-func deleteRecordsOf(t *testing.T, topic string, p int32, offset int64) kmsg.DeleteRecordsResponseTopicPartition {
-	t.Helper()
+func deleteRecordsRequest(topic string, p int32, offset int64) *kmsg.DeleteRecordsRequest {
 	req := kmsg.NewPtrDeleteRecordsRequest()
 	req.Version = 2
 	rt := kmsg.NewDeleteRecordsRequestTopic()
@@ -174,7 +174,29 @@ func deleteRecordsOf(t *testing.T, topic string, p int32, offset int64) kmsg.Del
 	rp.Partition, rp.Offset = p, offset
 	rt.Partitions = append(rt.Partitions, rp)
 	req.Topics = append(req.Topics, rt)
-	return ask[*kmsg.DeleteRecordsResponse](t, req).Topics[0].Partitions[0]
+	return req
+}
+
+func deleteRecordsOf(t *testing.T, topic string, p int32, offset int64) kmsg.DeleteRecordsResponseTopicPartition {
+	t.Helper()
+	return ask[*kmsg.DeleteRecordsResponse](t, deleteRecordsRequest(topic, p, offset)).Topics[0].Partitions[0]
+}
+
+// Where the broker's defaults contradict a topic's own configs the topic goes on
+// without them, here too.
+func TestDeleteRecordsWithDefaultsThatDoNotFit(t *testing.T) {
+	topic := makeTopic(t, 1, "remote.storage.enable", "true", "retention.ms", "1000000")
+	write(t, topic, 0, 5)
+	deps := shared.deps
+	deps.Config = configured(t, "log.local.retention.ms", "2000000", "remote.log.storage.system.enable", "true")
+	if _, err := topicconfig.Parse(topic.Configs, deps.Config().TopicDefaults()); err == nil {
+		t.Fatal("the defaults fit")
+	}
+	a := New(Config{BrokerID: testBroker}, deps)
+	req := deleteRecordsRequest(topic.Name, 0, 3)
+	if got := askOf[*kmsg.DeleteRecordsResponse](t, a, req).Topics[0].Partitions[0]; got.LowWatermark != 3 || got.ErrorCode != 0 {
+		t.Errorf("got %+v", got)
+	}
 }
 
 func TestDeleteRecords(t *testing.T) {
