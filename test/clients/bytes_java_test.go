@@ -22,7 +22,7 @@ func TestRecordJavaProducer(t *testing.T) {
 	if *javaClassPath == "" {
 		t.Skip("it is for make record-java")
 	}
-	b := bytewise.Start(t, firnBinary())
+	b := bytewise.Start(t)
 	for _, codec := range codecs {
 		for _, idempotent := range []bool{true, false} {
 			name := codec

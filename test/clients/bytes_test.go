@@ -3,7 +3,6 @@ package clients
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,10 +10,10 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/firnlog/firn/test/clients/bytewise"
-	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/firnlog/firn/test/clients/bytewise"
 )
 
 // A batch is a producer's own: what it sent, in whatever codec, must be what
@@ -65,15 +64,8 @@ func (w way) try(t *testing.T, b *bytewise.Broker, codec string, appendTime bool
 	t.Logf("%d batches, Produce versions %v", seen.Batches, seen.Versions)
 }
 
-func firnBinary() string {
-	if bin := os.Getenv("FIRNDEV_BIN"); bin != "" {
-		return bin
-	}
-	return filepath.Join("..", "..", "bin", "firn")
-}
-
 func TestBytesStay(t *testing.T) {
-	b := bytewise.Start(t, firnBinary())
+	b := bytewise.Start(t)
 	older := codecs[:4] // before Produce 7 there is no zstd
 	for _, w := range []way{
 		{"franz-go", codecs, true, -1, franzBytes()},
@@ -133,25 +125,14 @@ func saramaBytes(version sarama.KafkaVersion) func(*testing.T, string, string, s
 }
 
 func kafkagoBytes(t *testing.T, addr, topic, codec string, recs []rec) {
-	w := &kafka.Writer{Addr: kafka.TCP(addr), Topic: topic, RequiredAcks: kafka.RequireAll, BatchTimeout: 5 * time.Millisecond, BatchSize: 20, BatchBytes: 900_000, MaxAttempts: 1, Transport: kafkagoTransport(t)}
-	w.Compression = map[string]kafka.Compression{"gzip": kafka.Gzip, "snappy": kafka.Snappy, "lz4": kafka.Lz4, "zstd": kafka.Zstd}[codec]
-	var ms []kafka.Message
-	for _, r := range recs {
-		ms = append(ms, kafkagoMessage(r))
-	}
-	if err := w.WriteMessages(limit(t), ms...); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	kafkagoProduce(t, addr, topic, codec, recs, 20)
 }
 
 // TestBytesOfTheJavaProducerStay replays what Kafka's own producer sent once
 // (testdata/java-produce/README.md).
 func TestBytesOfTheJavaProducerStay(t *testing.T) {
 	files := must[[]string](t)(filepath.Glob("testdata/java-produce/*.bin"))
-	b := bytewise.Start(t, firnBinary())
+	b := bytewise.Start(t)
 	seen := map[string]bool{}
 	for _, f := range files {
 		sent, err := bytewise.ReadBatches(f)

@@ -7,6 +7,7 @@ package clients
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -21,6 +22,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/firnlog/firn/test/clients/bytewise"
 )
 
 // broker is where the one firn of this test process listens.
@@ -34,10 +37,6 @@ func TestMain(m *testing.M) {
 // the tests and stops it. It must stop cleanly and without having printed a
 // data race or a panic.
 func run(m *testing.M) int {
-	bin := os.Getenv("FIRNDEV_BIN")
-	if bin == "" {
-		bin = filepath.Join("..", "..", "bin", "firn")
-	}
 	dir, err := os.MkdirTemp("", "firn-clients-")
 	if err != nil {
 		return failed("%v", err)
@@ -49,31 +48,30 @@ func run(m *testing.M) int {
 	if brokerHTTP, err = freePort(); err != nil {
 		return failed("%v", err)
 	}
-	var log lockedBuffer
-	cmd := exec.Command(bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", broker, "--http", brokerHTTP,
+	var log bytes.Buffer // read once the process is gone
+	cmd := exec.Command(bytewise.Binary(), "start", "--data", filepath.Join(dir, "data"), "--kafka", broker, "--http", brokerHTTP,
 		"--upload-check", "200ms", "--upload-wait", "0s", "--set", "log.retention.check.interval.ms=200", "--set", "group.initial.rebalance.delay.ms=0")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return failed("%v (make builds bin/firn)", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	var waitErr error // how the process ended, once ended is closed
+	ended := make(chan struct{})
+	go func() { waitErr = cmd.Wait(); close(ended) }()
 	if err := awaitReady(ended); err != nil {
 		cmd.Process.Kill()
-		return failed("%v\n%s", err, log.String())
+		<-ended
+		return failed("%v (%v)\n%s", err, waitErr, log.String())
 	}
 	code := m.Run()
 	cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err = <-ended:
-	case <-time.After(time.Minute):
-		cmd.Process.Kill()
-		err = fmt.Errorf("it did not end within a minute")
-	}
+	late := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	<-ended
+	late.Stop()
 	out := log.String()
-	if err != nil || strings.Contains(out, "DATA RACE") || strings.Contains(out, "panic:") || strings.Contains(out, "panic=") {
-		fmt.Fprintf(os.Stderr, "firn ended badly: %v\n", err)
+	if waitErr != nil || strings.Contains(out, "DATA RACE") || strings.Contains(out, "panic:") || strings.Contains(out, "panic=") {
+		fmt.Fprintf(os.Stderr, "firn ended badly: %v\n", waitErr)
 		code = max(code, 1)
 	}
 	if code != 0 {
@@ -99,7 +97,7 @@ func freePort() (string, error) {
 	return ln.Addr().String(), nil
 }
 
-func awaitReady(ended <-chan error) error {
+func awaitReady(ended <-chan struct{}) error {
 	deadline := time.After(time.Minute)
 	for {
 		if resp, err := http.Get("http://" + brokerHTTP + "/readyz"); err == nil {
@@ -109,30 +107,13 @@ func awaitReady(ended <-chan error) error {
 			}
 		}
 		select {
-		case err := <-ended:
-			return fmt.Errorf("firn ended before it was ready: %v", err)
+		case <-ended:
+			return errors.New("firn ended before it was ready")
 		case <-deadline:
-			return fmt.Errorf("firn was not ready within a minute")
+			return errors.New("firn was not ready within a minute")
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // limit ends a minute from now; nothing here takes that long.

@@ -234,7 +234,13 @@ func saramaRead(t testing.TB, topic string, n int) []rec {
 
 func kafkagoWrite(t testing.TB, topic, codec string, recs []rec) {
 	t.Helper()
-	w := &kafka.Writer{Addr: kafka.TCP(broker), Topic: topic, RequiredAcks: kafka.RequireAll, BatchTimeout: 5 * time.Millisecond, BatchSize: 60, BatchBytes: 900_000, MaxAttempts: 1, Transport: kafkagoTransport(t)}
+	kafkagoProduce(t, broker, topic, codec, recs, 60)
+}
+
+// kafkagoProduce writes batches of some records to the broker at addr.
+func kafkagoProduce(t testing.TB, addr, topic, codec string, recs []rec, batch int) {
+	t.Helper()
+	w := &kafka.Writer{Addr: kafka.TCP(addr), Topic: topic, RequiredAcks: kafka.RequireAll, BatchTimeout: 5 * time.Millisecond, BatchSize: batch, BatchBytes: 900_000, MaxAttempts: 1, Transport: kafkagoTransport(t)}
 	w.Compression = map[string]kafka.Compression{"gzip": kafka.Gzip, "snappy": kafka.Snappy, "lz4": kafka.Lz4, "zstd": kafka.Zstd}[codec]
 	var ms []kafka.Message
 	for _, r := range recs {

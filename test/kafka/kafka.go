@@ -22,7 +22,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -37,25 +36,7 @@ type Broker struct {
 	Dir  string // everything it keeps; its log folder is Dir/data
 
 	cmd   *exec.Cmd
-	out   *lockedBuffer
 	ended chan struct{} // closed once the process is gone
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 //go:embed log4j2.yaml
@@ -179,9 +160,13 @@ func (b *Broker) start(ctx context.Context, props map[string]string) error {
 	if out, err := format.CombinedOutput(); err != nil {
 		return fmt.Errorf("format Kafka's folder: %w\n%s", err, out)
 	}
-	b.out = &lockedBuffer{}
+	out, err := os.Create(b.outputPath())
+	if err != nil {
+		return err
+	}
+	defer out.Close() // the process has its own
 	b.cmd = exec.Command("java", "-Xms256m", "-Xmx768m", "-XX:+UseSerialGC", "-Dlog4j2.configurationFile="+log4j, "-cp", cp, "kafka.Kafka", conf)
-	b.cmd.Stdout, b.cmd.Stderr = b.out, b.out
+	b.cmd.Stdout, b.cmd.Stderr = out, out
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	b.ended = make(chan struct{})
 	started := make(chan error, 1)
@@ -238,13 +223,13 @@ func ask(addr string) error {
 	return err
 }
 
-// Output is what the node printed so far.
+// Output is what the node printed so far; Stop removes it.
 func (b *Broker) Output() string {
-	if b.out == nil {
-		return ""
-	}
-	return b.out.String()
+	text, _ := os.ReadFile(b.outputPath()) // not there: nothing was printed
+	return string(text)
 }
+
+func (b *Broker) outputPath() string { return filepath.Join(b.Dir, "kafka.log") }
 
 // Pid is the process's id.
 func (b *Broker) Pid() int { return b.cmd.Process.Pid }

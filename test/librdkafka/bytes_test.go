@@ -3,8 +3,6 @@ package librdkafka
 import (
 	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -17,11 +15,7 @@ import (
 // TestBytesStay: what librdkafka sends is what lies on disk and what Fetch
 // gives, byte for byte.
 func TestBytesStay(t *testing.T) {
-	bin := os.Getenv("FIRNDEV_BIN")
-	if bin == "" {
-		bin = filepath.Join("..", "..", "bin", "firn")
-	}
-	b := bytewise.Start(t, bin)
+	b := bytewise.Start(t)
 	codecs := []string{"none", "gzip", "snappy", "lz4", "zstd"}
 	for _, way := range []struct {
 		name       string

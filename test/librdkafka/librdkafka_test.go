@@ -18,15 +18,13 @@ import (
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/firnlog/firn/test/clients/bytewise"
 )
 
 // start runs $FIRNDEV_BIN (or the checkout's bin/firn) on a fresh folder.
 func start(t *testing.T) (bootstrap, httpAddr string) {
 	t.Helper()
-	bin := os.Getenv("FIRNDEV_BIN")
-	if bin == "" {
-		bin = filepath.Join("..", "..", "bin", "firn")
-	}
 	port := func() string {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -40,7 +38,7 @@ func start(t *testing.T) (bootstrap, httpAddr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "start", "--data", filepath.Join(t.TempDir(), "data"), "--kafka", bootstrap, "--http", httpAddr,
+	cmd := exec.Command(bytewise.Binary(), "start", "--data", filepath.Join(t.TempDir(), "data"), "--kafka", bootstrap, "--http", httpAddr,
 		"--upload-check", "200ms", "--upload-wait", "0s", "--set", "log.retention.check.interval.ms=200")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

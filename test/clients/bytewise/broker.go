@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,18 +29,27 @@ type Broker struct {
 	kafka string // the broker's own address
 }
 
-// Start runs bin on a fresh folder and ends it with the test; it must stop
+// Binary is the firn under test: $FIRNDEV_BIN, or the checkout's bin/firn as
+// seen from a folder of test/.
+func Binary() string {
+	if bin := os.Getenv("FIRNDEV_BIN"); bin != "" {
+		return bin
+	}
+	return filepath.Join("..", "..", "bin", "firn")
+}
+
+// Start runs firn on a fresh folder and ends it with the test; it must stop
 // cleanly, and have printed no race and no panic.
-func Start(t testing.TB, bin string) *Broker {
+func Start(t testing.TB) *Broker {
 	t.Helper()
 	tap, err := NewTap()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Broker{Addr: tap.Addr(), Tap: tap, bin: bin, data: filepath.Join(t.TempDir(), "data")}
-	cmd := exec.Command(bin, "start", "--output", "json", "--data", b.data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--advertise", b.Addr)
+	b := &Broker{Addr: tap.Addr(), Tap: tap, bin: Binary(), data: filepath.Join(t.TempDir(), "data")}
+	cmd := exec.Command(b.bin, "start", "--output", "json", "--data", b.data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--advertise", b.Addr)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var log lockedBuffer
+	var log bytes.Buffer // read once the process is gone
 	cmd.Stderr = &log
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -56,36 +64,19 @@ func Start(t testing.TB, bin string) *Broker {
 		cmd.Process.Signal(syscall.SIGTERM)
 		late := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 		defer late.Stop()
-		if err := cmd.Wait(); err != nil || bytes.Contains(log.bytes(), []byte("DATA RACE")) || bytes.Contains(log.bytes(), []byte("panic")) {
-			t.Errorf("firn ended badly: %v\n%s", err, log.bytes())
+		if err := cmd.Wait(); err != nil || t.Failed() || bytes.Contains(log.Bytes(), []byte("DATA RACE")) || bytes.Contains(log.Bytes(), []byte("panic")) {
+			t.Errorf("firn ended with %v\n%s", err, log.Bytes())
 		}
 	})
 	var ready struct{ Event, Kafka string }
 	stdout := bufio.NewReader(out)
 	line, err := stdout.ReadBytes('}')
 	if err != nil || json.Unmarshal(line, &ready) != nil || ready.Event != "ready" {
-		t.Fatalf("firn did not become ready (%v): %s%s", err, line, log.bytes())
+		t.Fatalf("firn did not become ready (%v): %s", err, line)
 	}
 	b.kafka = ready.Kafka
 	tap.Serve(b.kafka)
 	return b
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.buf.Bytes())
 }
 
 // Ask sends one request to the broker itself, past the Tap, and gives the
