@@ -149,16 +149,16 @@ func noList(name string) error {
 
 func (a *API) alterTopic(ctx context.Context, e configEdit) error {
 	name := e.resource.name
-	if name == "" {
-		return fail(kerr.InvalidRequest, "there are no configs for all topics; name one")
-	}
-	if err := checkTopicName(name); err != nil {
-		return err
-	}
 	t := a.deps.Meta.Image().Topics[name]
 	edit := func(old map[string]string) (map[string]string, error) {
 		next, err := e.apply(old, topicList)
-		if err != nil {
+		if err != nil { // as in Kafka, told before what is wrong with the name
+			return nil, err
+		}
+		if name == "" {
+			return nil, fail(kerr.InvalidRequest, "there are no configs for all topics; name one")
+		}
+		if err := checkTopicName(name); err != nil {
 			return nil, err
 		}
 		if err := checkInternal(t, old, next); err != nil {
