@@ -63,18 +63,7 @@ firn's version answers. Brokers that answer the same are shown together.`,
 			if len(shown) == 0 {
 				return failf("brokers: firn cluster info", "broker %d is not in this cluster", broker)
 			}
-			if a.json() {
-				return a.printJSON(shown)
-			}
-			for i, b := range shown {
-				if i > 0 {
-					fmt.Fprintln(a.out)
-				}
-				if err := a.printAPIs(b); err != nil {
-					return err
-				}
-			}
-			return nil
+			return printEach(a, shown, a.printAPIs)
 		},
 	}
 	a.addBrokers(cmd)

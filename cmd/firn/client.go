@@ -88,15 +88,24 @@ func softwareVersion() string {
 	return strings.Trim(v, ".-")
 }
 
-// admin is connect for commands that only ask and change metadata. The
+// connectAdmin is connect for commands that only ask and change metadata. The
 // context is bounded; done gives everything back.
-func (a *app) admin(ctx context.Context) (_ context.Context, adm *kadm.Client, done func(), err error) {
-	cl, err := a.connect(ctx)
+func (a *app) connectAdmin(ctx context.Context) (_ context.Context, cl *kgo.Client, done func(), err error) {
+	cl, err = a.connect(ctx)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	return ctx, kadm.NewClient(cl), func() { cancel(); cl.Close() }, nil
+	return ctx, cl, func() { cancel(); cl.Close() }, nil
+}
+
+// admin is connectAdmin for commands for which kadm has the requests.
+func (a *app) admin(ctx context.Context) (_ context.Context, adm *kadm.Client, done func(), err error) {
+	ctx, cl, done, err := a.connectAdmin(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return ctx, kadm.NewClient(cl), done, nil
 }
 
 // unreachable explains why no broker could be spoken to.

@@ -53,13 +53,11 @@ that is set at start only has to be given to "firn start".`,
 			if err != nil {
 				return err
 			}
-			cl, err := a.connect(cmd.Context())
+			ctx, cl, done, err := a.connectAdmin(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer cl.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), adminTimeout)
-			defer cancel()
+			defer done()
 			return a.alterConfigs(ctx, cl, resources, changes, dryRun)
 		},
 	}
@@ -174,7 +172,6 @@ func (a *app) alterOne(ctx context.Context, cl *kgo.Client, r resource, changes 
 		err, message = kerr.ErrorForCode(resp.Resources[0].ErrorCode), deref(resp.Resources[0].ErrorMessage)
 	}
 	if err != nil {
-		out.Code, out.err = codeOf(err), a.explainResource(r, err, message)
-		out.Error = out.err.Error()
+		out.note(err, a.explainResource(r, err, message))
 	}
 }

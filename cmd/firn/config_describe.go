@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,13 +40,11 @@ static_broker_config (how the broker was started), default_config.`,
 			if err != nil {
 				return err
 			}
-			cl, err := a.connect(cmd.Context())
+			ctx, cl, done, err := a.connectAdmin(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer cl.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), adminTimeout)
-			defer cancel()
+			defer done()
 			everything := len(resources) == 0
 			if everything {
 				if resources, err = listResources(ctx, cl); err != nil {
@@ -71,21 +68,10 @@ static_broker_config (how the broker was started), default_config.`,
 				}
 				shown = append(shown, resourceConfigs{r.String(), entries})
 			}
-			if a.json() {
-				return a.printJSON(shown)
-			}
-			if len(shown) == 0 {
+			if len(shown) == 0 && !a.json() {
 				fmt.Fprintln(a.out, "all configs have their default values; see them with: firn config describe RESOURCE --all")
 			}
-			for i, rc := range shown {
-				if i > 0 {
-					fmt.Fprintln(a.out)
-				}
-				if err := a.printConfigs(rc, docs); err != nil {
-					return err
-				}
-			}
-			return nil
+			return printEach(a, shown, func(rc resourceConfigs) error { return a.printConfigs(rc, docs) })
 		},
 	}
 	a.addBrokers(cmd)

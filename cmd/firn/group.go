@@ -129,18 +129,7 @@ committed offset, the end of the log and the lag between the two.`,
 				}
 				infos = append(infos, info)
 			}
-			if a.json() {
-				return a.printJSON(infos)
-			}
-			for i, info := range infos {
-				if i > 0 {
-					fmt.Fprintln(a.out)
-				}
-				if err := a.printGroup(info); err != nil {
-					return err
-				}
-			}
-			return nil
+			return printEach(a, infos, a.printGroup)
 		},
 	}
 }
@@ -149,10 +138,7 @@ func describeGroup(l kadm.DescribedGroupLag) groupInfo {
 	info := groupInfo{Group: l.Group, State: l.State, Type: l.ProtocolType, Assignor: l.Protocol, Coordinator: l.Coordinator.NodeID,
 		Members: []groupMember{}, Partitions: []groupPartition{}}
 	for _, m := range l.Members {
-		gm := groupMember{MemberID: m.MemberID, ClientID: m.ClientID, Host: m.ClientHost, Assigned: map[string][]int32{}}
-		if m.InstanceID != nil {
-			gm.InstanceID = *m.InstanceID
-		}
+		gm := groupMember{MemberID: m.MemberID, InstanceID: deref(m.InstanceID), ClientID: m.ClientID, Host: m.ClientHost, Assigned: map[string][]int32{}}
 		if as, ok := m.Assigned.AsConsumer(); ok {
 			for _, t := range as.Topics {
 				parts := slices.Clone(t.Partitions)

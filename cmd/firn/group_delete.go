@@ -36,11 +36,7 @@ func (a *app) groupState(ctx context.Context, adm *kadm.Client, group string) (g
 	}
 	s.state = d.State
 	for _, m := range d.Members {
-		instance := ""
-		if m.InstanceID != nil {
-			instance = *m.InstanceID
-		}
-		s.members = append(s.members, memberText(m.ClientID, instance, m.ClientHost))
+		s.members = append(s.members, memberText(m.ClientID, m.InstanceID, m.ClientHost))
 	}
 	return s, nil
 }
@@ -57,28 +53,23 @@ func (a *app) newGroupState(ctx context.Context, adm *kadm.Client, s groupState)
 	case errors.Is(err, kerr.UnsupportedVersion), errors.Is(err, kerr.GroupIDNotFound), err == nil && !ok:
 		return s, nil
 	case err != nil:
-		if ke := codeOf(err); ke == "" {
+		if codeOf(err) == "" {
 			return s, nil // the broker does not know the request
 		}
 		return s, a.explain("group "+s.group, err, "")
 	}
 	s.state = d.State
 	for _, m := range d.Members {
-		instance := ""
-		if m.InstanceID != nil {
-			instance = *m.InstanceID
-		}
-		s.members = append(s.members, memberText(m.ClientID, instance, m.ClientHost))
+		s.members = append(s.members, memberText(m.ClientID, m.InstanceID, m.ClientHost))
 	}
 	return s, nil
 }
 
-func memberText(client, instance, host string) string {
-	text := client
-	if instance != "" {
-		text += " (" + instance + ")"
+func memberText(client string, instance *string, host string) string {
+	if instance != nil {
+		client += " (" + *instance + ")"
 	}
-	return text + " at " + strings.TrimPrefix(host, "/")
+	return client + " at " + strings.TrimPrefix(host, "/")
 }
 
 // refuse is the error of a group that is in use; why ends the sentence.
@@ -87,28 +78,13 @@ func (s groupState) refuse(why string) error {
 		"group %s is %s and has %s: %s; %s", s.group, s.state, plural(len(s.members), "member"), strings.Join(s.members, ", "), why)
 }
 
-// confirm asks at a terminal; otherwise, or with yes, the answer is yes.
-func (a *app) confirm(yes bool, question string) error {
-	if yes || !terminal(a.in) || !terminal(a.err) {
-		return nil
-	}
-	fmt.Fprintf(a.err, "%s This cannot be undone. [y/N] ", question)
-	var answer string
-	_, _ = fmt.Fscanln(a.in, &answer) // no answer is no
-	if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
-		return failf("", "nothing was deleted")
-	}
-	return nil
-}
-
 type groupResult struct {
 	Group string `json:"group"`
 	outcome
 }
 
 func (a *app) groupDeleteCommand() *cobra.Command {
-	var yes bool
-	cmd := &cobra.Command{
+	return a.deletes("with all committed offsets", a.deleteGroups, &cobra.Command{
 		Use:     "delete GROUP...",
 		Aliases: []string{"rm"},
 		Short:   "Delete groups and what they committed",
@@ -117,43 +93,29 @@ members is refused. At a terminal it asks first, unless --yes is given.`,
 		Example:           "  firn group delete reporting",
 		Args:              args(cobra.MinimumNArgs(1), "the name of a group, or several"),
 		ValidArgsFunction: a.completeGroups,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			names = unique(names)
-			if err := a.confirm(yes, "Delete "+strings.Join(names, ", ")+" with all committed offsets?"); err != nil {
-				return err
-			}
-			ctx, adm, done, err := a.admin(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			resp, err := adm.DeleteGroups(ctx, names...)
-			if err != nil && len(resp) == 0 {
-				return a.explain("delete "+strings.Join(names, ", "), err, "")
-			}
-			var results []groupResult
-			for _, n := range names {
-				r := groupResult{Group: n}
-				got, ok := resp[n]
-				switch {
-				case !ok:
-					r.fail(a, "group "+n, errors.Join(errors.New("its coordinator gave no answer"), err), "")
-				case errors.Is(got.Err, kerr.NonEmptyGroup):
-					r.Code = codeOf(got.Err)
-					r.err = a.inUse(ctx, adm, n, got.Err, "only a group without members can be deleted")
-				case got.Err != nil:
-					r.fail(a, "group "+n, got.Err, got.ErrMessage)
-				}
-				if r.err != nil {
-					r.Error = r.err.Error()
-				}
-				results = append(results, r)
-			}
-			return finish(a, "groups", results, func(r groupResult) string { return "deleted group " + r.Group })
-		},
+	})
+}
+
+func (a *app) deleteGroups(ctx context.Context, adm *kadm.Client, names []string) error {
+	resp, err := adm.DeleteGroups(ctx, names...)
+	if err != nil && len(resp) == 0 {
+		return a.explain("delete "+strings.Join(names, ", "), err, "")
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	return cmd
+	var results []groupResult
+	for _, n := range names {
+		r := groupResult{Group: n}
+		got, ok := resp[n]
+		switch {
+		case !ok:
+			r.fail(a, "group "+n, errors.Join(errors.New("its coordinator gave no answer"), err), "")
+		case errors.Is(got.Err, kerr.NonEmptyGroup):
+			r.note(got.Err, a.inUse(ctx, adm, n, got.Err, "only a group without members can be deleted"))
+		case got.Err != nil:
+			r.fail(a, "group "+n, got.Err, got.ErrMessage)
+		}
+		results = append(results, r)
+	}
+	return finish(a, "groups", results, func(r groupResult) string { return "deleted group " + r.Group })
 }
 
 // inUse names the members of a group that the broker said has some.
@@ -209,7 +171,7 @@ A topic that a member of the group reads is refused. At a terminal it asks first
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringArrayVarP(&topics, "topic", "t", nil, "a `TOPIC`, or TOPIC:PARTITIONS as in flights:0,3-5; may be repeated")
-	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	addYes(cmd, &yes)
 	cmd.RegisterFlagCompletionFunc("topic", a.completeTopicFlag)
 	return cmd
 }

@@ -22,6 +22,23 @@ func (a *app) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
+// printEach prints results one below the other, an empty line between, or all
+// of them as JSON.
+func printEach[T any](a *app, all []T, print func(T) error) error {
+	if a.json() {
+		return a.printJSON(all)
+	}
+	for i, v := range all {
+		if i > 0 {
+			fmt.Fprintln(a.out)
+		}
+		if err := print(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // table prints rows under a header of capitals, columns aligned. A column
 // whose header begins with ">" is aligned to the right.
 type table struct {
@@ -135,9 +152,12 @@ type outcome struct {
 
 // fail notes an error; what is what it is about, as for explain.
 func (o *outcome) fail(a *app, what string, err error, message string) {
-	o.Code = codeOf(err)
-	o.err = a.explain(what, err, message)
-	o.Error = o.err.Error()
+	o.note(err, a.explain(what, err, message))
+}
+
+// note notes an error and what the user is told of it.
+func (o *outcome) note(err, explained error) {
+	o.Code, o.err, o.Error = codeOf(err), explained, explained.Error()
 }
 
 func (o outcome) failed() error { return o.err }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -289,8 +290,7 @@ func (a *app) alterTopics(cmd *cobra.Command, names []string, ops []kadm.AlterCo
 }
 
 func (a *app) topicDeleteCommand() *cobra.Command {
-	var yes bool
-	cmd := &cobra.Command{
+	return a.deletes("with all records", a.deleteTopics, &cobra.Command{
 		Use:     "delete NAME...",
 		Aliases: []string{"rm"},
 		Short:   "Delete topics and all their records",
@@ -299,43 +299,23 @@ cannot be undone. At a terminal it asks first, unless --yes is given.`,
 		Example:           "  firn topic delete flights",
 		Args:              args(cobra.MinimumNArgs(1), "the name of a topic, or several"),
 		ValidArgsFunction: a.completeTopics,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			names = unique(names)
-			if err := a.confirm(yes, "Delete "+strings.Join(names, ", ")+" with all records?"); err != nil {
-				return err
-			}
-			ctx, adm, done, err := a.admin(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			resp, err := adm.DeleteTopics(ctx, names...)
-			if err != nil {
-				return a.explain("delete "+strings.Join(names, ", "), err, "")
-			}
-			var results []topicResult
-			for _, n := range names {
-				r := topicResult{Topic: n}
-				if got, ok := resp[n]; !ok {
-					r.fail(a, errors.New("the broker's answer does not mention it"), "")
-				} else if got.Err != nil {
-					r.fail(a, got.Err, got.ErrMessage)
-				}
-				results = append(results, r)
-			}
-			return finish(a, "topics", results, func(r topicResult) string { return "deleted topic " + r.Topic })
-		},
-	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	return cmd
+	})
 }
 
-func unique(names []string) []string {
-	var out []string
-	for _, n := range names {
-		if !slices.Contains(out, n) {
-			out = append(out, n)
-		}
+func (a *app) deleteTopics(ctx context.Context, adm *kadm.Client, names []string) error {
+	resp, err := adm.DeleteTopics(ctx, names...)
+	if err != nil {
+		return a.explain("delete "+strings.Join(names, ", "), err, "")
 	}
-	return out
+	var results []topicResult
+	for _, n := range names {
+		r := topicResult{Topic: n}
+		if got, ok := resp[n]; !ok {
+			r.fail(a, errors.New("the broker's answer does not mention it"), "")
+		} else if got.Err != nil {
+			r.fail(a, got.Err, got.ErrMessage)
+		}
+		results = append(results, r)
+	}
+	return finish(a, "topics", results, func(r topicResult) string { return "deleted topic " + r.Topic })
 }

@@ -80,18 +80,7 @@ the broker's HTTP address, where that can be reached.`,
 				}
 				infos = append(infos, info)
 			}
-			if a.json() {
-				return a.printJSON(infos)
-			}
-			for i, info := range infos {
-				if i > 0 {
-					fmt.Fprintln(a.out)
-				}
-				if err := a.printTopic(info); err != nil {
-					return err
-				}
-			}
-			return nil
+			return printEach(a, infos, a.printTopic)
 		},
 	}
 	f := cmd.Flags()
