@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -125,10 +126,18 @@ func keyOf(topic string, id record.TopicID, p int32, byID bool) fetchKey {
 
 // fetchReply is what one partition gives.
 type fetchReply struct {
-	out     kmsg.FetchResponseTopicPartition
-	spans   []record.Span
-	unknown bool // there is no such partition
+	out   kmsg.FetchResponseTopicPartition
+	spans []record.Span
+	place int // in the answer: those that are not there come last
 }
+
+// Places in an answer, in Kafka's order.
+const (
+	placeKnown = iota
+	placeUnknownID
+	placeUnknownPartition
+	places
+)
 
 func (r *fetchReply) size() int64 { return record.SpansSize(r.spans) }
 
@@ -295,7 +304,10 @@ func (f *fetchCall) readHot() readState {
 			state.failed = state.failed || known > 0
 			f.failPart(fp, err)
 			if known == 0 {
-				fp.reply.unknown = true
+				fp.reply.place = placeUnknownPartition
+				if errors.Is(err, kerr.UnknownTopicID) {
+					fp.reply.place = placeUnknownID
+				}
 				fp.reply.out.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
 			}
 			continue
@@ -375,7 +387,9 @@ func (f *fetchCall) read(ctx context.Context, fp *fetchPart, p *partition.Partit
 		return 0, true
 	}
 	out.HighWatermark, out.LastStableOffset, out.LogStartOffset = int64(res.HighWatermark), int64(res.LastStableOffset), int64(res.LogStartOffset)
-	if f.isolation() == record.ReadCommitted {
+	// As with Kafka, where not even one batch fits there is no list.
+	tooSmall := len(res.Spans) == 0 && maxBytes > 0 && fp.want.offset < out.LastStableOffset
+	if f.isolation() == record.ReadCommitted && !tooSmall {
 		out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, 0, len(res.Aborted))
 		for _, t := range res.Aborted {
 			at := kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
@@ -445,9 +459,9 @@ func (f *fetchCall) finish() {
 		return
 	}
 	reply := &wire.FetchReply{Body: f.resp}
-	for _, unknown := range []bool{false, true} { // as in Kafka, those that are not there come last
+	for place := range places {
 		for _, fp := range parts {
-			if fp.reply.unknown == unknown {
+			if fp.reply.place == place {
 				f.addPart(reply, fp)
 			}
 		}
