@@ -74,20 +74,11 @@ type partitionKey struct {
 
 func (p *produceCall) appendAll() {
 	total := 0
-	transactional := false
 	for i := range p.req.Topics {
-		t := &p.req.Topics[i]
-		total += len(t.Partitions)
-		for j := range t.Partitions {
-			transactional = transactional || isTransactional(t.Partitions[j].Records)
-		}
+		total += len(p.req.Topics[i].Partitions)
 	}
 	seen := p.partitionsNamed(total)
-	var refused error
-	if transactional && p.req.TransactionID == nil {
-		// Kafka's answer: nobody may write to a transaction without a name.
-		refused = fail(kerr.TransactionalIDAuthorizationFailed, "a transactional batch needs the transactional id in its request")
-	}
+	refused := p.refused()
 	p.waits = make([]produceWait, 0, total)
 	p.resp.Topics = make([]kmsg.ProduceResponseTopic, 0, len(p.req.Topics))
 	for i := range p.req.Topics {
@@ -115,6 +106,9 @@ func (p *produceCall) appendAll() {
 		}
 	}
 }
+
+// known says whether there ever was such a message format.
+func known(magic int8) bool { return magic >= 0 && magic <= 2 }
 
 // partitionsNamed counts how often the request names each partition; nil when
 // there is only one to name.
@@ -152,10 +146,24 @@ func (p *produceCall) place(t *kmsg.ProduceRequestTopic) int {
 	return at
 }
 
-// isTransactional says whether records begin with a transactional batch.
-func isTransactional(records []byte) bool {
-	h, err := record.ParseHeader(records)
-	return err == nil && h.IsTransactional()
+// refused looks at how each partition's records begin, until one decides, and
+// gives what Kafka then answers for all partitions of the request.
+func (p *produceCall) refused() error {
+	for i := range p.req.Topics {
+		for _, part := range p.req.Topics[i].Partitions {
+			h, err := record.ParseHeader(part.Records)
+			switch {
+			case err == nil && h.IsTransactional():
+				if p.req.TransactionID == nil { // nobody may write to a transaction without a name
+					return fail(kerr.TransactionalIDAuthorizationFailed, "a transactional batch needs the transactional id in its request")
+				}
+				return nil
+			case errors.Is(err, record.ErrMagic) && !known(record.Batch(part.Records).Magic()):
+				return fail(kerr.CorruptMessage, "the batch for partition %d: %v", part.Partition, err)
+			}
+		}
+	}
+	return nil
 }
 
 // topic resolves the topic that a part of the request is for.
@@ -184,11 +192,11 @@ func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopi
 	if err != nil {
 		return err
 	}
-	if p.req.Acks < -1 || p.req.Acks > 1 {
-		return kerr.InvalidRequiredAcks
-	}
 	if err := p.checkBatch(in.Records); err != nil {
 		return err
+	}
+	if p.req.Acks < -1 || p.req.Acks > 1 {
+		return kerr.InvalidRequiredAcks
 	}
 	out := &p.resp.Topics[place].Partitions[at]
 	res, err := part.Append(in.Records, partition.Client)
