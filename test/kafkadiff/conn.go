@@ -20,6 +20,7 @@ type conn struct {
 	mu      sync.Mutex
 	pending []*exchange // sent and not answered, oldest first
 	ended   bool        // the broker closed it, or we did
+	tells   bool        // the next request says whether the broker closed it
 }
 
 // exchange is a request on its way.
@@ -102,11 +103,20 @@ func (k *conn) end(word string) {
 	k.c.Close()
 }
 
-// alive says whether a request can still be sent.
-func (k *conn) alive() bool {
+// usable says whether a request may be sent: it can be, or that it cannot is
+// its answer. What follows a request without an answer is closed, however soon
+// the broker did that.
+func (k *conn) usable() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !k.ended
+	return !k.ended || k.tells
+}
+
+// tell makes the next request say whether the broker closed the connection.
+func (k *conn) tell(yes bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.tells = yes
 }
 
 // send writes a frame; the exchange is finished in any case.
@@ -147,7 +157,10 @@ func (e *exchange) wait(limit time.Duration) bool {
 	}
 }
 
-func (k *conn) close() { k.end(closed) }
+func (k *conn) close() {
+	k.end(closed)
+	k.tell(false)
+}
 
 // closeWrite says that nothing more is sent; answers can still come.
 func (k *conn) closeWrite() {

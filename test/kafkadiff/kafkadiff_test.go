@@ -551,7 +551,7 @@ func TestBatchRoundTrip(t *testing.T) {
 }
 
 func TestRules(t *testing.T) {
-	rules, err := ParseRules("# why\n\nProduce Topics[*].ErrorCode \"A\" -> * : one\n* . \"closed\" -> nothing : two\nFetch A N -> 0 : three\n")
+	rules, err := ParseRules("# why\n\nProduce Topics[*].ErrorCode \"A\" -> * : one\nProduce . \"closed\" -> nothing : two\nFetch A N -> 0 : three\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -559,11 +559,16 @@ func TestRules(t *testing.T) {
 		{"Produce", "Topics[*].ErrorCode", `"A"`, "0", "one"},
 		{"Produce", "Topics[*].ErrorCode", `"B"`, "0", ""},
 		{"Produce", "Topics[*].Other", `"A"`, "0", ""},
-		{"Fetch", "", `"closed"`, "nothing", "two"},
+		{"Produce", "", `"closed"`, "nothing", "two"},
+		{"Fetch", "", `"closed"`, "nothing", ""},
 		{"Fetch", "A", "17", "0", "three"},
 		{"Fetch", "A", "1", "0", ""},
 	} {
-		if got := rules.allow(c.api, c.path, c.kafka, c.firn); got != c.want {
+		got := ""
+		if r := rules.allow(c.api, c.path, c.kafka, c.firn); r != nil {
+			got = r.reason
+		}
+		if got != c.want {
 			t.Errorf("%+v: %q", c, got)
 		}
 	}

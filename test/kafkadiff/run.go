@@ -142,7 +142,7 @@ func (r *runner) do(a action) error {
 
 // conn gives the connection of that name, opened anew when it is not there.
 func (r *runner) conn(name string) (*conn, error) {
-	if c := r.conns[name]; c != nil && c.alive() {
+	if c := r.conns[name]; c != nil && c.usable() {
 		return c, nil
 	}
 	c, err := dial(r.addr)
@@ -199,10 +199,13 @@ func (r *runner) request(a request) error {
 			limit = usualLimit
 		}
 		async := a.async
-		if p, ok := f.body.(*kmsg.ProduceRequest); ok && p.Acks == 0 && a.within == 0 {
+		p, ok := f.body.(*kmsg.ProduceRequest)
+		silent := ok && p.Acks == 0
+		if silent && a.within == 0 {
 			async, limit = true, acks0Limit
 		}
 		r.hold(a.step, c.send(f), limit)
+		c.tell(silent)
 		if async {
 			return nil
 		}

@@ -15,7 +15,7 @@ func ask[R kmsg.Response](addr string, conns map[string]*conn, req kmsg.Request)
 	var none R
 	const name = "(own)"
 	c := conns[name]
-	if c == nil || !c.alive() {
+	if c == nil || !c.usable() {
 		var err error
 		if c, err = dial(addr); err != nil {
 			return none, err

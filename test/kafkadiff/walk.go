@@ -33,7 +33,9 @@ type pair struct {
 	rules        *Rules
 	tolerated    map[string]int
 	findings     []Finding
-	kafkaAnswers map[int]any // normalised, by step
+	kafkaAnswers map[int]any       // normalised, by step
+	joins        map[int]string    // the group of each JoinGroup
+	leads        map[string]string // who leads a group, while the brokers agree
 }
 
 // errDiffers ends a walk; errParted too, where a rule lets one broker do what
@@ -47,7 +49,7 @@ func newPair(kafka, firn string, rules *Rules) *pair {
 	s := &Scenario{Name: "walk", About: "walk", titles: map[int]string{}}
 	return &pair{
 		s: s, kafka: newRunner(kafka, s), firn: newRunner(firn, s), rules: rules,
-		tolerated: map[string]int{}, kafkaAnswers: map[int]any{},
+		tolerated: map[string]int{}, kafkaAnswers: map[int]any{}, joins: map[int]string{}, leads: map[string]string{},
 	}
 }
 
@@ -64,6 +66,10 @@ func (p *pair) do(line string) error {
 		return fmt.Errorf("%s: %w", line, err)
 	}
 	p.lines = append(p.lines, line)
+	if m := joinLine.FindStringSubmatch(line); m != nil {
+		step, _ := strconv.Atoi(m[1])
+		p.joins[step] = m[2]
+	}
 	for _, l := range p.s.lines[before:] {
 		var wg sync.WaitGroup
 		var firnErr error
@@ -81,6 +87,9 @@ func (p *pair) do(line string) error {
 			return p.found(word, "", "it goes on", firnErr.Error())
 		}
 	}
+	if strings.HasPrefix(line, "sleep ") {
+		return p.settle()
+	}
 	return nil
 }
 
@@ -94,6 +103,7 @@ func (p *pair) compare() error {
 		want := clone(k.Tree)
 		takeMessages(want, f.Tree)
 		all := differences("", want, f.Tree)
+		all = p.leader(k, f, all)
 		slices.SortStableFunc(all, func(a, b difference) int { return rank(a) - rank(b) })
 		for _, d := range all {
 			if err := p.found(k.Title, d.path, show(d.want), show(d.got)); err != nil {
@@ -108,8 +118,8 @@ func (p *pair) compare() error {
 func (p *pair) found(title, path, kafka, firn string) error {
 	api, _, _ := strings.Cut(title, " ")
 	general := generalPath(path)
-	if reason := p.rules.allow(api, general, kafka, firn); reason != "" {
-		p.tolerated[reason]++
+	if r := p.rules.allow(api, path, kafka, firn); r != nil {
+		p.tolerated[r.String()]++
 		if parts(path) {
 			return errParted
 		}
@@ -164,13 +174,17 @@ func generalValue(v string) string {
 //
 //	API PATH KAFKA -> FIRN : reason
 //
-// with [*] in the path for every element and . for the whole answer, and * for
+// with [*] in the path for any element and . for the whole answer, and * for
 // any value (else JSON, or nothing; N in it is any number above one). It is the walks' form of a scenario's differs.
 type Rules struct {
 	rules []rule
 }
 
 type rule struct{ api, path, kafka, firn, reason string }
+
+func (r *rule) String() string {
+	return fmt.Sprintf("%s %s %s -> %s : %s", r.api, r.path, r.kafka, r.firn, r.reason)
+}
 
 // ParseRules reads the lines; blank ones and comments (#) are left out.
 func ParseRules(text string) (*Rules, error) {
@@ -195,14 +209,29 @@ func ParseRules(text string) (*Rules, error) {
 	return r, nil
 }
 
-// allow gives the reason why a difference may be, or "".
-func (r *Rules) allow(api, path, kafka, firn string) string {
-	for _, x := range r.rules {
-		if (x.api == api || x.api == "*") && (x.path == path || x.path == "*" || x.path == "." && path == "") && valueAllowed(x.kafka, kafka) && valueAllowed(x.firn, firn) {
-			return x.reason
+// allow gives the rule by which a difference may be, or nil.
+func (r *Rules) allow(api, path, kafka, firn string) *rule {
+	for i, x := range r.rules {
+		if x.api == api && pathAllowed(x.path, path) && valueAllowed(x.kafka, kafka) && valueAllowed(x.firn, firn) {
+			return &r.rules[i]
 		}
 	}
-	return ""
+	return nil
+}
+
+// pathAllowed says whether a rule is about a path: its [*] is any element, and
+// what else stands in brackets that one.
+func pathAllowed(rule, path string) bool {
+	if rule == "." {
+		return path == ""
+	}
+	is := anyElement.FindAllString(path, -1)
+	for i, want := range anyElement.FindAllString(rule, -1) {
+		if i >= len(is) || want != "[*]" && want != is[i] {
+			return false
+		}
+	}
+	return generalPath(rule) == generalPath(path)
 }
 
 func valueAllowed(rule, v string) bool { return rule == "*" || rule == v || rule == generalValue(v) }
@@ -211,7 +240,7 @@ func valueAllowed(rule, v string) bool { return rule == "*" || rule == v || rule
 type Walk struct {
 	Steps     int // requests that both brokers answered
 	Finding   *Finding
-	Tolerated map[string]int // differences that a rule let pass, by reason
+	Tolerated map[string]int // differences that a rule let pass, by rule
 	Err       error          // the walk could not go on
 }
 

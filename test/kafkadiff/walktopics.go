@@ -8,7 +8,7 @@ import (
 )
 
 // What administrators do takes effect a little after Kafka has answered.
-const adminSettles = "sleep 200ms"
+const adminSettles = "sleep 500ms"
 
 func (g *generator) createTopics() error {
 	version := g.between(2, 7)
@@ -56,7 +56,7 @@ func (g *generator) createTopics() error {
 	for g.p.answered(step, fmt.Sprintf("Topics[0].Partitions[%d].Partition", count)) != nil {
 		count++
 	}
-	g.topics = append(g.topics, &walkTopic{name: fresh, parts: count, ends: map[int32]int64{}, id: fresh + "id"})
+	g.topics = append(g.topics, &walkTopic{name: fresh, parts: count, ends: map[int32]int64{}, cut: map[int32]bool{}, id: fresh + "id"})
 	return nil
 }
 
@@ -91,11 +91,14 @@ func (g *generator) deleteTopics() error {
 	if err := g.p.do("await-topic " + name + " gone"); err != nil {
 		return err
 	}
+	if err := g.offsetsGone(name); err != nil {
+		return err
+	}
 	if len(g.topics) > 0 {
 		return nil
 	}
 	g.made++
-	again := &walkTopic{name: fmt.Sprintf("d%d", g.made), parts: 1, ends: map[int32]int64{}}
+	again := &walkTopic{name: fmt.Sprintf("d%d", g.made), parts: 1, ends: map[int32]int64{}, cut: map[int32]bool{}}
 	g.topics = append(g.topics, again)
 	return g.p.do("topic $" + again.name)
 }
