@@ -2,10 +2,14 @@ package kafkadiff
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // memberOf gives a member of a group, a new one at times.
@@ -120,18 +124,152 @@ func (g *generator) held(m *walkMember, api string, version int, fields *object,
 }
 
 // barrier returns when both brokers have come to an end with what groups were
-// asked before: a coordinator writes one thing after the other, and what waits
-// for nobody but a timer of no time is over after the second.
+// asked before: a coordinator writes one thing after the other, and shows what
+// is in the log.
 func (g *generator) barrier() error {
 	for range 2 {
 		if _, err := g.ask("main", "OffsetCommit", 2, o("Group", "$z", "Generation", -1, "Topics", list{o("Topic", "$z", "Partitions", list{o("Partition", 0, "Offset", 1)})})); err != nil {
 			return err
 		}
-		if err := g.p.do("sleep 10ms"); err != nil {
+	}
+	return g.p.do("sleep 10ms") // and see settle
+}
+
+// settle waits, after a sleep of a walk, until both brokers show the same of
+// the walk's groups and have answered the same joins and syncs, twice in a row:
+// a group that was empty begins its generation when a timer of no time is over,
+// and a busy machine lets that take its time. Where they do not come to the
+// same within patience, the next answers say so.
+func (p *pair) settle() error {
+	for deadline, before := time.Now().Add(patience), ""; time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		k, err := p.kafka.groupsNow()
+		if err != nil {
 			return err
 		}
+		f, err := p.firn.groupsNow()
+		if err != nil {
+			return p.found("DescribeGroups", "", "it goes on", err.Error())
+		}
+		if k == f && k == before {
+			return nil
+		}
+		before = k
 	}
 	return nil
+}
+
+// groupsNow shows the groups of a walk: their states, how many members they
+// have, and which requests are still without an answer.
+func (r *runner) groupsNow() (string, error) {
+	req := kmsg.NewPtrDescribeGroupsRequest()
+	req.Version = 5
+	for _, name := range []string{"g", "h", "n"} {
+		if group, ok := r.vars[name]; ok {
+			req.Groups = append(req.Groups, group)
+		}
+	}
+	resp, err := ask[*kmsg.DescribeGroupsResponse](r.addr, r.conns, req)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, group := range resp.Groups {
+		fmt.Fprintf(&b, "%s of %d; ", group.State, len(group.Members))
+	}
+	for _, step := range r.order {
+		if !r.waiting[step].over() {
+			fmt.Fprintf(&b, "%d ", step)
+		}
+	}
+	return b.String(), nil
+}
+
+// over says whether the exchange has come to its end.
+func (e *exchange) over() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+var joinLine = regexp.MustCompile(`^([0-9]+) (?:@\S+ )?JoinGroup [0-9]+ \{"Group": "(\$[a-z]+)"`)
+
+// leader judges a LeaderID that is not the same. When the leader has left, a
+// coordinator takes any member for the next: then the path is NewLeaderID, and
+// what the two leaders were told of the members must be the same. It also
+// remembers who leads.
+func (p *pair) leader(k, f Answer, all []difference) []difference {
+	if !strings.HasPrefix(k.Title, "JoinGroup ") {
+		return all
+	}
+	group := p.joins[k.Step]
+	i := slices.IndexFunc(all, func(d difference) bool { return d.path == "LeaderID" })
+	if i < 0 {
+		if id := leaderOf(k.Tree); id != "" && group != "" {
+			p.leads[group] = id
+		}
+		return all
+	}
+	if old := p.leads[group]; leaderOf(k.Tree) == old || leaderOf(f.Tree) == old {
+		return all
+	}
+	all[i].path = "NewLeaderID"
+	kafka, firn := p.kafka.roll(k.Step), p.firn.roll(f.Step)
+	if kafka != firn {
+		return []difference{{path: "Members, whoever leads", want: kafka, got: firn}}
+	}
+	return all
+}
+
+func leaderOf(tree any) string {
+	if o, ok := tree.(*object); ok {
+		v, _ := o.get("LeaderID")
+		id, _ := v.(string)
+		return id
+	}
+	return ""
+}
+
+// roll is what the leader of a generation was told of its members, when a
+// member of it was answered in step: in an answer that is there or will be.
+func (r *runner) roll(step int) string {
+	joined, _ := r.raw[step].(*object)
+	id, _ := joined.get("MemberID")
+	generation, _ := joined.get("Generation")
+	members := func(tree any) list {
+		o, ok := tree.(*object)
+		if !ok {
+			return nil
+		}
+		gen, _ := o.get("Generation")
+		v, _ := o.get("Members")
+		l, _ := v.(list)
+		if gen != generation || !slices.ContainsFunc(l, func(m any) bool { own, _ := m.(*object).get("MemberID"); return own == id }) {
+			return nil
+		}
+		return l
+	}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		trees := slices.Collect(maps.Values(r.raw))
+		for _, step := range r.order {
+			if e := r.waiting[step]; e.over() && e.word == "" {
+				trees = append(trees, decodeAnswer(e.frame.key, e.frame.version, e.body, r.sent))
+			}
+		}
+		for _, tree := range trees {
+			if l := members(tree); l != nil {
+				var out []string
+				for _, m := range l {
+					out = append(out, uuid.ReplaceAllString(oneLine(m), "<uuid>"))
+				}
+				slices.Sort(out)
+				return strings.Join(out, ", ")
+			}
+		}
+	}
+	return "nothing"
 }
 
 // collect awaits what Kafka has answered by now. Where one broker has answered
@@ -224,6 +362,7 @@ func (g *generator) leave() error {
 	step, err := g.ask(m.conn, "LeaveGroup", version, fields)
 	if err == nil && g.p.answeredInt(step, "ErrorCode", 1) == 0 {
 		g.members = slices.DeleteFunc(g.members, func(x *walkMember) bool { return x == m })
+		return g.p.do("sleep 1ms") // the others' rebalance may wait for nobody
 	}
 	return err
 }
@@ -262,7 +401,22 @@ func (g *generator) offsetCommit() error {
 	_, err := g.ask("main", "OffsetCommit", version, o("Group", group, "Generation", gen, "MemberID", member, "InstanceID", instance, "RetentionTimeMillis", -1,
 		"Topics", list{g.named(t, version >= 10, "Partitions", list{o("Partition", g.partition(t), "Offset", g.near(g.r.Int64N(20), math.MinInt64, math.MaxInt64, 15),
 			"LeaderEpoch", g.near(-1, -2, 5, 10), "Metadata", metadata)})}))
-	return err
+	if err != nil || metadata == nil || len(metadata.(string)) <= 1 {
+		return err
+	}
+	return g.barrier() // a group that was made without an offset shows after the next commit
+}
+
+// offsetsGone waits until no group has offsets of a topic that was deleted:
+// Kafka's coordinator deletes them when the topic has gone.
+func (g *generator) offsetsGone(topic string) error {
+	for _, group := range []string{"$g", "$h", "$n"} {
+		g.step++
+		if err := g.p.do(fmt.Sprintf(`%d OffsetFetch 7 %s until Topics[Topic="%s"] = absent`, g.step, oneLine(o("Group", group, "Topics", nil)), topic)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *generator) offsetFetch() error {
