@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -266,28 +267,10 @@ func (c *Coordinator) fetchGroup(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetF
 		rg.ErrorCode = err.Code
 		return rg
 	}
-	defer s.mu.Unlock()
-	var offsets map[string]map[int32]*offsetValue
-	if d := s.durable[req.Group]; d != nil {
-		offsets = d.offsets
-	}
+	found := s.committed(req)
+	s.mu.Unlock()
 	if req.Topics == nil {
-		for name, parts := range offsets {
-			rt := kmsg.NewOffsetFetchResponseGroupTopic()
-			rt.Topic = name
-			known := c.deps.TopicID(name)
-			for p, o := range parts {
-				if !o.stale(known) {
-					rt.Partitions = append(rt.Partitions, fetched(p, o))
-				}
-			}
-			if len(rt.Partitions) == 0 {
-				continue
-			}
-			slices.SortFunc(rt.Partitions, func(a, b kmsg.OffsetFetchResponseGroupTopicPartition) int { return int(a.Partition) - int(b.Partition) })
-			rg.Topics = append(rg.Topics, rt)
-		}
-		slices.SortFunc(rg.Topics, func(a, b kmsg.OffsetFetchResponseGroupTopic) int { return strings.Compare(a.Topic, b.Topic) })
+		rg.Topics = c.allOffsets(found)
 		return rg
 	}
 	for _, t := range req.Topics {
@@ -298,7 +281,8 @@ func (c *Coordinator) fetchGroup(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetF
 			known = c.deps.TopicID(t.Topic)
 		}
 		for _, p := range t.Partitions {
-			o := offsets[t.Topic][p]
+			o := found[0].value
+			found = found[1:]
 			if o != nil && o.stale(known) {
 				o = nil
 			}
@@ -307,4 +291,61 @@ func (c *Coordinator) fetchGroup(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetF
 		rg.Topics = append(rg.Topics, rt)
 	}
 	return rg
+}
+
+// committed is what a group has committed for a partition, nil for nothing. The
+// value does not change: another commit puts another in its place.
+type committed struct {
+	topic     string
+	partition int32
+	value     *offsetValue
+}
+
+// committed gives the offsets that are asked for, in the order of the request;
+// all of them in none. A group may have a million: what can be done with them
+// without mu is left to the caller. mu is held.
+func (s *shard) committed(req *kmsg.OffsetFetchRequestGroup) []committed {
+	d := s.durable[req.Group]
+	if d == nil {
+		d = &durable{}
+	}
+	var found []committed
+	if req.Topics == nil {
+		found = make([]committed, 0, d.count)
+		for topic, parts := range d.offsets {
+			for p, o := range parts {
+				found = append(found, committed{topic, p, o})
+			}
+		}
+	}
+	for _, t := range req.Topics {
+		parts := d.offsets[t.Topic]
+		for _, p := range t.Partitions {
+			found = append(found, committed{t.Topic, p, parts[p]})
+		}
+	}
+	return found
+}
+
+// allOffsets answers with every offset, by topic and partition, but for those
+// of another topic than the one that has its name now.
+func (c *Coordinator) allOffsets(found []committed) []kmsg.OffsetFetchResponseGroupTopic {
+	slices.SortFunc(found, func(a, b committed) int {
+		return cmp.Or(strings.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
+	})
+	var topics []kmsg.OffsetFetchResponseGroupTopic
+	for len(found) > 0 {
+		rt := kmsg.NewOffsetFetchResponseGroupTopic()
+		rt.Topic = found[0].topic
+		known := c.deps.TopicID(rt.Topic)
+		for ; len(found) > 0 && found[0].topic == rt.Topic; found = found[1:] {
+			if o := found[0]; !o.value.stale(known) {
+				rt.Partitions = append(rt.Partitions, fetched(o.partition, o.value))
+			}
+		}
+		if len(rt.Partitions) > 0 {
+			topics = append(topics, rt)
+		}
+	}
+	return topics
 }
