@@ -107,9 +107,6 @@ func (p *produceCall) appendAll() {
 	}
 }
 
-// known says whether there ever was such a message format.
-func known(magic int8) bool { return magic >= 0 && magic <= 2 }
-
 // partitionsNamed counts how often the request names each partition; nil when
 // there is only one to name.
 func (p *produceCall) partitionsNamed(total int) map[partitionKey]int {
@@ -158,7 +155,7 @@ func (p *produceCall) refused() error {
 					return fail(kerr.TransactionalIDAuthorizationFailed, "a transactional batch needs the transactional id in its request")
 				}
 				return nil
-			case errors.Is(err, record.ErrMagic) && !known(record.Batch(part.Records).Magic()):
+			case errors.Is(err, record.ErrMagic) && uint8(record.Batch(part.Records).Magic()) > 2: // not 0 or 1 either
 				return fail(kerr.CorruptMessage, "the batch for partition %d: %v", part.Partition, err)
 			}
 		}

@@ -526,6 +526,35 @@ func TestClosedAndWrongAnswers(t *testing.T) {
 	}
 }
 
+// What follows a produce without acks says that the broker closed, also where
+// it did so long before; then the connection is opened anew.
+func TestClosedAfterProduceWithoutAcks(t *testing.T) {
+	addr := standIn(t, func(key int16, correlation uint32) []byte {
+		if key == 0 {
+			return nil
+		}
+		return framed(correlation, 0, 0, 0, 0, 0, 0, 0, 0)
+	})
+	text := "# a\n1 Produce 3 {\"Acks\": 0}\n2 Metadata 0 {\"Topics\": []}\n3 Metadata 0 {\"Topics\": []}\n"
+	for _, wait := range []string{"", "sleep 100ms\n"} {
+		s, err := Parse("x/y", strings.Replace(text, "2 ", wait+"2 ", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, err := Run(addr, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closedAt := map[int]bool{}
+		for _, a := range answers {
+			closedAt[a.Step] = a.Tree == "closed"
+		}
+		if !closedAt[1] || !closedAt[2] || closedAt[3] {
+			t.Errorf("after %q the closed steps are %v", wait, closedAt)
+		}
+	}
+}
+
 // A batch that is built is one that the decoder reads, in every codec.
 func TestBatchRoundTrip(t *testing.T) {
 	for codec := range codecs {
