@@ -56,7 +56,7 @@ var rows = []Definition{
 		Doc: "Other limits than max.connections.per.ip for some addresses, such as 10.0.0.7:500,::1:10. Host names are not looked up.",
 		put: func(v *Values, s *string) { v.Network.PerIPOverrides, _ = parseOverrides(*s) }},
 	{Name: "queued.max.request.bytes", Type: long, Default: "536870912", Kafka: "-1", Valid: "1 and up, at least socket.request.max.bytes; below 1 is no limit",
-		Doc: "Memory for requests that are being handled, over all connections; beyond it nothing more is read. As much may be replies that clients have not taken yet; beyond it clients that take nothing are closed.",
+		Doc: "Memory for requests that are being handled, over all connections; beyond it nothing more is read. As much again may be held by small requests, requests that wait for records, and replies that clients have not taken; beyond it connections on which nothing moves are closed.",
 		put: number(func(v *Values) *int64 { return &v.Network.QueuedBytes })},
 	{Name: "socket.request.max.bytes", Type: integer, Default: "104857600", check: between(64<<10, 1<<30), Valid: "65536 to 1073741824",
 		Doc: "The largest request; a connection that announces a larger one is closed.",

@@ -17,20 +17,17 @@ import (
 )
 
 const (
-	// maxHeld is how many bytes of requests and of replies in memory a
-	// connection may hold before its next request is read. When replies in
-	// memory of all connections are over MaxInflightBytes, it is one reply.
-	maxHeld = 16 << 20
-	// smallFrame is up to where a frame is not counted against
-	// MaxInflightBytes while it arrives, nor, but for Produce, later: such
-	// requests may wait for long (a poll, a join) and are bounded by number.
+	// maxQueued is how many bytes of requests and of replies in memory a
+	// connection may have before its next request is read.
+	maxQueued = 16 << 20
+	// smallFrame is up to where a request has no share of the budget, but is
+	// among what is held (Server.held); those of Produce always have one.
 	smallFrame = 64 << 10
-	// smallJoin is the same for JoinGroup and SyncGroup, which wait for the
-	// other members' requests: were those counted, a large group could fill
-	// the budget with the first of its members and never see the last. While
-	// they arrive, those over smallFrame are counted together (Server.joining);
-	// when they wait for others, package group bounds what they hold.
-	smallJoin = 1 << 20
+	// smallPoll is the same for requests that wait for something to happen.
+	smallPoll = 1 << 20
+	// shownShare: when half of the budget is taken, a frame gets its share of
+	// it once one part in shownShare of it is there.
+	shownShare = 8
 	// decodedCharge times its length is what a larger one counts: what it is
 	// decoded to is on the heap beside it.
 	decodedCharge = 4
@@ -77,9 +74,11 @@ type conn struct {
 	inflight    int        // of them
 	unanswered  int        // of them, without a reply yet
 	alone       bool       // the last is not of Produce: nothing is served beside it
-	held        int64      // bytes of them, see maxHeld
+	queued      int64      // bytes of them, see maxQueued
+	held        int64      // bytes that Server.held has of this connection
+	waiting     bool       // the reader waits for memory
 	used        time.Time  // when it was accepted or the last reply was sent
-	moved       time.Time  // when the step of sending that is under way began
+	moved       time.Time  // when it last took in or sent something, or tried to
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
@@ -158,23 +157,14 @@ func (c *conn) awaitSent() {
 func (c *conn) abandon() {
 	c.mu.Lock()
 	p := c.first
-	c.first, c.last, c.inflight = nil, nil, 0
-	c.srv.replied(-c.heldReplies(p))
-	c.held = 0
+	c.first, c.last, c.inflight, c.queued = nil, nil, 0, 0
+	for q := p; q != nil; q = q.next {
+		q.hold(0)
+	}
 	c.mu.Unlock()
 	for ; p != nil; p = p.next {
 		p.reply.release()
 	}
-}
-
-// heldReplies adds up what p and its followers hold; mu is held.
-func (c *conn) heldReplies(p *pending) (n int64) {
-	for ; p != nil; p = p.next {
-		if p.answered {
-			n += p.held
-		}
-	}
-	return n
 }
 
 // abort closes the connection; reader and writer notice.
@@ -263,11 +253,7 @@ func (c *conn) hasRoom() bool {
 	if c.first == nil {
 		return true
 	}
-	cfg, limit := c.srv.config.Load(), int64(maxHeld)
-	if c.srv.replyBytes.Load() > cfg.MaxInflightBytes {
-		limit = 1
-	}
-	return c.inflight < cfg.MaxInflight && c.held < limit
+	return c.inflight < c.srv.config.Load().MaxInflight && c.queued < maxQueued
 }
 
 // isTurn says whether a request may be served now. Requests of a connection
@@ -398,12 +384,12 @@ func (c *conn) readFrame() bool {
 		c.refuse(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
-	if !c.await(func() bool { return c.isTurn(h.key) }) || !c.hold(h.key) {
+	if !c.await(func() bool { return c.isTurn(h.key) }) || !smallReply[h.key] && !c.awaitRelief() {
 		return false
 	}
 	p := &pending{c: c, api: api, version: h.version}
 	if !c.readBody(p, h) {
-		p.free()
+		p.drop()
 		return false
 	}
 	if !known {
@@ -411,23 +397,36 @@ func (c *conn) readFrame() bool {
 	}
 	req, err := c.decode(p)
 	if err != nil {
-		p.free()
+		p.drop()
 		c.refuse(reasonMalformed, err)
 		return false
 	}
 	c.enqueue(p)
 	c.srv.handler.Serve(c.ctx, req, p.complete)
+	if waits(h.key) {
+		p.served()
+	}
 	return true
 }
 
-// charge is what a frame counts against MaxInflightBytes.
+// waits says whether requests of a key may wait for long, for records or for
+// other members of a group. They give back their share of the budget when
+// Serve returns, or else those that wait could keep out what they wait for.
+// Fetch remains among what is held; of JoinGroup and SyncGroup, package group
+// bounds what they hold from there on: a large group's last member must not
+// be kept out by its first.
+func waits(key int16) bool { return key == keyFetch || joins(key) }
+
+func joins(key int16) bool { return key == keyJoinGroup || key == keySyncGroup }
+
+// charge is what a frame needs of the budget.
 func (h head) charge() int64 {
 	small := smallFrame
-	switch h.key {
-	case keyProduce:
+	switch {
+	case h.key == keyProduce:
 		return int64(h.length)
-	case keyJoinGroup, keySyncGroup:
-		small = smallJoin
+	case waits(h.key):
+		small = smallPoll
 	}
 	if h.length <= small {
 		return 0
@@ -435,57 +434,54 @@ func (h head) charge() int64 {
 	return decodedCharge * int64(h.length)
 }
 
-// readBody reads a whole frame into a slab of p, and counts it among all
-// requests in flight: a small one when it is there, others before.
+// readBody reads a whole frame into a slab of p. Until it has its share of
+// the budget, or when it needs none, the slab grows with what has come.
 func (c *conn) readBody(p *pending, h head) bool {
-	charge, early := h.charge(), h.length > smallFrame
-	if early && !p.claim(charge) {
-		return false
-	}
 	c.in.skip(lengthSize)
-	start := time.Now()
-	var joining int64 // of this frame, in Server.joining
-	defer func() { c.srv.joining.Add(-joining) }()
+	charge, start := h.charge(), time.Now()
 	for have := 0; have < h.length; have = len(p.slab.buf) {
-		size := h.length
-		if p.charge == 0 {
-			size = min(h.length, max(readBuffer, 8*have)) // as much as its peer has shown to be good for
-		}
-		if early && p.charge == 0 {
-			joining += int64(size - have)
-			if all := c.srv.joining.Add(int64(size - have)); all > c.srv.config.Load().MaxInflightBytes {
-				c.fail(reasonJoining, fmt.Errorf("JoinGroup and SyncGroup requests over %d bytes that are arriving would take %d bytes, more than queued.max.request.bytes", smallFrame, all))
+		size := min(h.length, max(readBuffer, shownShare*have))
+		if charge > 0 && p.charge == 0 && !p.claim(charge, false) && size == h.length {
+			if !c.wait(func() bool { return p.claim(charge, true) }) {
 				return false
 			}
+			start = time.Now()
+		}
+		if p.charge > 0 {
+			size = h.length
+		}
+		if !c.hold(p, size) {
+			return false
 		}
 		p.grow(size)
-		if err := c.receive(p.slab.buf[have:], start, h.length, p.charge > 0); err != nil {
+		if err := c.receive(p, have, start, h.length); err != nil {
 			return c.readFailed(err)
 		}
 	}
 	mRequestBytes.Add(lengthSize + h.length)
-	return early || p.claim(charge)
+	return true
 }
 
-// receive fills buf, a part of a frame of the length that began at start.
-func (c *conn) receive(buf []byte, start time.Time, length int, counted bool) error {
+// receive fills p's slab, of which it has the beginning, with more of a frame
+// of the length. The time for it began at start.
+func (c *conn) receive(p *pending, have int, start time.Time, length int) error {
 	end := start.Add(frameTimeout + time.Duration(length)*time.Second/minFrameRate)
-	contendedEnd := start.Add(contendedTimeout + time.Duration(length)*time.Second/contendedRate)
-	for buf = buf[c.in.take(buf):]; len(buf) > 0; {
+	for have += c.in.take(p.slab.buf[have:]); have < len(p.slab.buf); {
 		t := end
-		if counted {
+		if p.charge > 0 {
 			t = time.Now().Add(frameCheck)
 		}
 		if !c.readDeadline(t) {
 			return os.ErrDeadlineExceeded
 		}
-		n, err := io.ReadFull(c.nc, buf)
-		buf = buf[n:]
+		n, err := io.ReadFull(c.nc, p.slab.buf[have:])
+		have += n
+		contendedEnd := start.Add(contendedTimeout + time.Duration(have)*time.Second/contendedRate)
 		switch now := time.Now(); {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded), c.isDraining(), !now.Before(end):
 			return err
-		case counted && !now.Before(contendedEnd) && c.srv.inflightContended():
+		case p.charge > 0 && !now.Before(contendedEnd) && c.srv.inflightContended():
 			return err
 		}
 	}
@@ -529,7 +525,7 @@ func (c *conn) setSoftware(req *kmsg.ApiVersionsRequest) {
 func (c *conn) refuseApiVersions(p *pending) bool {
 	hdr, _, err := parseHeader(p.slab.buf, p.version >= p.api.flexible)
 	if err != nil {
-		p.free()
+		p.drop()
 		c.refuse(reasonMalformed, err)
 		return false
 	}
@@ -542,7 +538,7 @@ func (c *conn) refuseApiVersions(p *pending) bool {
 // enqueue gives p its place in the order of replies.
 func (c *conn) enqueue(p *pending) {
 	p.started = time.Now()
-	p.held = int64(len(p.slab.buf))
+	p.queued = int64(len(p.slab.buf))
 	mInflight.Inc()
 	perKey[byKey[p.api.key]].requests.Inc()
 	c.mu.Lock()
@@ -556,7 +552,7 @@ func (c *conn) enqueue(p *pending) {
 	c.inflight++
 	c.unanswered++
 	c.alone = p.api.key != keyProduce
-	c.held += p.held
+	c.queued += p.queued
 }
 
 // write sends replies in the order of their requests as long as the first has
@@ -594,10 +590,10 @@ func (c *conn) sent(p *pending) {
 	}
 	p.next = nil
 	c.inflight--
-	c.held -= p.held
+	c.queued -= p.queued
+	p.hold(0)
 	c.used = time.Now()
 	c.mu.Unlock()
-	c.srv.replied(-p.held)
 	kick(c.change)
 }
 
@@ -634,7 +630,7 @@ func (c *conn) closeAfterReply(reason string) {
 	c.drain()
 	if tcp, ok := c.nc.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
 		c.nc.SetReadDeadline(time.Now().Add(closeLinger))
-		_, _ = io.CopyN(io.Discard, c.nc, maxHeld)
+		_, _ = io.CopyN(io.Discard, c.nc, maxQueued)
 	}
 	c.fail(reasonHandler, errors.New(reason))
 }

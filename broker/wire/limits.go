@@ -91,6 +91,17 @@ func (b *budget) resize(n int64) {
 	b.grant()
 }
 
+// try takes n bytes if half of all stays free.
+func (b *budget) try(n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ok := b.waiting.Len() == 0 && b.used+n <= b.size/2
+	if ok {
+		b.used += n
+	}
+	return ok
+}
+
 // acquire waits for n bytes; ctx's error when it ends first.
 func (b *budget) acquire(ctx context.Context, n int64) error {
 	b.mu.Lock()

@@ -327,11 +327,9 @@ func TestProduceIsPipelined(t *testing.T) {
 // others for contendedTimeout at most.
 func TestStalledFrameGivesWay(t *testing.T) {
 	inBubble(t, Config{MaxInflightBytes: 1 << 20}, echo, func(t *testing.T, l *pipeListener, log *logLines) {
-		p := produce(9)
-		p.Topics = []kmsg.ProduceRequestTopic{{Partitions: []kmsg.ProduceRequestTopicPartition{{Records: make([]byte, 1<<20)}}}}
-		whole := frame(1, p)
+		whole := produceFrame(1 << 20)
 		stalled, other := l.dial(), l.dial()
-		stalled.Write(whole[:5000])
+		stalled.Write(whole[:300<<10])
 		start := time.Now()
 		go other.Write(whole)
 		if id, _, err := readReply(other); err != nil || id != 1 {
@@ -374,14 +372,14 @@ func bigReplies(size int, served *atomic.Int32) Handler {
 	})
 }
 
-// A client that asks for much and never reads is served until maxHeld of
+// A client that asks for much and never reads is served until maxQueued of
 // replies wait; when all such clients together hold much, until one waits.
 func TestUnreadRepliesAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		inflight int64
 		most     int32 // one more than are held: what is being written
 		reason   string
-	}{{1 << 30, 17, reasonSlowReader}, {1 << 20, 3, reasonUnread}} {
+	}{{1 << 30, 17, reasonSlowReader}, {1 << 20, 3, reasonStalled}} {
 		var served atomic.Int32
 		inBubble(t, Config{MaxInflightBytes: tt.inflight}, bigReplies(1<<20, &served), func(t *testing.T, l *pipeListener, log *logLines) {
 			nc := l.dial()
@@ -400,7 +398,7 @@ func TestUnreadRepliesAreBounded(t *testing.T) {
 			}
 			time.Sleep(10 * time.Minute)
 			oneLine(t, log, tt.reason)
-			if n := mWaitingReplyBytes.Get(); n != 0 {
+			if n := mHeldBytes.Get(); n != 0 {
 				t.Errorf("%v bytes of replies are still counted", n)
 			}
 		})

@@ -24,8 +24,7 @@ const (
 	reasonReadTimeout = "read_timeout"
 	reasonReset       = "reset"
 	reasonSlowReader  = "write_timeout"
-	reasonJoining     = "arriving_joins"
-	reasonUnread      = "unread_replies"
+	reasonStalled     = "stalled"
 	reasonHalfClosed  = "half_closed"
 	reasonWrite       = "write"
 	reasonHandler     = "handler"
@@ -38,7 +37,7 @@ var mClosed = func() map[string]*metrics.Counter {
 	m := make(map[string]*metrics.Counter)
 	for _, r := range []string{
 		reasonPeer, reasonShutdown, reasonIdle, reasonConnections, reasonPerIP, reasonFrameSize, reasonKey, reasonVersion, reasonMalformed, reasonTruncated,
-		reasonReadTimeout, reasonReset, reasonSlowReader, reasonJoining, reasonUnread, reasonHalfClosed, reasonWrite, reasonHandler, reasonShortFile, reasonReadFile, reasonReply,
+		reasonReadTimeout, reasonReset, reasonSlowReader, reasonStalled, reasonHalfClosed, reasonWrite, reasonHandler, reasonShortFile, reasonReadFile, reasonReply,
 	} {
 		m[r] = metrics.NewCounter(fmt.Sprintf(`firn_wire_closed_total{reason=%q}`, r))
 	}
@@ -64,8 +63,8 @@ func byReason[T any](name string, make func(string) T) map[string]T {
 var (
 	mInflight          = metrics.NewGauge(`firn_wire_inflight_requests`, nil)
 	mInflightBytes     = metrics.NewGauge(`firn_wire_inflight_request_bytes`, nil)
-	mWaitingReplyBytes = metrics.NewGauge(`firn_wire_waiting_reply_bytes`, nil)
-	mUnreadLimit       = metrics.NewCounter(`firn_wire_waiting_reply_limit_total`)
+	mHeldBytes         = metrics.NewGauge(`firn_wire_held_bytes`, nil)
+	mHeldLimit         = metrics.NewCounter(`firn_wire_held_limit_total`)
 	mAccepted          = metrics.NewCounter(`firn_wire_accepted_total`)
 	mRequestBytes      = metrics.NewCounter(`firn_wire_request_bytes_total`)
 	mReplyBytes        = metrics.NewCounter(`firn_wire_reply_bytes_total`)

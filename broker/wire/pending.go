@@ -11,7 +11,7 @@ type pending struct {
 	correlationID int32
 	started       time.Time
 	slab          *slab // until the reply comes
-	charge, large int64 // of the server's budgets, until the reply comes
+	charge, large int64 // of the server's budgets, until the reply comes or, if it waits, Serve returns
 
 	// What follows is guarded by c.mu; once answered, reply, encoded and err
 	// are the writer's.
@@ -20,7 +20,8 @@ type pending struct {
 	reply    Reply
 	encoded  []byte // reply.Body's frame
 	err      error  // the reply cannot be encoded
-	held     int64  // what the connection counts for it
+	queued   int64  // what conn.queued has of it
+	held     int64  // what Server.held has of it
 }
 
 // complete is the reply function of one request.
@@ -40,17 +41,16 @@ func (p *pending) complete(r Reply) {
 	c.mu.Lock()
 	again, dropped := p.answered, c.gone
 	start := false
-	if dropped {
-		held = 0
-	}
 	if !again {
 		p.answered = true
 		c.unanswered--
-		c.held += held - p.held
-		p.held = held
-		c.srv.replied(held)
 	}
-	if !again && !dropped {
+	if dropped {
+		p.hold(0)
+	} else if !again {
+		c.queued += held - p.queued
+		p.queued = held
+		p.hold(held)
 		p.reply, p.encoded, p.err = r, encoded, err
 		if start = c.first == p && !c.writing; start {
 			c.writing, c.moved = true, time.Now()
@@ -69,7 +69,10 @@ func (p *pending) complete(r Reply) {
 		c.srv.log.Error("a request was answered twice; the second reply is dropped", "key", p.api.name)
 		return
 	}
-	p.free()
+	p.freeSlab()
+	if !waits(p.api.key) {
+		p.unclaim()
+	}
 	mInflight.Dec()
 	perKey[byKey[p.api.key]].seconds.UpdateDuration(p.started)
 	kick(c.change)
@@ -99,29 +102,74 @@ func (r *Reply) release() {
 	}
 }
 
-// claim waits for n bytes of the server's budget; false when the connection
-// ends first.
-func (p *pending) claim(n int64) bool {
+// hold makes n what Server.held has of p; c.mu is held.
+func (p *pending) hold(n int64) {
+	if d := n - p.held; d != 0 {
+		p.held = n
+		p.c.held += d
+		p.c.srv.held.Add(d)
+		mHeldBytes.Add(float64(d))
+	}
+}
+
+// claim takes n bytes of the server's budget, at once if there is plenty, or
+// else it waits if it may; false when it has none, because the connection
+// ended first if it waited.
+func (p *pending) claim(n int64, wait bool) bool {
 	s := p.c.srv
+	get := func(b *budget) bool {
+		return b.try(n) || wait && b.acquire(p.c.ctx, n) == nil
+	}
 	if n > largeFrame {
 		n = min(n, s.config.Load().MaxInflightBytes/2)
-		if s.largeBudget.acquire(p.c.ctx, n) != nil {
+		if !get(&s.largeBudget) {
 			return false
 		}
 		p.large = n
 	}
-	if n > 0 {
-		if s.budget.acquire(p.c.ctx, n) != nil {
-			return false
-		}
-		p.charge = n
+	if !get(&s.budget) {
+		p.unclaim()
+		return false
 	}
+	p.charge = n
 	return true
+}
+
+// unclaim gives p's share of the budget back.
+func (p *pending) unclaim() {
+	if p.charge > 0 {
+		p.c.srv.budget.release(p.charge)
+	}
+	if p.large > 0 {
+		p.c.srv.largeBudget.release(p.large)
+	}
+	p.charge, p.large = 0, 0
 }
 
 // inflightContended says whether some frame waits for its share.
 func (s *Server) inflightContended() bool {
 	return s.budget.contended() || s.largeBudget.contended()
+}
+
+// served is called when Serve has returned for a request that waits.
+func (p *pending) served() {
+	p.unclaim()
+	if joins(p.api.key) {
+		p.c.mu.Lock()
+		if !p.answered {
+			p.hold(0)
+		}
+		p.c.mu.Unlock()
+	}
+}
+
+// drop gives up what p has, which no handler has seen.
+func (p *pending) drop() {
+	p.freeSlab()
+	p.unclaim()
+	p.c.mu.Lock()
+	p.hold(0)
+	p.c.mu.Unlock()
 }
 
 // grow makes the slab n bytes long, with what it has at its start.
@@ -130,24 +178,16 @@ func (p *pending) grow(n int) {
 	mInflightBytes.Add(float64(n))
 	if old := p.slab; old != nil {
 		copy(s.buf, old.buf)
-		mInflightBytes.Add(-float64(len(old.buf)))
-		old.release()
+		p.freeSlab()
 	}
 	p.slab = s
 }
 
-// free gives the frame's memory and its share of the budget back.
-func (p *pending) free() {
+// freeSlab gives the frame's memory back.
+func (p *pending) freeSlab() {
 	if p.slab != nil {
 		mInflightBytes.Add(-float64(len(p.slab.buf)))
 		p.slab.release()
 		p.slab = nil
 	}
-	if p.charge > 0 {
-		p.c.srv.budget.release(p.charge)
-	}
-	if p.large > 0 {
-		p.c.srv.largeBudget.release(p.large)
-	}
-	p.charge, p.large = 0, 0
 }

@@ -34,8 +34,7 @@ type Server struct {
 	handler     Handler
 	budget      budget       // of MaxInflightBytes
 	largeBudget budget       // of half of it, for frames over largeFrame
-	joining     atomic.Int64 // bytes of JoinGroup and SyncGroup requests that arrive outside of the budgets, see smallJoin
-	replyBytes  atomic.Int64 // of replies in memory that are not sent yet, all connections
+	held        atomic.Int64 // bytes outside of the budgets, see held.go
 	limit       logLimit
 	lastID      atomic.Uint64
 	ctx         context.Context // of all connections
@@ -50,7 +49,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	perIP     map[netip.Addr]int
-	relieved  chan struct{} // see relief; nil: replies in memory are within their limit
+	relieved  chan struct{} // see relief; nil: held is within its limit
 }
 
 // NewServer makes a server that Serve starts.

@@ -112,18 +112,13 @@ func TestAccountsAreEvenInTheEnd(t *testing.T) {
 	var served atomic.Int32
 	s := startServer(t, Config{}, bigReplies(300<<10, &served))
 	before := mInflight.Get()
-	bytesBefore, waitingBefore := mInflightBytes.Get(), mWaitingReplyBytes.Get()
-	record := func(n int) []byte {
-		p := produce(9)
-		p.Topics = []kmsg.ProduceRequestTopic{{Partitions: []kmsg.ProduceRequestTopicPartition{{Records: make([]byte, n)}}}}
-		return frame(1, p)
-	}
+	bytesBefore, heldBefore := mInflightBytes.Get(), mHeldBytes.Get()
 	join := kmsg.NewPtrJoinGroupRequest()
 	join.Version, join.Group = 5, "g"
 	join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "p", Metadata: make([]byte, 400<<10)}}
 	ask := kmsg.NewPtrMetadataRequest()
 	ask.Version = 1
-	frames := [][]byte{frame(1, heartbeat(0)), record(100), record(200 << 10), record(3 << 20), frame(2, join), frame(3, ask)}
+	frames := [][]byte{frame(1, heartbeat(0)), produceFrame(100), produceFrame(200 << 10), produceFrame(3 << 20), frame(2, join), frame(3, ask)}
 	stop := make(chan struct{})
 	var changes, clients sync.WaitGroup
 	changes.Go(func() {
@@ -171,10 +166,10 @@ func TestAccountsAreEvenInTheEnd(t *testing.T) {
 	if s.budget.used != 0 || s.largeBudget.used != 0 || s.budget.waiting.Len() != 0 || s.largeBudget.waiting.Len() != 0 {
 		t.Errorf("budgets: %d and %d bytes are held, %d and %d wait", s.budget.used, s.largeBudget.used, s.budget.waiting.Len(), s.largeBudget.waiting.Len())
 	}
-	if s.joining.Load() != 0 || s.replyBytes.Load() != 0 || s.relieved != nil || len(s.conns) != 0 || len(s.perIP) != 0 {
-		t.Errorf("joining %d, replies %d, connections %d of %d addresses", s.joining.Load(), s.replyBytes.Load(), len(s.conns), len(s.perIP))
+	if s.held.Load() != 0 || s.relieved != nil || len(s.conns) != 0 || len(s.perIP) != 0 {
+		t.Errorf("held %d, connections %d of %d addresses", s.held.Load(), len(s.conns), len(s.perIP))
 	}
-	if mInflight.Get() != before || mInflightBytes.Get() != bytesBefore || mWaitingReplyBytes.Get() != waitingBefore {
-		t.Errorf("gauges: %v, %v, %v", mInflight.Get()-before, mInflightBytes.Get()-bytesBefore, mWaitingReplyBytes.Get()-waitingBefore)
+	if mInflight.Get() != before || mInflightBytes.Get() != bytesBefore || mHeldBytes.Get() != heldBefore {
+		t.Errorf("gauges: %v, %v, %v", mInflight.Get()-before, mInflightBytes.Get()-bytesBefore, mHeldBytes.Get()-heldBefore)
 	}
 }

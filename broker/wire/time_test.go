@@ -154,7 +154,7 @@ func TestPeerThatNeverReadsIsClosed(t *testing.T) {
 
 // Records in memory that wait to be sent stop the reader.
 func TestRepliesInMemoryAreBounded(t *testing.T) {
-	big := make([]byte, maxHeld/2)
+	big := make([]byte, maxQueued/2)
 	var served atomic.Int32
 	h := handlerFunc(func(_ context.Context, _ *Request, reply func(Reply)) {
 		served.Add(1)

@@ -23,6 +23,7 @@ type apiSpec struct {
 
 const (
 	keyProduce         = 0
+	keyFetch           = 1
 	keyOffsetCommit    = 8
 	keyFindCoordinator = 10
 	keyJoinGroup       = 11

@@ -266,7 +266,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 		return nil
 	})
 	works(t, b, "beside")
-	waiting := b.Metric("firn_wire_waiting_reply_bytes")
+	waiting := b.Metric("firn_wire_held_bytes")
 	t.Logf("%.1f MiB of replies wait for %d clients; resident memory grew by %d MiB", waiting/(1<<20), n, (memory(t, b)-before)>>20)
 	if waiting > n*(17<<20) {
 		t.Errorf("%v bytes of replies wait for %d clients", waiting, n)
@@ -275,7 +275,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 		c.Close()
 	}
 	firntest.Eventually(t, "their replies are given up", func() error {
-		if left := b.Metric("firn_wire_waiting_reply_bytes"); left > 0 {
+		if left := b.Metric("firn_wire_held_bytes"); left > 0 {
 			return fmt.Errorf("%v bytes of replies still wait", left)
 		}
 		return nil
