@@ -26,16 +26,15 @@ type Finding struct {
 
 // pair runs one conversation with two brokers at once, line by line.
 type pair struct {
-	s            *Scenario
-	lines        []string
-	kafka, firn  *runner
-	seen         int // answers that were compared
-	rules        *Rules
-	tolerated    map[string]int
-	findings     []Finding
-	kafkaAnswers map[int]any       // normalised, by step
-	joins        map[int]string    // the group of each JoinGroup
-	leads        map[string]string // who leads a group, while the brokers agree
+	s           *Scenario
+	lines       []string
+	kafka, firn *runner
+	seen        int // answers that were compared
+	rules       *Rules
+	tolerated   map[string]int
+	findings    []Finding
+	joins       map[int]string    // the group of each JoinGroup
+	leads       map[string]string // who leads a group, while the brokers agree
 }
 
 // errDiffers ends a walk; errParted too, where a rule lets one broker do what
@@ -49,7 +48,7 @@ func newPair(kafka, firn string, rules *Rules) *pair {
 	s := &Scenario{Name: "walk", About: "walk", titles: map[int]string{}}
 	return &pair{
 		s: s, kafka: newRunner(kafka, s), firn: newRunner(firn, s), rules: rules,
-		tolerated: map[string]int{}, kafkaAnswers: map[int]any{}, joins: map[int]string{}, leads: map[string]string{},
+		tolerated: map[string]int{}, joins: map[int]string{}, leads: map[string]string{},
 	}
 }
 
@@ -97,18 +96,19 @@ func (p *pair) do(line string) error {
 func (p *pair) compare() error {
 	for ; p.seen < len(p.kafka.answers) && p.seen < len(p.firn.answers); p.seen++ {
 		k, f := p.kafka.answers[p.seen], p.firn.answers[p.seen]
-		p.kafkaAnswers[k.Step] = k.Tree
-		// A difference of an error code brings others with it: it comes first,
-		// and where it may be, the others may be too.
+		// A difference of an error code brings others with it: it comes first.
 		want := clone(k.Tree)
 		takeMessages(want, f.Tree)
 		all := differences("", want, f.Tree)
 		all = p.leader(k, f, all)
 		slices.SortStableFunc(all, func(a, b difference) int { return rank(a) - rank(b) })
-		for _, d := range all {
+		for len(all) > 0 {
+			d := all[0]
 			if err := p.found(k.Title, d.path, show(d.want), show(d.got)); err != nil {
 				return err
 			}
+			refused, ok := strings.CutSuffix(d.path, "ErrorCode")
+			all = slices.DeleteFunc(all[1:], func(x difference) bool { return ok && strings.HasPrefix(x.path, refused) })
 		}
 	}
 	return nil
@@ -120,8 +120,8 @@ func (p *pair) found(title, path, kafka, firn string) error {
 	general := generalPath(path)
 	if r := p.rules.allow(api, path, kafka, firn); r != nil {
 		p.tolerated[r.String()]++
-		if parts(path) {
-			return errParted
+		if leads(path) && (!strings.HasSuffix(path, "ErrorCode") || kafka == "0" || firn == "0") {
+			return errParted // not where both refused
 		}
 		return nil
 	}
@@ -134,14 +134,14 @@ func (p *pair) found(title, path, kafka, firn string) error {
 }
 
 func rank(d difference) int {
-	if parts(d.path) {
+	if leads(d.path) {
 		return 0
 	}
 	return 1
 }
 
-// parts says whether brokers that differ there go different ways.
-func parts(path string) bool {
+// leads says whether other differences follow from one there.
+func leads(path string) bool {
 	return path == "" || strings.HasSuffix(path, "ErrorCode") || strings.HasSuffix(path, "LeaderID")
 }
 

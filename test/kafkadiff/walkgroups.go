@@ -261,8 +261,10 @@ func (r *runner) roll(step int) string {
 		for _, tree := range trees {
 			if l := members(tree); l != nil {
 				var out []string
-				for _, m := range l {
-					out = append(out, uuid.ReplaceAllString(oneLine(m), "<uuid>"))
+				for _, m := range l { // the instance is told from version 5 on
+					id, _ := m.(*object).get("MemberID")
+					metadata, _ := m.(*object).get("ProtocolMetadata")
+					out = append(out, uuid.ReplaceAllString(oneLine(list{id, metadata}), "<uuid>"))
 				}
 				slices.Sort(out)
 				return strings.Join(out, ", ")
