@@ -37,7 +37,7 @@ type Compaction struct {
 	// Pace is called after so many bytes were read or written. It may wait;
 	// an error ends the compaction, whose finished groups stay.
 	Pace func(bytes int) error
-	// Turn runs f when nobody else calls a writing method.
+	// Turn runs f, which does no I/O, when nobody else calls a writing method.
 	Turn func(f func() error) error
 }
 
@@ -448,23 +448,8 @@ func (k *compactor) compactGroup(group []*segment) (err error) {
 	if err := w.finish(k.txns.index); err != nil {
 		return k.before(err)
 	}
-	for {
-		busy := false
-		err := k.c.Turn(func() (err error) {
-			// The writer must not wait for the fsync of a whole segment.
-			if busy = !k.l.flush.work.TryLock(); busy {
-				return nil
-			}
-			defer k.l.flush.work.Unlock()
-			swapped, err = k.l.swap(group, w)
-			return err
-		})
-		if !busy || err != nil {
-			return k.before(err)
-		}
-		k.l.flush.work.Lock()
-		k.l.flush.work.Unlock() //nolint:staticcheck // to wait, not to protect anything
-	}
+	swapped, err = k.l.swap(group, w)
+	return k.before(err)
 }
 
 // before judges an error that came before anything of the log was changed:

@@ -52,22 +52,23 @@ func TestCompactMeetsDeletedSegment(t *testing.T) {
 	}
 }
 
-// A rewritten segment that may not be swapped in leaves no file.
-func TestCompactRefusedTurnLeavesNoFile(t *testing.T) {
+// A compaction that is ended when a segment is rewritten leaves no file.
+func TestCompactEndedLeavesNoFile(t *testing.T) {
 	dir := t.TempDir()
 	l := openLog(t, dir, Config{}, Deps{})
 	defer l.Remove()
 	segmentsOf(t, l, 1, 5)
 	req := compaction(l)
 	refused := errors.New("not wanted any more")
-	turns := 0
-	req.Turn = func(f func() error) error {
-		if turns++; turns == 2 {
+	met := false
+	req.Pace = func(int) error {
+		if written, _ := filepath.Glob(filepath.Join(dir, "*"+cleanedSuffix)); len(written) > 0 {
+			met = true
 			return refused
 		}
-		return f()
+		return nil
 	}
-	if _, err := l.Compact(req); !errors.Is(err, refused) {
+	if _, err := l.Compact(req); !errors.Is(err, refused) || !met {
 		t.Fatalf("got %v", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*"+cleanedSuffix)); len(left) > 0 {
@@ -83,22 +84,29 @@ func TestCompactRefusedTurnLeavesNoFile(t *testing.T) {
 func TestCompactGoesOnBesideRetention(t *testing.T) {
 	for name, when := range map[string]func(*Compaction, func()){
 		"while keys are read": func(c *Compaction, f func()) { c.Pace = func(int) error { f(); return nil } },
-		"before the first swap": func(c *Compaction, f func()) {
+		"before the first record is rewritten": func(c *Compaction, f func()) {
 			c.Turn = func(g func() error) error { f(); return g() }
 		},
+		"before the first swap": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{})
+			drop := func() {}
+			l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{disk: beforeSwap(func() { drop() })})
 			defer l.Remove()
 			segmentsOf(t, l, 6, 2)
 			l.SetConfig(Config{SegmentBytes: 400})
 			req := compaction(l)
 			n := 0
-			when(&req, func() {
+			take := func() {
 				if _, err := l.DropOldest(true, func(record.Segment, time.Time) bool { n++; return n <= 2 }); err != nil {
 					t.Fatal(err)
 				}
-			})
+			}
+			if when != nil {
+				when(&req, take)
+			} else {
+				drop = take
+			}
 			done, err := l.Compact(req)
 			if err != nil || done.End != l.End() {
 				t.Fatalf("got %+v, %v", done, err)
@@ -138,6 +146,93 @@ func TestDirtReportsKnownDamage(t *testing.T) {
 	}
 	if d, err := l.Dirt(l.End(), 1<<60, false); !errors.As(err, &corrupt) {
 		t.Errorf("dirt is %+v, %v", d, err)
+	}
+}
+
+// While a compacted segment takes its place the writer has its way: at every
+// change that the swap makes on disk, records are appended, synced and read,
+// and segments rolled. Only deletions wait.
+func TestSwapLeavesTheWriterAlone(t *testing.T) {
+	var l *Log
+	var writer sync.Mutex
+	swapping, last, inside, met := false, false, false, 0
+	d := unsynced()
+	change := func(path string) {
+		if !swapping || inside {
+			return
+		}
+		inside = true
+		defer func() { inside = false }()
+		met++
+		if !writer.TryLock() {
+			t.Errorf("the writer is locked out at change %d, of %s", met, path)
+			return
+		}
+		defer writer.Unlock()
+		appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "b", fmt.Sprint(l.End())))
+		if err := l.SyncData(); err != nil {
+			t.Error(err)
+		}
+		if err := l.Roll(); err != nil {
+			t.Error(err)
+		}
+		if got := mustScan(t, l); got[len(got)-1].offset != l.End()-1 {
+			t.Errorf("at change %d, of %s, the last record is %v", met, path, got[len(got)-1])
+		}
+		if n, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); n != 0 || err != nil {
+			t.Errorf("at change %d, of %s, %d segments were deleted, %v", met, path, n, err)
+		}
+	}
+	real := realDisk()
+	d.rename = func(from, to string) error {
+		if strings.HasSuffix(to, swapSuffix) {
+			swapping = true // nobody but the swap changes the disk until it is done
+		}
+		change(to)
+		if swapping && !inside {
+			last = strings.HasSuffix(from, swapSuffix)
+		}
+		return real.rename(from, to)
+	}
+	d.remove = func(path string) error {
+		change(path)
+		return real.remove(path)
+	}
+	d.sync = func(f *os.File) error {
+		change(f.Name())
+		if swapping && !inside && last {
+			swapping = false
+		}
+		return nil
+	}
+	l = openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{disk: d})
+	defer func() { l.Remove() }()
+	segmentsOf(t, l, 2, 2)
+	l.SetConfig(Config{SegmentBytes: 1000})
+	req := compaction(l)
+	req.Turn = func(f func() error) error {
+		writer.Lock()
+		defer writer.Unlock()
+		return f()
+	}
+	if _, err := l.Compact(req); err != nil {
+		t.Fatal(err)
+	}
+	if met < 6 {
+		t.Errorf("the swap changed the disk only %d times", met)
+	}
+	if err := l.flush.drain(false); err != nil {
+		t.Fatal(err)
+	}
+	size := l.Size()
+	if l = reopen(t, l); l.Size() != size {
+		t.Errorf("the log's size was %d, its files have %d", size, l.Size())
+	}
+	if got := mustScan(t, l); len(got) != 1+met || got[0].offset != 3 || got[0].key != "a" {
+		t.Errorf("%d changes, left are %v", met, got)
+	}
+	if n, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); n == 0 || err != nil {
+		t.Errorf("%d segments were deleted, %v", n, err)
 	}
 }
 
@@ -336,7 +431,8 @@ func TestCompactLeavesOutWhatWasDeleted(t *testing.T) {
 func TestCompactTransactionsBesideRetention(t *testing.T) {
 	for _, when := range []string{"keys", "swap"} {
 		t.Run(when, func(t *testing.T) {
-			l := openLog(t, t.TempDir(), Config{}, Deps{})
+			swap := func() {}
+			l := openLog(t, t.TempDir(), Config{}, Deps{disk: beforeSwap(func() { swap() })})
 			defer l.Remove()
 			for _, seg := range [][]func() record.Batch{
 				{func() record.Batch { return keyed(l, record.None, 100, -1, -1, "a", "0") }},
@@ -358,12 +454,11 @@ func TestCompactTransactionsBesideRetention(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			turns, reads := 0, 0
-			req.Turn = func(f func() error) error {
-				if turns++; turns == 2 && when == "swap" {
+			swaps, reads := 0, 0
+			swap = func() {
+				if swaps++; swaps == 1 && when == "swap" {
 					drop(1)
 				}
-				return f()
 			}
 			req.Pace = func(int) error {
 				if reads++; reads == 1 && when == "keys" {

@@ -27,6 +27,22 @@ func unsynced() *disk {
 	return d
 }
 
+// beforeSwap is a disk that calls f when a compacted segment is complete and
+// about to be swapped in.
+func beforeSwap(f func()) *disk {
+	d := unsynced()
+	d.sync = func(file *os.File) error {
+		if !strings.HasSuffix(file.Name(), cleanedSuffix) {
+			return nil
+		}
+		if _, err := os.Stat(file.Name()); err == nil { // it still has that name
+			f()
+		}
+		return nil
+	}
+	return d
+}
+
 // keyed makes a batch with the next offsets, one record per key; a value of
 // "" is a tombstone, a key of "" is none. The value says the offset, so that no record can be
 // taken for another.
@@ -766,23 +782,18 @@ func TestCompactDamaged(t *testing.T) {
 
 // Segments that are deleted during a compaction stay deleted.
 func TestCompactWhileDeleting(t *testing.T) {
-	l := openLog(t, t.TempDir(), Config{}, Deps{})
+	var l *Log
+	l = openLog(t, t.TempDir(), Config{}, Deps{disk: beforeSwap(func() {
+		if n, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); err != nil || n != 1 {
+			t.Errorf("dropped %d, %v", n, err)
+		}
+	})})
 	defer l.Remove()
 	for range 5 {
 		appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", fmt.Sprint(l.End())))
 	}
 	sealAll(t, l)
-	req := compaction(l)
-	turns := 0
-	req.Turn = func(f func() error) error {
-		if turns++; turns == 2 {
-			if _, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return f()
-	}
-	if done, err := l.Compact(req); err != nil || done.End != 5 {
+	if done, err := l.Compact(compaction(l)); err != nil || done.End != 5 {
 		t.Fatalf("got %+v, %v", done, err)
 	}
 	if l.Start() != 5 || l.NumSegments() != 1 {

@@ -21,7 +21,9 @@
 // the writing methods (Append, Roll, RollIfOld, Active, SetLogStart,
 // DropOldest, DropDamaged, ResetTo, AssignEpoch, Close, Remove, everything of
 // Producers); reading methods and Sync may be called by anyone at any time
-// and never wait for a writer.
+// and never wait for a writer. Compact runs beside all of them, one at a time:
+// while it puts a segment in the place of others, and only then, DropOldest
+// does nothing, and what else deletes waits.
 //
 // # What is assumed of the disk
 //

@@ -213,8 +213,11 @@ func (l *Log) Sync() error {
 	if err := l.usable(); err != nil {
 		return err
 	}
-	end, err := l.syncTail()
-	if err != nil {
+	end := l.End()
+	if err := l.SyncData(); err != nil {
+		return err
+	}
+	if err := l.flush.drain(false); err != nil {
 		return err
 	}
 	if err := l.checkpoint(end); err != nil {
@@ -224,29 +227,38 @@ func (l *Log) Sync() error {
 }
 
 // SyncData is Sync without moving the recovery point: recovery after a crash
-// takes longer, this call is cheaper.
+// takes longer, this call is cheaper, writes no small file and so needs no
+// room on a full disk, and does not wait while segments are sealed.
 func (l *Log) SyncData() error {
 	if err := l.usable(); err != nil {
 		return err
 	}
-	_, err := l.syncTail()
-	return err
+	return l.syncData()
 }
 
-func (l *Log) syncTail() (record.Offset, error) {
-	tail := l.tail.Load()
-	if err := l.flush.drain(false); err != nil {
-		return 0, err
+func (l *Log) syncData() error {
+	segs := *l.segs.Load()
+	for i := len(segs) - 1; i >= 0 && segs[i].live.Load() != nil; i-- { // they are sealed in order
+		f, err := segs[i].acquire()
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return l.judge(err)
+		}
+		err = l.syncFile(f.OS())
+		f.Release()
+		if err != nil {
+			return err
+		}
 	}
-	f, err := tail.seg.acquire()
-	if errors.Is(err, errGone) {
-		return tail.offset, nil
+	if newest := segs[len(segs)-1]; l.named.Load() != newest {
+		if err := l.disk.syncDir(l.dir); err != nil {
+			return l.judge(err)
+		}
+		l.named.Store(newest)
 	}
-	if err != nil {
-		return 0, l.judge(err)
-	}
-	defer f.Release()
-	return tail.offset, l.syncFile(f.OS())
+	return nil
 }
 
 // closeClean writes what an open needs to do without a scan, the clean mark
@@ -259,7 +271,10 @@ func (l *Log) closeClean() error {
 	if clean {
 		return l.saveEpochs()
 	}
-	if _, err := l.syncTail(); err != nil {
+	if err := l.syncData(); err != nil {
+		return err
+	}
+	if err := l.flush.drain(false); err != nil {
 		return err
 	}
 	seg := l.active()

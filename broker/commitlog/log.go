@@ -71,7 +71,8 @@ type Log struct {
 	disk *disk
 	cfg  atomic.Pointer[Config]
 
-	segs      atomic.Pointer[[]*segment] // ascending, at least one; the last is active
+	segs      atomic.Pointer[[]*segment] // ascending, at least one; the last is active; changed by edit
+	named     atomic.Pointer[segment]    // the newest of which syncData knows that its name is durable
 	tail      atomic.Pointer[mark]
 	start     atomic.Int64
 	gapsBelow atomic.Int64 // meta.GapsBelow
@@ -79,6 +80,9 @@ type Log struct {
 	size      atomic.Int64 // of all segments
 	failed    atomic.Pointer[error]
 	closed    atomic.Bool
+
+	segsMu   sync.Mutex // of edit: the writer and a compaction change segs; never held across I/O
+	swapping sync.Mutex // a compacted segment takes its place, or segments are deleted; taken before flush.work
 
 	producers   *Producers // the writer's
 	changed     atomic.Bool
@@ -132,6 +136,14 @@ func (l *Log) TopicID() record.TopicID { return l.id }
 func (l *Log) active() *segment {
 	segs := *l.segs.Load()
 	return segs[len(segs)-1]
+}
+
+// edit replaces the list of segments. Readers keep the one that they loaded.
+func (l *Log) edit(f func([]*segment) []*segment) {
+	l.segsMu.Lock()
+	defer l.segsMu.Unlock()
+	segs := f(*l.segs.Load())
+	l.segs.Store(&segs)
 }
 
 func (l *Log) usable() error {
@@ -323,8 +335,7 @@ func (l *Log) Roll() error {
 		return l.judge(err)
 	}
 	cur.live.Load().snapshot = l.producers.encode(l.End())
-	segs := append(slices.Clone(*l.segs.Load()), next)
-	l.segs.Store(&segs)
+	l.edit(func(segs []*segment) []*segment { return append(slices.Clone(segs), next) })
 	l.tail.Store(&mark{offset: next.base, seg: next})
 	segmentsRolled.Inc()
 	l.giveBack(cur)
@@ -430,11 +441,16 @@ func (l *Log) SetLogStart(o record.Offset) error {
 
 // DropOldest removes sealed segments, the oldest first, while f says so. With
 // moveStart the log's start moves to the first segment that stays. A full
-// disk does not stop it.
+// disk does not stop it. While a compacted segment takes its place nothing is
+// removed: the caller asks again anyway.
 func (l *Log) DropOldest(moveStart bool, f func(record.Segment, time.Time) bool) (int, error) {
 	if err := l.usable(); err != nil {
 		return 0, err
 	}
+	if !l.swapping.TryLock() {
+		return 0, nil
+	}
+	defer l.swapping.Unlock()
 	segs := *l.segs.Load()
 	n := 0
 	for n < len(segs)-1 {
@@ -472,6 +488,7 @@ func (l *Log) DropOldest(moveStart bool, f func(record.Segment, time.Time) bool)
 }
 
 // drop takes the oldest n segments out of the list and removes their files.
+// l.swapping is held.
 func (l *Log) drop(n int) error {
 	segs := *l.segs.Load()
 	for _, s := range segs[:n] {
@@ -484,8 +501,7 @@ func (l *Log) drop(n int) error {
 		}
 		break
 	}
-	rest := slices.Clone(segs[n:])
-	l.segs.Store(&rest)
+	l.edit(func(segs []*segment) []*segment { return slices.Clone(segs[n:]) })
 	l.changed.Store(true)
 	var errs error
 	for _, s := range segs[:n] {
@@ -518,11 +534,11 @@ func (l *Log) ResetTo(end record.Offset) error {
 	l.producers.release()
 	l.producers = NewProducers()
 	l.producers.ForgetAll()
-	old := len(*l.segs.Load())
-	segs := append(slices.Clone(*l.segs.Load()), next)
-	l.segs.Store(&segs)
+	l.swapping.Lock()
+	defer l.swapping.Unlock()
+	l.edit(func(segs []*segment) []*segment { return append(slices.Clone(segs), next) })
 	l.tail.Store(&mark{offset: end, seg: next})
-	if err := l.drop(old); err != nil {
+	if err := l.drop(l.NumSegments() - 1); err != nil {
 		return l.judge(err)
 	}
 	return nil
@@ -534,6 +550,8 @@ func (l *Log) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
+	l.swapping.Lock()
+	defer l.swapping.Unlock()
 	var err error
 	if l.failed.Load() == nil {
 		err = l.closeClean()
@@ -545,6 +563,8 @@ func (l *Log) Close() error {
 // Remove closes the log and deletes the folder.
 func (l *Log) Remove() error {
 	if !l.closed.Swap(true) {
+		l.swapping.Lock()
+		defer l.swapping.Unlock()
 		l.release()
 	}
 	return os.RemoveAll(l.dir)
@@ -582,6 +602,8 @@ func (l *Log) DropDamaged(c *CorruptError, safe record.Offset) (int, error) {
 	if err := l.usable(); err != nil {
 		return 0, err
 	}
+	l.swapping.Lock()
+	defer l.swapping.Unlock()
 	segs := *l.segs.Load()
 	for i, s := range segs[:len(segs)-1] {
 		if s.path(logSuffix) != c.Path {

@@ -43,17 +43,19 @@ func parseSwap(name string) (base, end record.Offset, ok bool) {
 	return record.Offset(b), record.Offset(e), ok && err1 == nil && err2 == nil && b < e
 }
 
-// swap puts a compacted segment in the place of group. The writer calls it,
-// with flush.work held: nobody writes the old segments' small files meanwhile.
-// begun says that the file has left its place under w.path. An error after
-// that fails the log: what is on disk is then for the next Open to finish.
+// swap puts a compacted segment in the place of group, while the writer goes
+// on; only deletions wait. begun says that the file has left its place under
+// w.path. An error after that fails the log: what is on disk is then for the
+// next Open to finish.
 func (l *Log) swap(group []*segment, w *cleanWriter) (begun bool, err error) {
+	l.swapping.Lock()
+	defer l.swapping.Unlock()
+	l.flush.work.Lock() // nobody writes the old segments' small files meanwhile
+	defer l.flush.work.Unlock()
 	if err := l.usable(); err != nil {
 		return false, err
 	}
-	segs := *l.segs.Load()
-	at := slices.Index(segs, group[0])
-	if at < 0 || at+len(group) >= len(segs) || !slices.Equal(segs[at:at+len(group)], group) {
+	if l.remaining(group) < len(group) {
 		return false, ErrStale
 	}
 	dir, err := os.Open(l.dir) // now, when it may still fail
@@ -69,8 +71,10 @@ func (l *Log) swap(group []*segment, w *cleanWriter) (begun bool, err error) {
 	if err := l.disk.sync(dir); err != nil {
 		return true, l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
 	}
-	next := slices.Concat(segs[:at], []*segment{s}, segs[at+len(group):])
-	l.segs.Store(&next)
+	l.edit(func(segs []*segment) []*segment {
+		at := slices.Index(segs, group[0])
+		return slices.Concat(segs[:at], []*segment{s}, segs[at+len(group):])
+	})
 	for _, old := range group {
 		old.close() // from here on readers find the new one, whose file is open
 		l.grow(-old.size.Load())

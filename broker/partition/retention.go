@@ -161,10 +161,13 @@ func (p *Partition) retainLocked(cfg *Config, now time.Time) (int, error) {
 	if tiered {
 		readable = min(readable, record.Offset(p.tieredEnd.Load()))
 	}
-	size := p.log.Size()
+	size := int64(-1) // asked for when no compaction can change it any more
 	n, err := p.log.DropOldest(!tiered, func(s record.Segment, modified time.Time) bool {
 		if s.End > readable {
 			return false
+		}
+		if size < 0 {
+			size = p.log.Size()
 		}
 		if !expired(s.MaxTimestamp, modified) && (bytes < 0 || size-s.Bytes < bytes) {
 			return false

@@ -1,0 +1,64 @@
+package commitlog
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+// TestSyncDataOnAFullDisk: small files that find no room keep nothing of what
+// was appended from the disk. The segments that could not be sealed are synced,
+// the active one, and the folder that has their names.
+func TestSyncDataOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	d := realDisk()
+	var synced []string
+	noted, full := false, false
+	d.sync = func(f *os.File) error {
+		if noted {
+			synced = append(synced, filepath.Base(f.Name()))
+		}
+		return nil
+	}
+	write := d.writeAt
+	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+		if full && filepath.Ext(f.Name()) == tmpSuffix {
+			return 0, &os.PathError{Op: "write", Path: f.Name(), Err: syscall.ENOSPC}
+		}
+		return write(f, p, off)
+	}
+	l := openLog(t, dir, Config{}, Deps{disk: d})
+	defer l.Remove()
+	mustAdd(t, l, 1, 1, 100)
+	sealAll(t, l)
+	full = true
+	for range 2 {
+		mustAdd(t, l, 1, 1, 100)
+		if err := l.Roll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustAdd(t, l, 1, 1, 100)
+	l.flush.stop() // what it can do is done
+	noted = true
+	for call, want := range [][]string{
+		{"00000000000000000001.log", "00000000000000000002.log", "00000000000000000003.log", filepath.Base(dir)},
+		{"00000000000000000001.log", "00000000000000000002.log", "00000000000000000003.log"},
+	} {
+		synced = nil
+		if err := l.SyncData(); err != nil {
+			t.Fatalf("call %d: %v", call, err)
+		}
+		slices.SortFunc(synced, func(a, b string) int { return len(b) - len(a) })
+		slices.Sort(synced[:3])
+		if !slices.Equal(synced, want) {
+			t.Errorf("call %d synced %q, want %q", call, synced, want)
+		}
+	}
+	if err := l.Sync(); !errors.Is(err, ErrFull) {
+		t.Errorf("the recovery point cannot move, and Sync says %v", err)
+	}
+}
