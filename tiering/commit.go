@@ -227,7 +227,7 @@ func (m *Manager) writeCopy(p *part, v *view, etag string) (string, error) {
 		if newer, err := m.copyIsNewer(ctx, key, v.ptr.Generation); err != nil {
 			return "", err
 		} else if newer {
-			return present.ETag, nil
+			return "", nil // of a later leader, or of a metastore that is lost: not to be replaced
 		}
 		etag = present.ETag
 	}

@@ -216,6 +216,40 @@ func (m *Manager) deleteKey(ctx context.Context, key string) error {
 // emptied.
 var errNoPointers = errors.New("the metastore has no pointers, the bucket has copies of some: nothing is deleted; restore the metastore, or remove the copies to give the objects up")
 
+// errOlder says that the bucket has a later copy of a pointer than the
+// metastore has: it was put back from a backup, and what was uploaded since
+// then is known to nothing but the copy.
+var errOlder = errors.New("the metastore is older than the bucket: nothing is deleted; restore a later backup, or remove the copy to give up what this one does not know")
+
+// checkAge is errOlder if any of the pointers is older than its copy.
+func (m *Manager) checkAge(ctx context.Context, k *marks) error {
+	for key, e := range k.pointers {
+		ptr, err := DecodePointer(e.Value)
+		if err != nil {
+			return err // mark has decoded it
+		}
+		name := PointerKey(m.deps.ClusterID, key.id, key.p)
+		newer, err := m.copyIsNewer(ctx, name, ptr.Generation)
+		if errors.Is(err, objectstore.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !newer {
+			continue
+		}
+		now, err := m.deps.Meta.TierPointer(ctx, key.id, key.p)
+		if err != nil {
+			return err
+		}
+		if now.Revision == e.Revision { // else it was changed meanwhile, and the copy after it
+			return fmt.Errorf("%w: pointer of %s-%d, copy %s", errOlder, ptr.Topic, ptr.Partition, name)
+		}
+	}
+	return nil
+}
+
 // sweep lists the bucket and deletes what nothing has referred to for a whole
 // quarantine. What it does not know for one of this cluster's keys it leaves
 // alone.
@@ -273,6 +307,9 @@ func (m *Manager) suspect(k *marks, key string, now time.Time) bool {
 func (m *Manager) deleteOrphans(ctx context.Context, keys []string, now time.Time) error {
 	slices.Sort(keys)
 	k, err := m.mark(ctx) // what was committed meanwhile stays
+	if err == nil {
+		err = m.checkAge(ctx, k)
+	}
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
