@@ -30,6 +30,11 @@ const (
 	decodeFactor = 6
 )
 
+// maxListed is how many partitions and brokers a request may list by number.
+// Four bytes of it can ask for a hundred bytes of a reply, so that a large
+// request could take more memory than there is; no cluster has that many.
+const maxListed = 1_000_000
+
 // DecodeRequest decodes body, what follows a request's header, as the key
 // and version say. Every length and count is checked against the bytes that
 // remain before anything is allocated. Byte slices (Records, Metadata …) of
@@ -60,6 +65,7 @@ type reader struct {
 	behind int // bytes of the body that come after src, when src is one tag's value
 	total  int
 	budget int // bytes that may still be allocated
+	listed int // numbers in arrays, see maxListed
 	err    error
 }
 
@@ -258,16 +264,17 @@ func nullableArray[T any](r *reader, flex bool, minSize int, nullable bool) []T 
 	return make([]T, n)
 }
 
-func (r *reader) int32s(flex bool) []int32 {
-	a := array[int32](r, flex, 4)
-	for i := range a {
-		a[i] = r.int32()
-	}
-	return a
-}
+func (r *reader) int32s(flex bool) []int32 { return r.fill(array[int32](r, flex, 4)) }
 
 func (r *reader) nullableInt32s(flex, nullable bool) []int32 {
-	a := nullableArray[int32](r, flex, 4, nullable)
+	return r.fill(nullableArray[int32](r, flex, 4, nullable))
+}
+
+func (r *reader) fill(a []int32) []int32 {
+	if r.listed += len(a); r.listed > maxListed {
+		r.fail("more than %d partitions or brokers are listed", maxListed)
+		return nil
+	}
 	for i := range a {
 		a[i] = r.int32()
 	}

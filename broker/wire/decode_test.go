@@ -321,6 +321,20 @@ func TestDecodeBombs(t *testing.T) {
 	}
 }
 
+// What a request may have answered is bounded, not only what it takes itself.
+func TestDecodeListed(t *testing.T) {
+	for _, n := range []int{maxListed / 2, maxListed/2 + 1} {
+		req := kmsg.NewPtrElectLeadersRequest()
+		req.Version = 2
+		half := kmsg.ElectLeadersRequestTopic{Topic: "t", Partitions: make([]int32, n)}
+		req.Topics = []kmsg.ElectLeadersRequestTopic{half, half}
+		_, err := DecodeRequest(43, 2, req.AppendTo(nil))
+		if over := 2*n > maxListed; over != errors.Is(err, ErrMalformed) || !over && err != nil {
+			t.Errorf("%d partitions: %v", 2*n, err)
+		}
+	}
+}
+
 func TestDecodeUnsupported(t *testing.T) {
 	for key := int16(-1); key < 130; key++ {
 		for v := int16(-1); v < 25; v++ {

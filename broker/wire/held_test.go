@@ -225,3 +225,39 @@ func TestSlowReaderOutlastsThoseThatDoNotRead(t *testing.T) {
 		silent.Close()
 	})
 }
+
+// Peers that send all but the end of a large JoinGroup, which has no share of
+// the budget, are bounded too; a common one gets through.
+func TestArrivingJoinsAreBounded(t *testing.T) {
+	const limit, peers = 4 << 20, 12
+	inBubble(t, Config{MaxInflightBytes: limit}, echo, func(t *testing.T, l *pipeListener, log *logLines) {
+		before, closed := mInflightBytes.Get(), mClosed[reasonStalled].Get()
+		join := kmsg.NewPtrJoinGroupRequest()
+		join.Version, join.Group = 5, "g"
+		join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "p", Metadata: make([]byte, smallPoll-1000)}}
+		whole := frame(1, join)
+		var conns []net.Conn
+		for range peers {
+			nc := l.dial()
+			go nc.Write(whole[:len(whole)-1])
+			conns = append(conns, nc)
+			synctest.Wait()
+			if n := mInflightBytes.Get() - before; n > limit+peers*readBuffer {
+				t.Fatalf("%v bytes are held for %d peers", n, len(conns))
+			}
+		}
+		join.Protocols[0].Metadata = make([]byte, 10<<10)
+		mustServe(t, l, "JoinGroup", frame(2, join), 2*stallTimeout)
+		time.Sleep(time.Minute)
+		if n := mClosed[reasonStalled].Get() - closed; n < peers-limit/smallPoll {
+			t.Errorf("%d were closed", n)
+		}
+		for _, nc := range conns {
+			nc.Close()
+		}
+		time.Sleep(time.Hour)
+		if n := l.server.held.Load(); n != 0 {
+			t.Errorf("%d bytes are still counted", n)
+		}
+	})
+}
