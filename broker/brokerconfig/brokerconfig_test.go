@@ -371,7 +371,9 @@ func TestEditList(t *testing.T) {
 		add           bool
 		want          string
 	}{
-		{"a,b", "b,c", true, "a,b,c"}, {"", "a", true, "a"}, {"a, b", "a", false, "b"}, {"a", "a", false, ""}, {"a", "x", false, "a"},
+		{"a,b", "b,c", true, "a,b,c"}, {"", "a", true, "a"}, {"a, b", "a", false, " b"}, {"a", "a", false, ""}, {"a", "x", false, "a"},
+		{"a", " a", true, "a, a"}, {"a, b", "b", false, "a, b"}, {"a,,b,", "", false, "a,b"}, {"a,a,b,a", "a,a", false, "b,a"}, {"a", "b,b", true, "a,b"},
+		{"", "", true, ""}, {"a", "", true, "a,"}, {"a", "b,", true, "a,b"}, {"a", ",b", true, "a,,b"}, {"a", ",", false, "a"}, {"a", ",", true, "a"},
 	} {
 		if got := EditList(c.value, c.change, c.add); got != c.want {
 			t.Errorf("%+v: got %q", c, got)

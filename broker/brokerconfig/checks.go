@@ -86,21 +86,31 @@ func parseOverrides(v string) (map[netip.Addr]int, error) {
 }
 
 // EditList appends the items of change to a list's value, or takes them out of
-// it. What is there already is not appended again.
+// it. As in Kafka, items are what stands between the commas, spaces included:
+// what is there is not appended again, and what is there twice is taken out
+// once for each time that change has it.
 func EditList(value, change string, appendItems bool) string {
-	list, seen := topicconfig.SplitList(value), map[string]bool{}
+	list := slices.DeleteFunc(strings.Split(value, ","), func(item string) bool { return item == "" })
+	items := strings.Split(change, ",")
+	for change != "" && len(items) > 0 && items[len(items)-1] == "" {
+		items = items[:len(items)-1]
+	}
+	seen := map[string]int{}
 	if !appendItems {
-		for _, item := range topicconfig.SplitList(change) {
-			seen[item] = true
+		for _, item := range items {
+			seen[item]++
 		}
-		return strings.Join(slices.DeleteFunc(list, func(item string) bool { return seen[item] }), ",")
+		return strings.Join(slices.DeleteFunc(list, func(item string) bool {
+			seen[item]--
+			return seen[item] >= 0
+		}), ",")
 	}
 	for _, item := range list {
-		seen[item] = true
+		seen[item]++
 	}
-	for _, item := range topicconfig.SplitList(change) {
-		if !seen[item] {
-			seen[item] = true
+	for _, item := range items {
+		if seen[item] == 0 {
+			seen[item]++
 			list = append(list, item)
 		}
 	}
