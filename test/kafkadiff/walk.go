@@ -120,7 +120,7 @@ func (p *pair) found(title, path, kafka, firn string) error {
 	general := generalPath(path)
 	if r := p.rules.allow(api, path, kafka, firn); r != nil {
 		p.tolerated[r.String()]++
-		if leads(path) && (!strings.HasSuffix(path, "ErrorCode") || kafka == "0" || firn == "0") {
+		if decides(path) && (!strings.HasSuffix(path, "ErrorCode") || kafka == "0" || firn == "0") {
 			return errParted // not where both refused
 		}
 		return nil
@@ -134,14 +134,14 @@ func (p *pair) found(title, path, kafka, firn string) error {
 }
 
 func rank(d difference) int {
-	if leads(d.path) {
+	if decides(d.path) {
 		return 0
 	}
 	return 1
 }
 
-// leads says whether other differences follow from one there.
-func leads(path string) bool {
+// decides says whether other differences follow from one there.
+func decides(path string) bool {
 	return path == "" || strings.HasSuffix(path, "ErrorCode") || strings.HasSuffix(path, "LeaderID")
 }
 

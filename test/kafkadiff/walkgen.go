@@ -327,7 +327,7 @@ func (g *generator) batch(t *walkTopic, part int32) (*object, *walkProducer, str
 	v, _ := b.get("records")
 	records := v.(list)
 	for i, rec := range records {
-		if g.chance(1) {
+		if g.r.IntN(400) == 0 {
 			rec.(*object).set("delta", number(int64(i+1)))
 		}
 	}
@@ -344,13 +344,20 @@ func (g *generator) batch(t *walkTopic, part int32) (*object, *walkProducer, str
 	}
 	p := pick(g, g.producers)
 	key := fmt.Sprintf("%s-%d", t.name, part)
-	sequence := g.near(p.next[key], math.MinInt32, math.MaxInt32, 15)
 	n := int64(len(records))
-	if g.chance(8) { // the last one again
-		sequence = max(0, p.next[key]-n)
+	sequence, known := p.next[key]
+	switch { // a partition that knows nothing of a producer: scenarios/produce
+	case known && g.chance(8):
+		sequence = max(0, sequence-n) // the last one again
+	case known:
+		sequence = g.near(sequence, math.MinInt32, math.MaxInt32, 15)
+	}
+	epoch := g.near(p.epoch, math.MinInt16, math.MaxInt16, 8)
+	if epoch == -1 { // without an epoch: scenarios/produce
+		epoch = -2
 	}
 	b.set("producer", json.Number("$"+p.id))
-	b.set("epoch", number(g.near(p.epoch, math.MinInt16, math.MaxInt16, 8)))
+	b.set("epoch", number(epoch))
 	b.set("sequence", number(sequence))
 	return b, p, key, sequence + n
 }
