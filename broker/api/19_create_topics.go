@@ -37,27 +37,15 @@ func (a *API) createTopics(c *call) {
 	defer cancel()
 	img := a.deps.Meta.Image()
 
-	count := map[string]int{}
-	for i := range req.Topics {
-		count[req.Topics[i].Topic]++
-	}
+	topics, twice := eachOnce(req.Topics, func(t *kmsg.CreateTopicsRequestTopic) string { return t.Topic })
 	var specs []metastore.TopicSpec
 	var at []int // specs[i] is answered by resp.Topics[at[i]]
 	keys := 0    // that specs come to
 	room := a.room(img)
-	for i := range req.Topics {
-		in := &req.Topics[i]
-		n := count[in.Topic]
-		if n <= 0 {
-			continue // a duplicate that was answered
-		}
-		count[in.Topic] = 0
-		if n > 1 {
-			count[in.Topic] = -1 // refused whatever else is wrong
-		}
+	for _, in := range topics {
 		out := newCreated(in.Topic)
 		spec, err := metastore.TopicSpec{}, error(nil)
-		if n > 1 {
+		if twice[in.Topic] {
 			err = fail(kerr.InvalidRequest, "the request names the topic more than once")
 		} else {
 			spec, err = a.topicSpec(img, in)
@@ -76,12 +64,12 @@ func (a *API) createTopics(c *call) {
 				out.TopicID = uuid.New() // as Kafka: of the topic that was not made
 			}
 		}
+		createError(&out, err)
 		resp.Topics = append(resp.Topics, out)
-		createError(&resp.Topics[len(resp.Topics)-1], err)
 	}
 	if keys > a.cfg.MaxPartitionsPerCall { // Kafka counts records, and refuses all, the wrong ones too
 		for i := range resp.Topics {
-			if out := &resp.Topics[i]; count[out.Topic] >= 0 {
+			if out := &resp.Topics[i]; !twice[out.Topic] { // that is told whatever else is wrong
 				createError(out, fail(kerr.PolicyViolation, "topics, their configs and partitions made by one request must be at most %d together", a.cfg.MaxPartitionsPerCall))
 			}
 		}

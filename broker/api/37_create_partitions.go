@@ -29,20 +29,11 @@ func (a *API) createPartitions(c *call) {
 	}
 	ctx, cancel := c.deadline(req.TimeoutMillis)
 	defer cancel()
-	count := map[string]int{}
-	for i := range req.Topics {
-		count[req.Topics[i].Topic]++
-	}
-	for i := range req.Topics {
-		in := &req.Topics[i]
-		n := count[in.Topic]
-		if n == 0 {
-			continue
-		}
-		count[in.Topic] = 0
+	topics, twice := eachOnce(req.Topics, func(t *kmsg.CreatePartitionsRequestTopic) string { return t.Topic })
+	for _, in := range topics {
 		out := kmsg.NewCreatePartitionsResponseTopic()
 		out.Topic = in.Topic
-		err := a.addPartitions(ctx, in, n > 1, req.ValidateOnly)
+		err := a.addPartitions(ctx, in, twice[in.Topic], req.ValidateOnly)
 		if err != nil && codeOf(err) == kerr.UnknownServerError.Code {
 			a.failed("create partitions failed", "topic", in.Topic, "error", err)
 		}

@@ -58,3 +58,19 @@ func collision(img *metastore.Image, name string) string {
 	}
 	return ""
 }
+
+// eachOnce gives the first topic of each name, in their order, and which names
+// come more than once.
+func eachOnce[T any](topics []T, name func(*T) string) (first []*T, twice map[string]bool) {
+	twice = map[string]bool{}
+	for i := range topics {
+		n := name(&topics[i])
+		if _, again := twice[n]; again {
+			twice[n] = true
+			continue
+		}
+		twice[n] = false
+		first = append(first, &topics[i])
+	}
+	return first, twice
+}

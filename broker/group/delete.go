@@ -1,7 +1,6 @@
 package group
 
 import (
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -186,5 +185,5 @@ func (s *shard) deleteOffsets(req *kmsg.OffsetDeleteRequest, resp *kmsg.OffsetDe
 		resp.Topics = append(resp.Topics, rt)
 	}
 	s.mu.Unlock()
-	return responseError(s.tombstones(slices.Clip(due)))
+	return responseError(s.tombstones(due))
 }

@@ -65,7 +65,7 @@ func (o *offsetValue) stale(now record.TopicID) bool {
 	return o.topicID != now && o.topicID != record.TopicID{} && now != record.TopicID{}
 }
 
-// entry is one record: an offset (topic != nil) or a group's metadata.
+// entry is one record: an offset or a group's metadata.
 type entry struct {
 	group     string
 	isOffset  bool
