@@ -5,13 +5,17 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/firnlog/firn/broker/brokerconfig"
+	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/objectstore/file"
 	"github.com/firnlog/firn/record"
@@ -127,6 +131,32 @@ func TestConfigsHoldLive(t *testing.T) {
 	check("deleted for this broker", b, 6000)
 	setConfigs(t, b, "", nil)
 	check("deleted for all", b, 5000)
+}
+
+// TestWireConfig: each limit of the listener has its config, and what means
+// "none" or "no limit" keeps that meaning.
+func TestWireConfig(t *testing.T) {
+	of := func(given map[string]string) wire.Config {
+		v, err := brokerconfig.Resolve(given, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return wireConfig(v)
+	}
+	got := of(map[string]string{
+		"socket.request.max.bytes": "70000", "max.connections": "2", "max.connections.per.ip": "3", "max.connections.per.ip.overrides": "10.0.0.1:4",
+		"max.connection.creation.rate": "5", "queued.max.request.bytes": "80000", "socket.send.buffer.bytes": "6000", "connections.max.idle.ms": "7",
+	})
+	want := wire.Config{
+		MaxFrameBytes: 70000, MaxConnections: 2, MaxConnectionsPerIP: 3, MaxConnectionsOf: map[netip.Addr]int{netip.MustParseAddr("10.0.0.1"): 4},
+		MaxConnectionRate: 5, MaxInflightBytes: 80000, SendBuffer: 6000, IdleTimeout: 7 * time.Millisecond,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := of(map[string]string{"max.connections.per.ip": "0", "max.connections.per.ip.overrides": "10.0.0.1:4", "queued.max.request.bytes": "-1"}); got.MaxConnectionsPerIP != -1 || got.MaxInflightBytes != -1 {
+		t.Errorf("none and no limit: %+v", got)
+	}
 }
 
 // oneConnection checks that a second connection from one address is closed.

@@ -192,6 +192,7 @@ func (f *fetchCall) firstPass() {
 		return
 	}
 	if len(state.cold) == 0 && f.a.waiting.Load() >= int64(f.a.cfg.MaxWaitingFetches) {
+		fetchesNotKept.Inc()
 		f.finish()
 		return
 	}

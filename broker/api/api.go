@@ -35,6 +35,9 @@ import (
 type Partitions interface {
 	// Get gives an open partition, nil when it is not open here.
 	Get(topic string, p record.PartitionID) *partition.Partition
+	// OpenError says why a partition that belongs here did not open, and nil
+	// where that is not known. It is tried again.
+	OpenError(topic string, p record.PartitionID) error
 	// AwaitApplied returns once what the metadata of revision says is open
 	// (or gone), or with ctx's error.
 	AwaitApplied(ctx context.Context, revision int64) error
@@ -207,16 +210,16 @@ var operations = map[int16]operation{
 	22: {handle: (*API).initProducerID, waits: true},
 	23: {handle: (*API).offsetForLeaderEpoch},
 	32: {handle: (*API).describeConfigs, large: true},
+	33: {handle: (*API).alterConfigs, waits: true},
 	34: {handle: (*API).alterReplicaLogDirs},
 	35: {handle: (*API).describeLogDirs, waits: true},
-	33: {handle: (*API).alterConfigs, waits: true},
 	37: {handle: (*API).createPartitions, waits: true},
-	43: {handle: (*API).electLeaders},
 	42: {handle: (*API).deleteGroups, waits: true},
+	43: {handle: (*API).electLeaders},
 	44: {handle: (*API).incrementalAlterConfigs, waits: true},
-	47: {handle: (*API).offsetDelete, waits: true},
 	45: {handle: (*API).alterPartitionReassignments},
 	46: {handle: (*API).listPartitionReassignments},
+	47: {handle: (*API).offsetDelete, waits: true},
 	55: {handle: (*API).describeQuorum},
 	57: {handle: (*API).updateFeatures},
 	60: {handle: (*API).describeCluster},
@@ -228,9 +231,11 @@ var operations = map[int16]operation{
 	75: {handle: (*API).describeTopicPartitions},
 }
 
-var panics = metrics.NewCounter("firn_api_panics_total")
-
-var failures = metrics.NewCounter("firn_api_failures_total")
+var (
+	panics         = metrics.NewCounter("firn_api_panics_total")
+	failures       = metrics.NewCounter("firn_api_failures_total")
+	fetchesNotKept = metrics.NewCounter("firn_api_fetches_not_kept_waiting_total") // more than MaxWaitingFetches
+)
 
 // Clients repeat a request that met a damaged file or a store that is away,
 // many times a second: the log gets these many lines, the metric all.
@@ -302,12 +307,11 @@ func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Repl
 	switch {
 	case op.large:
 		a.laterIn(a.large, c, func() { op.handle(a, c) })
-		return
 	case op.waits:
 		a.later(c, func() { op.handle(a, c) })
-		return
+	default:
+		a.guard(c, func() { op.handle(a, c) })
 	}
-	a.guard(c, func() { op.handle(a, c) })
 }
 
 // later runs f beside the connection's reader, which waits only while all

@@ -406,6 +406,7 @@ func TestRoom(t *testing.T) {
 		}
 		return askOf[*kmsg.CreateTopicsResponse](t, a, req).Topics
 	}
+	refused := topicsRefused.Get()
 	got := create(tight(1, 100), 2, "room-a", "room-b")
 	wantCode(t, "the last topic", got[0].ErrorCode, nil)
 	wantCode(t, "one topic too many", got[1].ErrorCode, kerr.PolicyViolation)
@@ -428,6 +429,9 @@ func TestRoom(t *testing.T) {
 	}
 	wantCode(t, "too many more", grow(tight(0, 2), 4), kerr.PolicyViolation)
 	wantCode(t, "as many as there may be", grow(tight(0, 2), 3), nil)
+	if n := topicsRefused.Get() - refused; n != 5 {
+		t.Errorf("%d refusals were counted, not 5", n)
+	}
 }
 
 func TestDeletionDisabled(t *testing.T) {

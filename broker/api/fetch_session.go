@@ -88,8 +88,10 @@ type sessionCache struct {
 }
 
 var (
+	sessionsOpen    = metrics.NewGauge("firn_api_fetch_sessions", nil)
 	sessionsEvicted = metrics.NewCounter("firn_api_fetch_sessions_evicted_total")
 	sessionsMade    = metrics.NewCounter("firn_api_fetch_sessions_created_total")
+	sessionsRefused = metrics.NewCounter("firn_api_fetch_sessions_refused_total") // for want of room
 )
 
 func newSessionCache(max, maxParts int, minAge time.Duration, now func() time.Time) *sessionCache {
@@ -272,6 +274,7 @@ func (sc *sessionCache) create(fc *fetchContext) int32 {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	if len(sc.sessions) >= sc.max && !sc.evict(size, now) || sc.parts+size > sc.maxParts {
+		sessionsRefused.Inc()
 		return 0
 	}
 	s := &session{byID: fc.byID, created: now, lastUsed: now, size: size, epoch: nextSessionEpoch(newSessionEpoch),
@@ -289,6 +292,7 @@ func (sc *sessionCache) create(fc *fetchContext) int32 {
 	sc.sessions[s.id] = s
 	sc.parts += size
 	sessionsMade.Inc()
+	sessionsOpen.Inc()
 	return s.id
 }
 
@@ -321,6 +325,7 @@ func (sc *sessionCache) evict(size int, now time.Time) bool {
 func (sc *sessionCache) drop(s *session) {
 	delete(sc.sessions, s.id)
 	sc.parts -= s.size
+	sessionsOpen.Dec()
 }
 
 func (sc *sessionCache) remove(id int32) {

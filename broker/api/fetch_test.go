@@ -231,8 +231,9 @@ func TestWaitingFetchesAreBounded(t *testing.T) {
 	req := fetchRequest(topic, 13, 0)
 	req.MaxWaitMillis = 60_000
 	first := start(t, context.Background(), a, "x", req)
+	notKept := fetchesNotKept.Get()
 	second := askOf[*kmsg.FetchResponse](t, a, req)
-	if second.ErrorCode != 0 || len(second.Topics[0].Partitions[0].RecordBatches) != 0 {
+	if fetchesNotKept.Get() != notKept+1 || second.ErrorCode != 0 || len(second.Topics[0].Partitions[0].RecordBatches) != 0 {
 		t.Errorf("got %+v", second)
 	}
 	write(t, topic, 0, 1)

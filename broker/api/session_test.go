@@ -258,7 +258,8 @@ func TestFetchSessionEviction(t *testing.T) {
 
 func TestFetchSessionPartitionsAreBounded(t *testing.T) {
 	sc := newSessionCache(10, 5, time.Minute, time.Now)
-	if makeSession(t, sc, 6) != 0 {
+	refused := sessionsRefused.Get()
+	if makeSession(t, sc, 6) != 0 || sessionsRefused.Get() != refused+1 {
 		t.Error("a session above the limit was made")
 	}
 	id := makeSession(t, sc, 5)
