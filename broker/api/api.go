@@ -130,8 +130,6 @@ type API struct {
 	slow        chan struct{} // a place for each request that waits
 	large       chan struct{} // a place for each answer that may be large
 
-	latency map[int16]*metrics.Histogram // of answers, by API key
-
 	failLines *rate.Limiter // of what failed logs: clients try again and again
 }
 
@@ -158,10 +156,6 @@ func New(cfg Config, deps Deps) *API {
 	a.cold = make(chan struct{}, cfg.ColdReads)
 	a.slow = make(chan struct{}, cfg.SlowRequests)
 	a.large = make(chan struct{}, cfg.LargeAnswers)
-	a.latency = make(map[int16]*metrics.Histogram, len(operations))
-	for key := range operations {
-		a.latency[key] = metrics.GetOrCreateHistogram(`firn_api_request_seconds{api="` + kmsg.NameForKey(key) + `"}`)
-	}
 	return a
 }
 
@@ -259,7 +253,6 @@ type call struct {
 	start   time.Time
 	replied atomic.Bool
 	out     func(wire.Reply)
-	hist    *metrics.Histogram
 }
 
 // reply sends r, once; what comes later is dropped, its spans released.
@@ -269,9 +262,6 @@ func (c *call) reply(r wire.Reply) {
 			releaseAll(r.Fetch.Spans)
 		}
 		return
-	}
-	if c.hist != nil {
-		c.hist.UpdateDuration(c.start)
 	}
 	c.out(r)
 }
@@ -298,7 +288,7 @@ func response[T kmsg.Response](c *call) T { return c.req.Body.ResponseKind().(T)
 // order; appends happen before it returns, so that they keep that order.
 func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Reply)) {
 	key := req.Body.Key()
-	c := &call{ctx: ctx, req: req, start: time.Now(), out: reply, hist: a.latency[key]}
+	c := &call{ctx: ctx, req: req, start: time.Now(), out: reply}
 	op, ok := operations[key]
 	if !ok {
 		c.reply(wire.Reply{Close: true, Reason: fmt.Sprintf("API key %d is not answered", key)})
