@@ -31,7 +31,18 @@ const openers = 8
 // for syncs, many of which one commit of the file system's journal answers.
 const closers = 64
 
-var openFailures = metrics.NewCounter("firn_broker_partition_open_failures_total")
+// A partition that did not open is tried again after firstRetry, then after
+// twice as long, up to lastRetry: each try may have to scan a segment.
+const (
+	firstRetry = 5 * time.Second
+	lastRetry  = 5 * time.Minute
+)
+
+var (
+	openFailures  = metrics.NewCounter("firn_broker_partition_open_failures_total") // that a retry fails, too, does not count
+	notOpen       = metrics.NewGauge("firn_broker_partitions_not_open", nil)        // at present
+	partsReopened = metrics.NewCounter("firn_broker_partitions_reopened_total")
+)
 
 // topics keeps the open partitions equal to what the metastore's image says
 // this broker leads. apply is called from one goroutine; Get from any.
@@ -48,9 +59,12 @@ type topics struct {
 
 	open atomic.Pointer[map[string]*openTopic] // by name; replaced whole, never changed
 
-	applying chan struct{}        // one place: apply, stop and close take turns
-	stopped  bool                 // apply does nothing any more; guarded by applying
-	configs  *brokerconfig.Values // applied last; guarded by applying
+	applying chan struct{} // one place: apply, reopen, stop and close take turns, and guard what follows
+	stopped  bool          // nothing is applied any more
+	configs  *brokerconfig.Values
+	image    *metastore.Image // applied last, as configs
+	retry    *time.Timer      // of the next reopen; nil: every partition is open
+	pause    time.Duration    // that retry waits or waited, 0 before the first
 
 	mu      sync.Mutex // guards applied and waiters
 	applied int64      // the image revision that open shows
@@ -62,6 +76,17 @@ type openTopic struct {
 	id         record.TopicID
 	revision   int64                  // of the metadata that was applied
 	partitions []*partition.Partition // by index; nil: not here, or it failed to open
+	failed     []error                // by index: why it did not open
+}
+
+// notOpen is how many partitions should be open and are not.
+func (ot *openTopic) notOpen() (n int) {
+	for _, err := range ot.failed {
+		if err != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error), age time.Duration) *topics {
@@ -78,6 +103,16 @@ func (t *topics) Get(topic string, p record.PartitionID) *partition.Partition {
 		return nil
 	}
 	return ot.partitions[p]
+}
+
+// OpenError says why a partition that should be open did not open, nil if
+// there is no such partition.
+func (t *topics) OpenError(topic string, p record.PartitionID) error {
+	ot := (*t.open.Load())[topic]
+	if ot == nil || p < 0 || int(p) >= len(ot.failed) {
+		return nil
+	}
+	return ot.failed[p]
 }
 
 // all calls f with every open partition.
@@ -117,18 +152,32 @@ func (t *topics) AwaitApplied(ctx context.Context, revision int64) error {
 func (t *topics) apply(img *metastore.Image, v *brokerconfig.Values) {
 	t.applying <- struct{}{}
 	defer func() { <-t.applying }()
-	if t.stopped {
-		return
+	if !t.stopped {
+		t.change(img, v, false)
 	}
+}
+
+// reopen tries those partitions again that did not open.
+func (t *topics) reopen() {
+	t.applying <- struct{}{}
+	defer func() { <-t.applying }()
+	if !t.stopped {
+		t.retry = nil
+		t.change(t.image, t.configs, true)
+	}
+}
+
+// change does the work of apply; again says to try what did not open.
+func (t *topics) change(img *metastore.Image, v *brokerconfig.Values, again bool) {
 	sameDefaults := t.configs != nil && t.configs.SameForTopics(v)
-	t.configs = v
+	t.configs, t.image = v, img
 	old := *t.open.Load()
 	next := make(map[string]*openTopic, len(img.Topics))
 	var work errgroup.Group
 	work.SetLimit(openers)
 	for name, mt := range img.Topics {
 		was := old[name]
-		if was != nil && was.id == mt.ID && was.revision == mt.Revision && sameDefaults {
+		if was != nil && was.id == mt.ID && was.revision == mt.Revision && sameDefaults && !(again && was.notOpen() > 0) {
 			next[name] = was
 			continue
 		}
@@ -146,6 +195,7 @@ func (t *topics) apply(img *metastore.Image, v *brokerconfig.Values) {
 		}
 	}
 	t.groups.loadNew(next[offsetsTopic])
+	t.retryLater(next)
 	t.mu.Lock()
 	t.applied = max(t.applied, img.Revision)
 	for ch, rev := range t.waiters {
@@ -157,9 +207,25 @@ func (t *topics) apply(img *metastore.Image, v *brokerconfig.Values) {
 	t.mu.Unlock()
 }
 
+// retryLater sees to it that what is not open is tried again.
+func (t *topics) retryLater(open map[string]*openTopic) {
+	n := 0
+	for _, ot := range open {
+		n += ot.notOpen()
+	}
+	notOpen.Set(float64(n))
+	switch {
+	case n == 0:
+		t.pause = 0
+	case t.retry == nil:
+		t.pause = min(max(2*t.pause, firstRetry), lastRetry)
+		t.retry = time.AfterFunc(t.pause, t.reopen)
+	}
+}
+
 // applyTopic gives the topic as mt says, reusing the partitions of was.
 func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.Group) *openTopic {
-	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, len(mt.Partitions))}
+	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, len(mt.Partitions)), failed: make([]error, len(mt.Partitions))}
 	cfg, err := t.parse(mt)
 	if err != nil {
 		// Configs are validated before they are stored; an older or newer
@@ -185,8 +251,13 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.
 			now.partitions[i] = p
 			continue
 		}
+		var before error
+		if was != nil && i < len(was.failed) {
+			before = was.failed[i]
+		}
 		work.Go(func() error {
-			now.partitions[i] = t.openPartition(mt, mp, cfg)
+			now.partitions[i], now.failed[i] = t.openPartition(mt, mp, cfg)
+			t.reportOpening(record.TopicPartition{Topic: mt.Name, Partition: mp.ID}, before, now.failed[i])
 			return nil
 		})
 	}
@@ -230,7 +301,7 @@ func (t *topics) folder(topic string, id record.TopicID, p record.PartitionID) s
 	return filepath.Join(t.dir, topic, fmt.Sprintf("%d-%s", p, id.Hex()))
 }
 
-func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg topicconfig.Topic) *partition.Partition {
+func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg topicconfig.Topic) (*partition.Partition, error) {
 	tp := record.TopicPartition{Topic: mt.Name, Partition: mp.ID}
 	deps := partition.Deps{
 		Log:           t.log,
@@ -248,11 +319,24 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 		}
 	}
 	if err != nil {
-		openFailures.Inc()
-		t.log.Error("partition does not open and is not served; the others are", "partition", tp.String(), "error", err)
-		return nil
+		return nil, err
 	}
-	return p
+	return p, nil
+}
+
+// reportOpening says how opening a partition went, before being the error of
+// the last try. The same one is not told again.
+func (t *topics) reportOpening(tp record.TopicPartition, before, err error) {
+	if err != nil && before == nil {
+		openFailures.Inc()
+	}
+	switch {
+	case err != nil && (before == nil || err.Error() != before.Error()):
+		t.log.Error("partition does not open and is not served, the others are; it is tried again", "partition", tp.String(), "error", err)
+	case err == nil && before != nil:
+		partsReopened.Inc()
+		t.log.Info("partition is open now", "partition", tp.String())
+	}
 }
 
 // delete removes a topic that is no longer in the metadata, here and in the
@@ -349,6 +433,9 @@ func (t *topics) setAside(topic, folder string) (to string, err error) {
 func (t *topics) stop() {
 	t.applying <- struct{}{}
 	t.stopped = true
+	if t.retry != nil {
+		t.retry.Stop()
+	}
 	<-t.applying
 }
 

@@ -94,6 +94,9 @@ func (a *API) open(t *metastore.Topic, p int32) (*partition.Partition, error) {
 	}
 	part := a.deps.Partitions.Get(t.Name, record.PartitionID(p))
 	if part == nil || part.TopicID() != t.ID {
+		if err := a.deps.Partitions.OpenError(t.Name, record.PartitionID(p)); err != nil {
+			return nil, fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)
+		}
 		return nil, kerr.NotLeaderForPartition
 	}
 	return part, nil

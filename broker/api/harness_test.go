@@ -199,6 +199,8 @@ func (h *harness) Get(topic string, p record.PartitionID) *partition.Partition {
 	return nil
 }
 
+func (h *harness) OpenError(string, record.PartitionID) error { return nil }
+
 func (h *harness) AwaitApplied(ctx context.Context, revision int64) error {
 	for {
 		h.mu.Lock()
