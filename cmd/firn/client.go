@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,7 +122,7 @@ func (a *app) unreachable(err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		f.err = fmt.Errorf("cannot reach a broker at %s: no answer in time", a.brokers)
 		f.hint = "is that the Kafka address of a broker, and does a firewall let it through?"
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.As(err, new(*kgo.ErrFirstReadEOF)):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.As(err, new(*kgo.ErrFirstReadEOF)), strings.Contains(err.Error(), "invalid large response size"): // kgo has no type for it
 		f.err = fmt.Errorf("cannot reach a broker at %s: something listens there, but it does not speak the Kafka protocol", a.brokers)
 		f.hint = "is it the HTTP port? Kafka clients need the address that firn start calls Kafka"
 	default:
@@ -152,9 +153,9 @@ func (a *app) explain(what string, err error, message string) error {
 		}
 		return failf("", "%s: %w", what, err)
 	}
-	text := strings.TrimSuffix(ke.Description, ".")
-	if message != "" {
-		text = strings.TrimSuffix(message, ".")
+	text := strings.TrimSuffix(cmp.Or(message, ke.Description), ".")
+	if ke == kerr.UnknownTopicOrPartition && text == strings.TrimSuffix(ke.Description, ".") {
+		text = "there is none of that name" // the code's own words are about what a broker hosts
 	}
 	if strings.HasPrefix(text, what) {
 		return failf(hintFor(ke), "%s (%s)", text, ke.Message)
@@ -173,7 +174,9 @@ func hintFor(err *kerr.Error) string {
 	case kerr.InvalidTopicException:
 		return "a name is 1 to 249 letters, digits, dots, dashes and underscores"
 	case kerr.InvalidReplicationFactor:
-		return "the cluster has fewer brokers than copies were asked for"
+		return "ask for no more copies than there are brokers; see them with: firn cluster info"
+	case kerr.InvalidPartitions:
+		return "partitions can be added, never removed; see how many there are with: firn topic describe NAME"
 	case kerr.GroupIDNotFound, kerr.CoordinatorNotAvailable:
 		return "list the groups with: firn group list"
 	case kerr.MessageTooLarge:

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -27,7 +29,7 @@ within a second, the names of its topics, groups and configs (FIRN_BROKERS or --
 where it is). To have it in every new shell:
 
   bash        firn completion bash > ~/.local/share/bash-completion/completions/firn
-              (needs the package bash-completion)
+              (or, without the package bash-completion, the example below in ~/.bashrc)
   zsh         firn completion zsh > "${fpath[1]}/_firn"
               (needs "autoload -U compinit; compinit" in ~/.zshrc)
   fish        firn completion fish > ~/.config/fish/completions/firn.fish
@@ -40,7 +42,7 @@ where it is). To have it in every new shell:
 			root := cmd.Root()
 			switch given[0] {
 			case "bash":
-				return root.GenBashCompletionV2(a.out, true)
+				return writeBashCompletion(root, a.out)
 			case "zsh":
 				return root.GenZshCompletion(a.out)
 			case "fish":
@@ -51,6 +53,34 @@ where it is). To have it in every new shell:
 			return usageError("%s: choose bash, zsh, fish or powershell", given[0])
 		},
 	}
+}
+
+// bashWords replaces the one line of cobra's script that needs the package
+// bash-completion: without it, words are what blanks part.
+const (
+	bashNeedsPackage = "    _get_comp_words_by_ref \"$@\" cur prev words cword\n"
+	bashWords        = `    if declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
+        _get_comp_words_by_ref "$@" cur prev words cword
+        return
+    fi
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -r -a words <<< "$line"
+    if [[ $line == *[[:blank:]] ]]; then
+        words+=("")
+    fi
+    cword=$((${#words[@]} - 1))
+    cur=${words[cword]}
+    prev=${words[cword - 1]}
+`
+)
+
+func writeBashCompletion(root *cobra.Command, out io.Writer) error {
+	var script bytes.Buffer
+	if err := root.GenBashCompletionV2(&script, true); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, strings.Replace(script.String(), bashNeedsPackage, bashWords, 1))
+	return err
 }
 
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)

@@ -86,7 +86,11 @@ func (a *app) explainResource(r resource, err error, message string) error {
 	}
 	if errors.Is(err, kerr.InvalidConfig) || errors.Is(err, kerr.InvalidRequest) {
 		f := a.explain(r.String(), err, message).(*failure)
-		f.hint = "names and values: firn config describe " + r.String() + " --all"
+		listed := r.String()
+		if listed == allBrokers {
+			listed = "broker/ID" // of all brokers only what was set is listed
+		}
+		f.hint = "names and values: firn config describe " + listed + " --all"
 		return f
 	}
 	return a.explain(r.String(), err, message)

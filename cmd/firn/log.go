@@ -55,10 +55,7 @@ With --output json it prints one object per line, each with a "kind".`,
 			if err := out.flush(); err != nil {
 				return failf("", "write to standard output: %w", err)
 			}
-			if len(failed) > 0 {
-				return failf("", "%w", errors.Join(failed...))
-			}
-			return nil
+			return errors.Join(failed...)
 		},
 	}
 	f := cmd.Flags()
@@ -167,17 +164,20 @@ func (o *dumpOutput) flush() error {
 	return o.err
 }
 
+// whereFiles is what to do about a path that is none of a file of Firn's.
+const whereFiles = "Firn's files lie in the --data folder of firn start (segments in logs/TOPIC/) and in its object store"
+
 // openDump opens a file and tells its kind.
 func openDump(path string) (*os.File, int64, fileKind, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, 0, "", err
+		return nil, 0, "", failf(whereFiles, "%w", err)
 	}
 	st, err := f.Stat()
 	switch {
 	case err != nil:
 	case st.IsDir():
-		err = fmt.Errorf("%s is a folder; name the files in it", path)
+		err = failf("name the files in it, for example: firn log dump "+strings.TrimSuffix(path, "/")+"/*.log", "%s is a folder", path)
 	case st.Size() == 0:
 		if k, ok := detect(f, 0, path); ok && k == kindSegment {
 			return f, 0, k, nil // a segment that was just begun
@@ -191,7 +191,7 @@ func openDump(path string) (*os.File, int64, fileKind, error) {
 	kind, ok := detect(f, st.Size(), path)
 	if !ok {
 		f.Close()
-		return nil, 0, "", fmt.Errorf("%s is none of Firn's files: neither its name nor its first and last bytes are those of one", path)
+		return nil, 0, "", failf(whereFiles, "%s is none of Firn's files: neither its name nor its first and last bytes are those of one", path)
 	}
 	return f, st.Size(), kind, nil
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -131,7 +133,26 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 		return usageError("unknown flag --%s", name)
 	}
+	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return usageError("--%s %s: %s", bad.GetFlag().Name, bad.GetValue(), wanted(bad))
+	}
 	return usageError("%s", msg)
+}
+
+// wanted says what a flag's value should have been.
+func wanted(bad *pflag.InvalidValueError) string {
+	switch kind := bad.GetFlag().Value.Type(); {
+	case strings.Contains(kind, "int"): // int32, int32Slice
+		if errors.Is(bad, strconv.ErrRange) {
+			return "the number is too large or too small"
+		}
+		return "give a whole number"
+	case kind == "duration":
+		return "give a duration such as 500ms, 30s or 5m"
+	case kind == "bool":
+		return "give true or false, or the flag alone"
+	}
+	return bad.Unwrap().Error()
 }
 
 // args wraps an argument check so that its error counts as wrong usage, and
@@ -139,7 +160,7 @@ func flagError(cmd *cobra.Command, err error) error {
 func args(check cobra.PositionalArgs, want string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, given []string) error {
 		if err := check(cmd, given); err != nil {
-			return usageError("%s takes %s, and got %s", cmd.CommandPath(), want, countArgs(given))
+			return usageError("%s got %s; it takes %s", cmd.CommandPath(), countArgs(given), want)
 		}
 		return nil
 	}
