@@ -135,3 +135,23 @@ func (t Topic) Ends(ctx context.Context) ([]int64, error) {
 	}
 	return ends, nil
 }
+
+// Ping asks the broker for its cluster and gives an error unless it names a
+// broker that is there, which is when it serves clients.
+func Ping(ctx context.Context, addr string) error {
+	c, err := dial(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	req := kmsg.NewMetadataRequest()
+	req.Version, req.Topics = 8, []kmsg.MetadataRequestTopic{}
+	resp, err := ask(ctx, c, &req, kmsg.NewPtrMetadataResponse())
+	if err != nil {
+		return err
+	}
+	if len(resp.Brokers) == 0 {
+		return fmt.Errorf("%s knows of no broker", addr)
+	}
+	return nil
+}

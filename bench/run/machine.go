@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+// machine says where the figures come from. dir is on the disk that the
+// brokers use.
+func machine(dir string) []Fact {
+	return []Fact{
+		{"CPU", fmt.Sprintf("%d × %s", runtime.NumCPU(), field("/proc/cpuinfo", "model name"))},
+		{"memory", field("/proc/meminfo", "MemTotal")},
+		{"kernel", output("uname", "-srm")},
+		{"disk", output("findmnt", "-n", "-o", "SOURCE,FSTYPE,OPTIONS", "--target", dir)},
+		{"dirty pages", fmt.Sprintf("written from %s %%, waited for at %s %% of memory", setting("vm/dirty_background_ratio"), setting("vm/dirty_ratio"))},
+		{"Go", runtime.Version()},
+		{"driver", fmt.Sprintf("bench/blast in the runner's process; values of %d bytes of flight records as JSON, %d MiB of different ones", valueSize, pool>>20)},
+	}
+}
+
+// field is the value of the first line "name : value" of a file.
+func field(path, name string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == name {
+			return strings.TrimSpace(v)
+		}
+	}
+	return "?"
+}
+
+func setting(name string) string {
+	b, err := os.ReadFile(filepath.Join("/proc/sys", name))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// warm writes a file of so many bytes and deletes it: the first touch of a
+// virtual machine's memory costs more than all that follow.
+func warm(dir string, bytes int64) error {
+	f, err := os.Create(filepath.Join(dir, "warm"))
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	block := make([]byte, 1<<20)
+	for left := bytes; left > 0; left -= int64(len(block)) {
+		if _, err := f.Write(block); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return f.Close()
+}

@@ -1,0 +1,235 @@
+// Command run measures brokers against one another: it starts each in a fresh
+// folder, one at a time and in turn (A B A B …), drives it with bench/blast,
+// and writes a report. What is measured is in the workload files that it is
+// given, one YAML file each.
+//
+//	go run ./bench/run -out bin/bench bench/workloads/small/*.yaml
+//
+// docs/bench.md says how to read the report.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/firnlog/firn/bench/blast"
+	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/test/flights"
+)
+
+type options struct {
+	out     string
+	data    string
+	rounds  int
+	foreign float64
+	only    string
+	warm    int64
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.out, "out", "bin/bench", "folder for the report")
+	flag.StringVar(&o.data, "data", "", "folder on the disk to measure, for the brokers (default: a temporary one)")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each workload; those that are dropped are made again, at most as many")
+	flag.Float64Var(&o.foreign, "foreign", 0.10, "drop rounds in which others took more than this part of all CPU")
+	flag.StringVar(&o.only, "systems", "", "measure only these of the workloads' systems, NAME,NAME")
+	flag.Int64Var(&o.warm, "warm", 4<<30, "bytes written and deleted at the start, so that the machine's memory was touched")
+	report := flag.Bool("report", false, "write the report of results.json in -out anew and measure nothing")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := error(nil)
+	if *report {
+		err = reportAgain(o.out)
+	} else {
+		err = run(ctx, o, flag.Args())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func reportAgain(out string) error {
+	b, err := os.ReadFile(filepath.Join(out, "results.json"))
+	if err != nil {
+		return err
+	}
+	var r Results
+	if err := json.Unmarshal(b, &r); err != nil {
+		return err
+	}
+	return writeReport(&r, out)
+}
+
+type runner struct {
+	options
+	results *Results
+	servers map[string]server
+	values  [][]byte
+	batches map[Batch]*blast.Batches
+}
+
+func run(ctx context.Context, o options, files []string) error {
+	if len(files) == 0 {
+		return errors.New("no workload files; for example bench/workloads/small/*.yaml")
+	}
+	var all []*Workload
+	for _, f := range files {
+		w, err := readWorkload(f)
+		if err != nil {
+			return err
+		}
+		if o.only != "" {
+			w.Systems = slices.DeleteFunc(w.Systems, func(s string) bool { return !slices.Contains(strings.Split(o.only, ","), s) })
+			w.Must = slices.DeleteFunc(w.Must, func(g Goal) bool { return g.check(w.Systems) != nil })
+		}
+		all = append(all, w)
+	}
+	dir, err := os.MkdirTemp(o.data, "firn-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	r := &runner{options: o, servers: map[string]server{}, batches: map[Batch]*blast.Batches{}, results: &Results{Began: time.Now().UTC().Format(time.RFC3339)}}
+	if err := r.prepare(ctx, dir, all); err != nil {
+		return err
+	}
+	for _, w := range all {
+		if err := r.workload(ctx, w, dir); err != nil {
+			return err
+		}
+		// After each, so that an aborted run leaves what it has.
+		if err := r.write(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(os.Stderr, "report:", filepath.Join(o.out, "report.md"))
+	return nil
+}
+
+func (r *runner) prepare(ctx context.Context, dir string, all []*Workload) error {
+	path, err := flights.Fetch(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := flights.JSON(path, 400_000)
+	if err != nil {
+		return err
+	}
+	r.values = blast.Join(rows, valueSize, pool)
+	r.results.Facts = machine(dir)
+	for _, w := range all {
+		for _, name := range w.Systems {
+			sys := findSystem(name)
+			if r.servers[sys.server] != nil {
+				continue
+			}
+			sv, err := newServer(ctx, sys.server, dir)
+			if err != nil {
+				return err
+			}
+			r.servers[sys.server] = sv
+			r.results.Facts = append(r.results.Facts, sv.facts()...)
+		}
+	}
+	return warm(dir, r.warm)
+}
+
+const (
+	valueSize = 1024     // bytes of a record's value
+	pool      = 32 << 20 // bytes of different values, in memory; batches are sent again and again
+)
+
+// encoded gives batches of the pool's values, made once.
+func (r *runner) encoded(b Batch) (*blast.Batches, error) {
+	if made := r.batches[b]; made != nil {
+		return made, nil
+	}
+	made, err := blast.Encode(r.values, int(b.Size), record.Codec(b.Codec), time.Now().UnixMilli())
+	if err == nil {
+		r.batches[b] = made
+	}
+	return made, err
+}
+
+// workload makes the rounds of w.
+func (r *runner) workload(ctx context.Context, w *Workload, dir string) error {
+	m := Measured{Name: w.Name, About: w.About, Text: w.text, Systems: w.Systems, Must: w.Must}
+	left := slices.Clone(w.Systems)
+	for m.Rounds-len(m.Dropped) < r.rounds && m.Rounds < 2*r.rounds {
+		m.Rounds++
+		worst := 0.0
+		for _, name := range w.Systems {
+			if !slices.Contains(left, name) {
+				continue
+			}
+			samples, err := r.trial(ctx, w, findSystem(name), dir, m.Rounds)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				left = slices.DeleteFunc(left, func(s string) bool { return s == name })
+				r.results.Failures = append(r.results.Failures, Failure{w.Name, name, m.Rounds, err.Error()})
+				fmt.Fprintf(os.Stderr, "%s, %s: %v\n", w.Name, name, err)
+			}
+			for _, s := range samples {
+				worst = max(worst, s.Foreign)
+				fmt.Fprintln(os.Stderr, line(s))
+			}
+			r.results.Samples = append(r.results.Samples, samples...)
+		}
+		if worst > r.foreign {
+			m.Dropped = append(m.Dropped, m.Rounds)
+		}
+	}
+	m.Every = len(m.Dropped) == m.Rounds
+	r.results.Workloads = append(r.results.Workloads, m)
+	return nil
+}
+
+func (r *runner) trial(ctx context.Context, w *Workload, sys *system, dir string, round int) ([]Sample, error) {
+	trialDir, err := os.MkdirTemp(dir, "round-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(trialDir)
+	t := &trial{w: w, sys: sys, server: r.servers[sys.server], dir: trialDir, batches: r.encoded, round: round}
+	err = t.run(ctx)
+	return t.samples, err
+}
+
+// line is a sample for whoever watches.
+func line(s Sample) string {
+	b := fmt.Sprintf("%-24s round %d %-13s %-10s", s.Workload, s.Round, s.System, s.Phase)
+	for _, m := range metrics {
+		if v, ok := s.Values[m.key]; ok {
+			b += fmt.Sprintf("  %s %.*f", m.key, m.decimals, v)
+		}
+	}
+	return b + fmt.Sprintf("  foreign %.0f %%", 100*s.Foreign)
+}
+
+func (r *runner) write() error {
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(r.results, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(r.out, "results.json"), append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return writeReport(r.results, r.out)
+}

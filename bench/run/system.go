@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/firnlog/firn/test/kafka"
+)
+
+// system is what a workload names: a server, and how its topics are made.
+type system struct {
+	name   string
+	server string
+	topic  map[string]string // configs
+	about  string
+}
+
+var systems = []system{
+	{"ideal", "ideal", nil, "the bare server: one write, no sync; fetch by sendfile"},
+	{"ideal-copy", "ideal-copy", nil, "the bare server: fetch by copying"},
+	{"ideal-synced", "ideal", map[string]string{"flush.messages": "1"}, "the bare server: one write to a shared file, one sync for a group"},
+	{"firn", "firn", nil, "Firn, this checkout, its defaults"},
+	{"kafka", "kafka", nil, "Apache Kafka, its defaults: acknowledged from the page cache"},
+	{"kafka-synced", "kafka", map[string]string{"flush.messages": "1"}, "Apache Kafka, flush.messages=1: a sync for each batch"},
+}
+
+func findSystem(name string) *system {
+	if i := slices.IndexFunc(systems, func(s system) bool { return s.name == name }); i >= 0 {
+		return &systems[i]
+	}
+	return nil
+}
+
+// server is a program that the runner can start, on one address for the whole
+// run, in any folder.
+type server interface {
+	addr() string
+	// command gives the program's arguments for a folder, which it prepares
+	// when nothing is in it.
+	command(dir string) ([]string, error)
+	facts() []Fact
+}
+
+// newServer makes a server ready to be started: built, or downloaded. work is
+// a folder for what it needs.
+func newServer(ctx context.Context, name, work string) (server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "firn":
+		http, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		bin, err := build(ctx, work, "firn", "./cmd/firn")
+		return &firnServer{bin, addr, http}, err
+	case "ideal", "ideal-copy":
+		bin, err := build(ctx, work, "ideal", "./bench/ideal")
+		args := []string{"-kafka", addr}
+		if name == "ideal-copy" {
+			args = append(args, "-copy")
+		}
+		return &idealServer{bin, addr, args}, err
+	case "kafka":
+		return newKafka(ctx, work, addr)
+	default:
+		return nil, fmt.Errorf("no server is called %q", name)
+	}
+}
+
+// build compiles a program of the checkout as `make build` does.
+func build(ctx context.Context, work, name, pkg string) (string, error) {
+	bin := filepath.Join(work, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return bin, nil
+}
+
+type firnServer struct{ bin, kafka, http string }
+
+func (f *firnServer) addr() string { return f.kafka }
+
+func (f *firnServer) command(dir string) ([]string, error) {
+	return []string{f.bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", f.kafka, "--http", f.http, "--log-level", "warn"}, nil
+}
+
+func (f *firnServer) facts() []Fact {
+	return []Fact{{"Firn", output("git", "describe", "--always", "--dirty") + ", " + output("git", "log", "-1", "--format=%cs %s")}, {"Firn's command", "firn start --data DIR --kafka ADDR --http ADDR --log-level warn"}}
+}
+
+type idealServer struct {
+	bin, kafka string
+	args       []string
+}
+
+func (i *idealServer) addr() string { return i.kafka }
+
+func (i *idealServer) command(dir string) ([]string, error) {
+	return append([]string{i.bin, "-data", filepath.Join(dir, "data")}, i.args...), nil
+}
+
+func (i *idealServer) facts() []Fact { return nil }
+
+// kafkaServer is Apache Kafka as one node, broker and controller in one.
+type kafkaServer struct {
+	client, controller string
+	java               []string
+	work               string
+	formatted          bool
+}
+
+var kafkaFlags = []string{"-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"}
+
+func newKafka(ctx context.Context, work, addr string) (*kafkaServer, error) {
+	cp, err := kafka.ClassPath(ctx)
+	if err != nil {
+		return nil, err
+	}
+	controller, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	k := &kafkaServer{client: addr, controller: controller, work: work}
+	log := filepath.Join(work, "log4j2.yaml")
+	k.java = append([]string{"java"}, append(slices.Clone(kafkaFlags), "-Dlog4j2.configurationFile="+log, "-cp", cp)...)
+	return k, os.WriteFile(log, []byte(log4j), 0o644)
+}
+
+// log4j has Kafka print warnings; without a configuration nothing is.
+const log4j = `Configuration:
+  Appenders:
+    Console:
+      name: out
+      PatternLayout: {pattern: "%d %p %m (%c)%n"}
+  Loggers:
+    Root: {level: WARN, AppenderRef: {ref: out}}
+`
+
+func (k *kafkaServer) addr() string { return k.client }
+
+// properties of a single node; all that is not about being one is Kafka's
+// default.
+func (k *kafkaServer) properties(dir string) []string {
+	return []string{
+		"process.roles=broker,controller",
+		"node.id=1",
+		"controller.quorum.bootstrap.servers=" + k.controller,
+		"listeners=PLAINTEXT://" + k.client + ",CONTROLLER://" + k.controller,
+		"advertised.listeners=PLAINTEXT://" + k.client,
+		"controller.listener.names=CONTROLLER",
+		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+		"inter.broker.listener.name=PLAINTEXT",
+		"log.dirs=" + dir,
+		"offsets.topic.replication.factor=1",
+		"transaction.state.log.replication.factor=1",
+		"transaction.state.log.min.isr=1",
+		"share.coordinator.state.topic.replication.factor=1",
+		"share.coordinator.state.topic.min.isr=1",
+		"group.initial.rebalance.delay.ms=0",
+	}
+}
+
+func (k *kafkaServer) command(dir string) ([]string, error) {
+	data, conf := filepath.Join(dir, "data"), filepath.Join(dir, "server.properties")
+	if _, err := os.Stat(conf); err == nil {
+		return append(slices.Clone(k.java), "kafka.Kafka", conf), nil
+	}
+	// A folder is formatted once; each that follows is a copy.
+	template := filepath.Join(k.work, "formatted")
+	if !k.formatted {
+		conf := filepath.Join(k.work, "format.properties")
+		if err := os.WriteFile(conf, []byte(strings.Join(k.properties(template), "\n")), 0o644); err != nil {
+			return nil, err
+		}
+		args := append(slices.Clone(k.java[1:]), "kafka.tools.StorageTool", "format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", conf)
+		if out, err := exec.Command(k.java[0], args...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("format Kafka's folder: %w\n%s", err, out)
+		}
+		k.formatted = true
+	}
+	if err := os.CopyFS(data, os.DirFS(template)); err != nil {
+		return nil, err
+	}
+	return append(slices.Clone(k.java), "kafka.Kafka", conf), os.WriteFile(conf, []byte(strings.Join(k.properties(data), "\n")), 0o644)
+}
+
+func (k *kafkaServer) facts() []Fact {
+	java, err := exec.Command("java", "-version").CombinedOutput()
+	if err != nil {
+		java = []byte(err.Error())
+	}
+	first, _, _ := bytes.Cut(java, []byte("\n"))
+	return []Fact{
+		{"Apache Kafka", kafka.Version + ", " + string(first)},
+		{"Kafka's command", "java " + strings.Join(kafkaFlags, " ") + " kafka.Kafka server.properties"},
+		{"Kafka's server.properties", strings.Join(k.properties("DIR"), " ")},
+	}
+}
+
+// output is what a program prints on one line, or why it does not.
+func output(name string, args ...string) string {
+	b, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(b))
+}

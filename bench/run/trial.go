@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firnlog/firn/bench/blast"
+	"github.com/firnlog/firn/record"
+)
+
+// trial is one round of one workload with one system: a fresh broker in a
+// fresh folder.
+type trial struct {
+	ctx     context.Context
+	w       *Workload
+	sys     *system
+	server  server
+	dir     string
+	batches func(Batch) (*blast.Batches, error)
+	p       *process // that runs now
+	topic   blast.Topic
+	round   int
+	samples []Sample
+}
+
+const trialLimit = 5 * time.Minute
+
+// run measures and ends every process that it started.
+func (t *trial) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
+	t.ctx = ctx
+	defer func() {
+		if t.p != nil {
+			t.p.kill()
+		}
+	}()
+	if err := t.start(); err != nil {
+		return err
+	}
+	t.topic = blast.Topic{Addr: t.p.addr, Name: "bench", Partitions: t.w.Partitions}
+	if err := t.topic.Create(ctx, t.sys.topic); err != nil {
+		return err
+	}
+	if err := t.w.step().run(t); err != nil {
+		return fmt.Errorf("%w\nthe end of what the broker printed:\n%s", err, t.p.tail())
+	}
+	return nil
+}
+
+func (t *trial) start() error {
+	p, err := startProcess(t.ctx, t.server, filepath.Join(t.dir, t.sys.name))
+	t.p = p
+	return err
+}
+
+// phase measures what f does and keeps it under that name. What is dirty in
+// the page cache by then is written before.
+func (t *trial) phase(name string, f func() (*blast.Result, error)) error {
+	unix.Sync()
+	runtime.GC()
+	m, err := begin(t.p.pid())
+	if err != nil {
+		return err
+	}
+	r, err := f()
+	if err != nil {
+		return err
+	}
+	u, err := m.end()
+	if err != nil {
+		return err
+	}
+	v := map[string]float64{"peakRSS": float64(u.peakRSS) / (1 << 20)}
+	if r.Bytes > 0 {
+		gb := float64(r.Bytes) / 1e9
+		v["throughput"] = gb * 1000 / r.Took.Seconds()
+		v["brokerCPU"], v["driverCPU"] = u.broker/gb, u.driver/gb
+	}
+	if r.Retries > 0 {
+		v["retries"] = float64(r.Retries)
+	}
+	latencies(v, "ack", &r.Latency)
+	latencies(v, "end", &r.EndToEnd)
+	s := Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: name, Values: v, Foreign: u.foreign}
+	curve := &r.Latency
+	if r.EndToEnd.Count() > 0 {
+		curve = &r.EndToEnd
+	}
+	for _, q := range quantiles {
+		if curve.Count() == 0 {
+			break
+		}
+		s.Curve = append(s.Curve, ms(curve.Quantile(q)))
+	}
+	t.samples = append(t.samples, s)
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / 1e6 }
+
+func latencies(v map[string]float64, what string, h *blast.Histogram) {
+	if h.Count() == 0 {
+		return
+	}
+	v[what+"P50"], v[what+"P99"], v[what+"P999"] = ms(h.Quantile(0.5)), ms(h.Quantile(0.99)), ms(h.Quantile(0.999))
+}
+
+func (p *Produce) run(t *trial) error {
+	batches, err := t.batches(p.Batch)
+	if err != nil {
+		return err
+	}
+	job := blast.Produce{Topic: t.topic, Batches: batches, Connections: p.Connections, InFlight: p.InFlight, Acks: p.Acks, Bytes: int64(p.Bytes)}
+	for pass := 1; pass <= p.Passes; pass++ {
+		if err := t.phase("pass "+strconv.Itoa(pass), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load writes before what is measured.
+func (t *trial) load(b Batch, bytes Size) error {
+	batches, err := t.batches(b)
+	if err != nil {
+		return err
+	}
+	_, err = blast.Produce{Topic: t.topic, Batches: batches, Connections: 4, InFlight: 5, Acks: -1, Bytes: int64(bytes)}.Run(t.ctx)
+	return err
+}
+
+func (s *Tail) run(t *trial) error {
+	if err := t.load(s.Batch, s.Load); err != nil {
+		return err
+	}
+	read := func(bytes Size) (*blast.Result, error) {
+		r, err := blast.Consume{Topic: t.topic, Consumers: s.Consumers, MaxBytes: int(s.MaxBytes), Bytes: int64(bytes)}.Run(t.ctx)
+		if err == nil {
+			r.Latency = blast.Histogram{} // of a fetch: its size decides it
+		}
+		return r, err
+	}
+	if _, err := read(s.Bytes / 8); err != nil { // a JVM has to see the code once
+		return err
+	}
+	return t.phase("read", func() (*blast.Result, error) { return read(s.Bytes) })
+}
+
+func (o *OpenLoop) run(t *trial) error {
+	batches, err := t.batches(o.Batch)
+	if err != nil {
+		return err
+	}
+	job := blast.OpenLoop{Topic: t.topic, Batches: batches, Acks: o.Acks, Rate: int64(o.Rate), For: o.For, Settle: o.Settle}
+	return t.phase("open loop", func() (*blast.Result, error) { return job.Run(t.ctx) })
+}
+
+func (s *Start) run(t *trial) error {
+	if err := t.load(s.Batch, s.Load); err != nil {
+		return err
+	}
+	if s.After == "kill" {
+		t.p.kill()
+	} else if err := t.p.stop(); err != nil {
+		return err
+	}
+	t.p = nil
+	unix.Sync()
+	if err := t.start(); err != nil {
+		return err
+	}
+	batches, err := t.batches(Batch{Size: 4 << 10, Codec: Codec(record.None)})
+	if err != nil {
+		return err
+	}
+	// From here the broker's CPU since its start counts, and what follows its
+	// first answer tells how much of the machine others took.
+	m, err := begin(t.p.pid())
+	if err != nil {
+		return err
+	}
+	_, err = blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes}.Run(t.ctx)
+	if err != nil {
+		return err
+	}
+	took := time.Since(t.p.began)
+	u, err := m.end()
+	if err != nil {
+		return err
+	}
+	cpu, err := processCPU(t.p.pid())
+	if err != nil {
+		return err
+	}
+	t.samples = append(t.samples, Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: "start", Foreign: u.foreign,
+		Values: map[string]float64{"seconds": took.Seconds(), "cpuSeconds": cpu, "peakRSS": float64(u.peakRSS) / (1 << 20)}})
+	return nil
+}
+
+func (i *Idle) run(t *trial) error {
+	if err := t.load(i.Batch, i.Load); err != nil {
+		return err
+	}
+	m, err := begin(t.p.pid())
+	if err != nil {
+		return err
+	}
+	select {
+	case <-t.ctx.Done():
+		return t.ctx.Err()
+	case <-t.p.ended:
+		return errors.New("the broker ended")
+	case <-time.After(i.For):
+	}
+	u, err := m.end()
+	if err != nil {
+		return err
+	}
+	now, _, err := memory(t.p.pid())
+	if err != nil {
+		return err
+	}
+	t.samples = append(t.samples, Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: "idle", Foreign: u.foreign,
+		Values: map[string]float64{"rss": float64(now) / (1 << 20), "peakRSS": float64(u.peakRSS) / (1 << 20), "cpuSeconds": u.broker}})
+	return nil
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// usage is what a phase cost.
+type usage struct {
+	took    time.Duration
+	broker  float64 // CPU seconds, user and system
+	driver  float64
+	foreign float64 // CPU of everybody else, part of what all cores had
+	peakRSS int64   // of the broker since its start, bytes
+}
+
+// meter measures from begin to end. Kernel threads do not count as foreign:
+// they write the broker's own pages to the disk.
+type meter struct {
+	pid                         int
+	at                          time.Time
+	all, kernel, broker, driver float64
+}
+
+func begin(pid int) (*meter, error) {
+	m := &meter{pid: pid}
+	return m, m.read()
+}
+
+func (m *meter) read() error {
+	var err error
+	if m.broker, err = processCPU(m.pid); err != nil {
+		return err
+	}
+	if m.driver, err = ownCPU(); err != nil {
+		return err
+	}
+	if m.kernel, err = kernelCPU(); err != nil {
+		return err
+	}
+	m.all, err = allCPU()
+	m.at = time.Now()
+	return err
+}
+
+func (m *meter) end() (usage, error) {
+	now := meter{pid: m.pid}
+	if err := now.read(); err != nil {
+		return usage{}, fmt.Errorf("the broker is gone: %w", err)
+	}
+	_, peak, err := memory(m.pid)
+	if err != nil {
+		return usage{}, err
+	}
+	u := usage{took: now.at.Sub(m.at), broker: now.broker - m.broker, driver: now.driver - m.driver, peakRSS: peak}
+	foreign := (now.all - m.all) - (now.kernel - m.kernel) - u.broker - u.driver
+	u.foreign = max(foreign, 0) / (u.took.Seconds() * float64(runtime.NumCPU()))
+	return u, nil
+}
+
+// ticks are the unit of /proc: USER_HZ, a hundred a second on every Linux.
+const ticks = 100
+
+// allCPU is the time that all cores were busy with threads or stolen by the
+// hypervisor (proc_stat(5)).
+func allCPU() (float64, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	return parseAllCPU(b)
+}
+
+func parseAllCPU(b []byte) (float64, error) {
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	f := strings.Fields(string(line)) // cpu user nice system idle iowait irq softirq steal …
+	if len(f) < 9 || f[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	sum := 0.0
+	for _, i := range []int{1, 2, 3, 8} {
+		v, err := strconv.ParseFloat(f[i], 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		sum += v / ticks
+	}
+	return sum, nil
+}
+
+// parseStat gives the parent and the CPU seconds of a process from its stat
+// file (proc_pid_stat(5)).
+func parseStat(b []byte) (parent int, cpu float64, err error) {
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 13 {
+		return 0, 0, fmt.Errorf("a stat file of %q", b)
+	}
+	if parent, err = strconv.Atoi(f[1]); err != nil {
+		return 0, 0, err
+	}
+	user, err := strconv.ParseFloat(f[11], 64)
+	if err != nil {
+		return 0, 0, err
+	}
+	sys, err := strconv.ParseFloat(f[12], 64)
+	return parent, (user + sys) / ticks, err
+}
+
+func processCPU(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, cpu, err := parseStat(b)
+	return cpu, err
+}
+
+func ownCPU() (float64, error) {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0, err
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds(), nil
+}
+
+// kernelCPU is the time of all kernel threads, the children of process 2.
+func kernelCPU() (float64, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, err
+	}
+	sum := 0.0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has just ended
+		}
+		parent, cpu, err := parseStat(b)
+		if err != nil {
+			return 0, err
+		}
+		if parent == 2 {
+			sum += cpu
+		}
+	}
+	return sum, nil
+}
+
+// memory gives the resident memory of a process now and at its peak, in bytes.
+func memory(pid int) (now, peak int64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "VmRSS" && name != "VmHWM" {
+			continue
+		}
+		kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s of process %d: %w", name, pid, err)
+		}
+		if name == "VmRSS" {
+			now = kb << 10
+		} else {
+			peak = kb << 10
+		}
+	}
+	return now, peak, nil
+}
