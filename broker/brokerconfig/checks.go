@@ -13,8 +13,11 @@ import (
 
 // normal spells a valid value as the table's defaults are spelled.
 func (d *Definition) normal(v string) string {
-	if d.Type == topicconfig.Double && d.Topic == "" {
-		return strings.TrimSpace(v) // the greatest double is a default
+	switch {
+	case d.Topic != "":
+		return topicconfig.Canonical(d.Topic, v)
+	case d.Type == topicconfig.Double:
+		return strings.TrimSpace(v) // a default is the greatest there is
 	}
 	return d.Type.Canonical(v)
 }

@@ -13,7 +13,7 @@ const forever = "9223372036854775807"
 // ranges and defaults; the words are ours.
 var table = []Definition{
 	{Name: "cleanup.policy", Type: List, Default: "delete", Synonym: "log.cleanup.policy",
-		Valid: "compact, delete, both, or empty for neither", check: checkCleanup,
+		Valid: "compact, delete, both, or empty for neither", check: checkCleanup, distinct: true,
 		Doc:  "What becomes of old records. delete drops whole segments once retention.ms or retention.bytes is passed; compact keeps the latest record of every key; an empty list keeps everything.",
 		Firn: "Every segment that compaction rewrites keeps its last batch, if need be without records; Kafka keeps the last batch of the whole pass only. The same records stay."},
 	{Name: "compression.gzip.level", Type: Int, Default: "-1", Synonym: "compression.gzip.level",

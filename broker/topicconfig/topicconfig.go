@@ -53,7 +53,8 @@ type Definition struct {
 	// internal.segment.bytes, made for tests).
 	Internal bool
 
-	check func(v string) error // nil: the type is all there is to check
+	check    func(v string) error // nil: the type is all there is to check
+	distinct bool                 // of a list: an item that is there twice counts, and is shown, once
 }
 
 // Error says which config is refused, and why. It wraps kerr.InvalidConfig.
@@ -264,12 +265,22 @@ func checkTiered(v values) error {
 }
 
 // Canonical spells a value that passed Check as it is shown: without
-// surrounding spaces, booleans in lower case, numbers in plain digits. Unknown
-// names keep their value.
+// surrounding spaces, booleans in lower case, numbers in plain digits, and items
+// once that count once. Unknown names keep their value.
 func Canonical(name, value string) string {
 	d, ok := byName[name]
 	if !ok {
 		return value
 	}
-	return d.Type.Canonical(value)
+	value = d.Type.Canonical(value)
+	if d.distinct {
+		var items []string
+		for item := range strings.SplitSeq(value, ",") {
+			if !slices.Contains(items, item) {
+				items = append(items, item)
+			}
+		}
+		value = strings.Join(items, ",")
+	}
+	return value
 }

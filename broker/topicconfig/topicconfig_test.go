@@ -172,7 +172,8 @@ func TestCanonical(t *testing.T) {
 	for _, c := range [][3]string{
 		{"remote.storage.enable", " TRUE", "true"},
 		{"retention.ms", "007 ", "7"},
-		{"cleanup.policy", " delete , ", "delete"},
+		{"cleanup.policy", " delete , compact,delete", "delete,compact"},
+		{"leader.replication.throttled.replicas", " 0:1 , ,0:1", "0:1,,0:1"},
 		{"min.cleanable.dirty.ratio", "0.50", "0.5"},
 		{"compression.type", "zstd ", "zstd"},
 		{"unknown", " X ", " X "},

@@ -49,7 +49,11 @@ func (t Type) Canonical(v string) string {
 		f, _ := strconv.ParseFloat(v, 64)
 		return strconv.FormatFloat(f, 'f', -1, 64)
 	case List:
-		return strings.Join(SplitList(v), ",")
+		items := strings.Split(v, ",")
+		for i := range items {
+			items[i] = strings.TrimSpace(items[i])
+		}
+		return strings.Join(items, ",")
 	}
 	return v
 }
