@@ -20,9 +20,11 @@ type Consume struct {
 	Consumers int
 	MaxBytes  int   // of a partition in a response
 	Bytes     int64 // of whole batches, as they are on the wire, by all consumers together
+
+	Done <-chan struct{} // if not nil: ends it before
 }
 
-// Run reads until p.Bytes are read.
+// Run reads until p.Bytes are read or p.Done is closed.
 func (p Consume) Run(ctx context.Context) (*Result, error) {
 	ends, err := p.Topic.Ends(ctx)
 	if err != nil {
@@ -55,7 +57,7 @@ func (p Consume) Run(ctx context.Context) (*Result, error) {
 			stop := f.c.closeWith(ctx)
 			defer stop()
 			var r Result
-			for quota.Load() > 0 {
+			for quota.Load() > 0 && !ended(p.Done) {
 				asked := time.Now()
 				before := f.bytes
 				if err := f.fetch(0, nil); err != nil {
@@ -82,6 +84,15 @@ func (p Consume) Run(ctx context.Context) (*Result, error) {
 	}
 	total.Took = time.Since(began)
 	return total, nil
+}
+
+func ended(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // fetcher reads all partitions of a topic over one connection.

@@ -24,6 +24,7 @@ type OpenLoop struct {
 	Rate    int64 // bytes before compression a second
 	For     time.Duration
 	Settle  time.Duration // at the start, not counted
+	Unread  bool          // no consumer
 }
 
 const pollWait = 500 * time.Millisecond // what consumers ask for
@@ -52,7 +53,6 @@ func (p OpenLoop) Run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	fetch := newFetcher(in, p.Topic, 1<<20)
-	// What writable wrote is before the loop's own batches.
 	l.began = time.Now().Add(10 * time.Millisecond)
 	var acks, arrivals Histogram
 	g, ctx := errgroup.WithContext(ctx)
@@ -62,7 +62,9 @@ func (p OpenLoop) Run(ctx context.Context) (*Result, error) {
 	}
 	g.Go(func() error { return l.send(out) })
 	g.Go(func() error { return l.acknowledged(out, &acks) })
-	g.Go(func() error { return l.consume(ctx, fetch, &arrivals) })
+	if !p.Unread {
+		g.Go(func() error { return l.consume(ctx, fetch, &arrivals) })
+	}
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("open loop on %s: %w", p.Topic.Name, err)
 	}

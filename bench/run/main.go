@@ -32,6 +32,7 @@ type options struct {
 	data    string
 	rounds  int
 	foreign float64
+	limit   time.Duration
 	only    string
 	warm    int64
 }
@@ -42,6 +43,7 @@ func main() {
 	flag.StringVar(&o.data, "data", "", "folder on the disk to measure, for the brokers (default: a temporary one)")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each workload; those that are dropped are made again, at most as many")
 	flag.Float64Var(&o.foreign, "foreign", 0.10, "drop rounds in which others took more than this part of all CPU")
+	flag.DurationVar(&o.limit, "limit", 0, "begin no round that would take longer than this in all; each workload gets one (0: no limit)")
 	flag.StringVar(&o.only, "systems", "", "measure only these of the workloads' systems, NAME,NAME")
 	flag.Int64Var(&o.warm, "warm", 4<<30, "bytes written and deleted at the start, so that the machine's memory was touched")
 	report := flag.Bool("report", false, "write the report of results.json in -out anew and measure nothing")
@@ -105,14 +107,8 @@ func run(ctx context.Context, o options, files []string) error {
 	if err := r.prepare(ctx, dir, all); err != nil {
 		return err
 	}
-	for _, w := range all {
-		if err := r.workload(ctx, w, dir); err != nil {
-			return err
-		}
-		// After each, so that an aborted run leaves what it has.
-		if err := r.write(); err != nil {
-			return err
-		}
+	if err := r.rounds(ctx, all, dir); err != nil {
+		return err
 	}
 	fmt.Fprintln(os.Stderr, "report:", filepath.Join(o.out, "report.md"))
 	return nil
@@ -163,38 +159,75 @@ func (r *runner) encoded(b Batch) (*blast.Batches, error) {
 	return made, err
 }
 
-// workload makes the rounds of w.
-func (r *runner) workload(ctx context.Context, w *Workload, dir string) error {
-	m := Measured{Name: w.Name, About: w.About, Text: w.text, Systems: w.Systems, Must: w.Must}
-	left := slices.Clone(w.Systems)
-	for m.Rounds-len(m.Dropped) < r.rounds && m.Rounds < 2*r.rounds {
-		m.Rounds++
-		worst := 0.0
-		for _, name := range w.Systems {
-			if !slices.Contains(left, name) {
+// plan is a workload and what is left to do of it.
+type plan struct {
+	*Workload
+	measured *Measured
+	left     []string // systems that did not fail
+	last     time.Duration
+}
+
+// rounds makes round after round of all workloads until each has enough that
+// count, was tried twice as often, or has no time left.
+func (r *runner) rounds(ctx context.Context, all []*Workload, dir string) error {
+	var plans []*plan
+	r.results.Workloads = make([]Measured, len(all))
+	for i, w := range all {
+		r.results.Workloads[i] = Measured{Name: w.Name, About: w.About, Text: w.text, Systems: w.Systems, Must: w.Must}
+		plans = append(plans, &plan{Workload: w, measured: &r.results.Workloads[i], left: slices.Clone(w.Systems)})
+	}
+	began := time.Now()
+	for more := true; more; {
+		more = false
+		for _, p := range plans {
+			m := p.measured
+			late := r.limit > 0 && m.Rounds > 0 && time.Since(began)+p.last > r.limit
+			if len(p.left) == 0 || late || m.Rounds-len(m.Dropped) >= r.options.rounds || m.Rounds >= 2*r.options.rounds {
 				continue
 			}
-			samples, err := r.trial(ctx, w, findSystem(name), dir, m.Rounds)
-			if ctx.Err() != nil {
-				return ctx.Err()
+			more = true
+			start := time.Now()
+			if err := r.round(ctx, p, dir); err != nil {
+				return err
 			}
-			if err != nil {
-				left = slices.DeleteFunc(left, func(s string) bool { return s == name })
-				r.results.Failures = append(r.results.Failures, Failure{w.Name, name, m.Rounds, err.Error()})
-				fmt.Fprintf(os.Stderr, "%s, %s: %v\n", w.Name, name, err)
+			p.last = time.Since(start)
+			// After each, so that an aborted run leaves what it has.
+			if err := r.write(); err != nil {
+				return err
 			}
-			for _, s := range samples {
-				worst = max(worst, s.Foreign)
-				fmt.Fprintln(os.Stderr, line(s))
-			}
-			r.results.Samples = append(r.results.Samples, samples...)
-		}
-		if worst > r.foreign {
-			m.Dropped = append(m.Dropped, m.Rounds)
 		}
 	}
+	return nil
+}
+
+// round measures each system of a workload once.
+func (r *runner) round(ctx context.Context, p *plan, dir string) error {
+	m := p.measured
+	m.Rounds++
+	worst := 0.0
+	for _, name := range p.Systems {
+		if !slices.Contains(p.left, name) {
+			continue
+		}
+		samples, err := r.trial(ctx, p.Workload, findSystem(name), dir, m.Rounds)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			p.left = slices.DeleteFunc(p.left, func(s string) bool { return s == name })
+			r.results.Failures = append(r.results.Failures, Failure{p.Name, name, m.Rounds, err.Error()})
+			fmt.Fprintf(os.Stderr, "%s, %s: %v\n", p.Name, name, err)
+		}
+		for _, s := range samples {
+			worst = max(worst, s.Foreign)
+			fmt.Fprintln(os.Stderr, line(s))
+		}
+		r.results.Samples = append(r.results.Samples, samples...)
+	}
+	if worst > r.foreign {
+		m.Dropped = append(m.Dropped, m.Rounds)
+	}
 	m.Every = len(m.Dropped) == m.Rounds
-	r.results.Workloads = append(r.results.Workloads, m)
 	return nil
 }
 

@@ -24,6 +24,7 @@ var metrics = []metric{
 	{"endP50", "end to end p50", "ms", 2},
 	{"endP99", "end to end p99", "ms", 2},
 	{"endP999", "end to end p99.9", "ms", 2},
+	{"read", "read meanwhile", "MB/s", 0},
 	{"seconds", "time", "s", 2},
 	{"cpuSeconds", "CPU time", "s", 2},
 	{"rss", "memory", "MiB", 0},

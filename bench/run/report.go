@@ -144,17 +144,29 @@ func (r *Results) figures(w *Measured) [][]string {
 	for _, m := range shown {
 		head = append(head, strings.TrimSuffix(m.title+", "+m.unit, ", "))
 	}
-	t := [][]string{head}
+	t := [][]string{append(head, "CPU of others, %")}
 	for _, sys := range w.Systems {
 		for _, phase := range r.phases(w.Name, sys) {
 			row := []string{sys, phase}
 			for _, m := range shown {
 				row = append(row, spreadOf(values(r.series(w, m.key, sys+"@"+phase))).text(m.decimals))
 			}
-			t = append(t, row)
+			t = append(t, append(row, strconv.FormatFloat(100*r.foreign(w, sys, phase), 'f', 0, 64)))
 		}
 	}
 	return t
+}
+
+// foreign is the greatest part that others had of the CPU in a round that
+// counts.
+func (r *Results) foreign(w *Measured, sys, phase string) float64 {
+	worst := 0.0
+	for _, s := range r.Samples {
+		if s.Workload == w.Name && s.System == sys && s.Phase == phase && w.counts(s.Round) {
+			worst = max(worst, s.Foreign)
+		}
+	}
+	return worst
 }
 
 func (s spread) text(decimals int) string {

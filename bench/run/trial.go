@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/firnlog/firn/bench/blast"
-	"github.com/firnlog/firn/record"
 )
 
 // trial is one round of one workload with one system: a fresh broker in a
@@ -26,6 +27,7 @@ type trial struct {
 	batches func(Batch) (*blast.Batches, error)
 	p       *process // that runs now
 	topic   blast.Topic
+	asked   time.Time // for the topic
 	round   int
 	samples []Sample
 }
@@ -46,13 +48,15 @@ func (t *trial) run(ctx context.Context) error {
 		return err
 	}
 	t.topic = blast.Topic{Addr: t.p.addr, Name: "bench", Partitions: t.w.Partitions}
+	t.asked = time.Now()
 	if err := t.topic.Create(ctx, t.sys.topic); err != nil {
 		return err
 	}
-	if err := t.w.step().run(t); err != nil {
+	err := t.w.step().run(t)
+	if err != nil && t.p != nil {
 		return fmt.Errorf("%w\nthe end of what the broker printed:\n%s", err, t.p.tail())
 	}
-	return nil
+	return err
 }
 
 func (t *trial) start() error {
@@ -155,43 +159,70 @@ func (s *Tail) run(t *trial) error {
 }
 
 func (o *OpenLoop) run(t *trial) error {
+	return o.named(t, "open loop", t.topic)
+}
+
+func (o *OpenLoop) named(t *trial, phase string, topic blast.Topic) error {
 	batches, err := t.batches(o.Batch)
 	if err != nil {
 		return err
 	}
-	job := blast.OpenLoop{Topic: t.topic, Batches: batches, Acks: o.Acks, Rate: int64(o.Rate), For: o.For, Settle: o.Settle}
-	return t.phase("open loop", func() (*blast.Result, error) { return job.Run(t.ctx) })
+	job := blast.OpenLoop{Topic: topic, Batches: batches, Acks: o.Acks, Rate: int64(o.Rate), For: o.For, Settle: o.Settle}
+	return t.phase(phase, func() (*blast.Result, error) { return job.Run(t.ctx) })
 }
 
-func (s *Start) run(t *trial) error {
-	if err := t.load(s.Batch, s.Load); err != nil {
+func (c *CatchUp) run(t *trial) error {
+	backlog := t.topic
+	backlog.Name, backlog.Partitions = "backlog", 1
+	if err := backlog.Create(t.ctx, t.sys.topic); err != nil {
 		return err
 	}
-	if s.After == "kill" {
-		t.p.kill()
-	} else if err := t.p.stop(); err != nil {
-		return err
-	}
-	t.p = nil
-	unix.Sync()
-	if err := t.start(); err != nil {
-		return err
-	}
-	batches, err := t.batches(Batch{Size: 4 << 10, Codec: Codec(record.None)})
+	batches, err := t.batches(Batch{Size: 1 << 20})
 	if err != nil {
 		return err
 	}
-	// From here the broker's CPU since its start counts, and what follows its
-	// first answer tells how much of the machine others took.
-	m, err := begin(t.p.pid())
+	_, err = blast.Produce{Topic: backlog, Batches: batches, Connections: 4, InFlight: 5, Acks: -1, Bytes: int64(c.Backlog)}.Run(t.ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.OpenLoop.named(t, "alone", t.topic); err != nil {
+		return err
+	}
+	again := t.topic // an open loop wants an empty topic
+	again.Name = "again"
+	if err := again.Create(t.ctx, t.sys.topic); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	var read *blast.Result
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		read, err = blast.Consume{Topic: backlog, Consumers: 1, MaxBytes: 1 << 20, Bytes: math.MaxInt64, Done: done}.Run(t.ctx)
+		return err
+	})
+	err = c.OpenLoop.named(t, "catching up", again)
+	close(done)
+	if err := errors.Join(err, g.Wait()); err != nil {
+		return err
+	}
+	t.samples[len(t.samples)-1].Values["read"] = float64(read.Bytes) / 1e6 / read.Took.Seconds()
+	return nil
+}
+
+// writeAll has every partition of the topic take a write.
+func (t *trial) writeAll() error {
+	batches, err := t.batches(Batch{Size: 4 << 10})
 	if err != nil {
 		return err
 	}
 	_, err = blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes}.Run(t.ctx)
-	if err != nil {
-		return err
-	}
-	took := time.Since(t.p.began)
+	return err
+}
+
+// since keeps how long it took and what the broker's process cost so far. m
+// tells how much of the machine others took meanwhile.
+func (t *trial) since(began time.Time, phase string, m *meter) error {
+	took := time.Since(began)
 	u, err := m.end()
 	if err != nil {
 		return err
@@ -200,9 +231,72 @@ func (s *Start) run(t *trial) error {
 	if err != nil {
 		return err
 	}
-	t.samples = append(t.samples, Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: "start", Foreign: u.foreign,
+	t.samples = append(t.samples, Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: phase, Foreign: u.foreign,
 		Values: map[string]float64{"seconds": took.Seconds(), "cpuSeconds": cpu, "peakRSS": float64(u.peakRSS) / (1 << 20)}})
 	return nil
+}
+
+func (m *Many) run(t *trial) error {
+	meter, err := begin(t.p.pid())
+	if err != nil {
+		return err
+	}
+	if err := t.writeAll(); err != nil {
+		return err
+	}
+	if err := t.since(t.asked, "first write", meter); err != nil {
+		return err
+	}
+	trickle, err := t.batches(m.Trickle.Batch)
+	if err != nil {
+		return err
+	}
+	job := blast.OpenLoop{Topic: t.topic, Batches: trickle, Acks: m.Trickle.Acks, Rate: int64(m.Trickle.Rate), For: m.Trickle.For, Settle: m.Trickle.Settle, Unread: true}
+	if err := t.phase("trickle", func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+		return err
+	}
+	few := t.topic
+	few.Name, few.Partitions = "few", 100
+	if err := few.Create(t.ctx, t.sys.topic); err != nil {
+		return err
+	}
+	batches, err := t.batches(m.Batch)
+	if err != nil {
+		return err
+	}
+	for _, topic := range []blast.Topic{few, t.topic} {
+		job := blast.Produce{Topic: topic, Batches: batches, Connections: m.Connections, InFlight: m.InFlight, Acks: -1, Bytes: int64(m.Bytes)}
+		if err := t.phase(fmt.Sprintf("%d partitions", topic.Partitions), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Start) run(t *trial) error {
+	if err := t.writeAll(); err != nil {
+		return err
+	}
+	if err := t.load(s.Batch, s.Load); err != nil {
+		return err
+	}
+	if s.After == "kill" {
+		t.p.kill()
+	} else if err := t.p.stop(); err != nil {
+		return err
+	}
+	unix.Sync()
+	if err := t.start(); err != nil {
+		return err
+	}
+	m, err := begin(t.p.pid())
+	if err != nil {
+		return err
+	}
+	if err := t.writeAll(); err != nil {
+		return err
+	}
+	return t.since(t.p.began, "start", m)
 }
 
 func (i *Idle) run(t *trial) error {

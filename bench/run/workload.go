@@ -26,6 +26,8 @@ type Workload struct {
 	Produce  *Produce  `yaml:",omitempty"`
 	Tail     *Tail     `yaml:",omitempty"`
 	OpenLoop *OpenLoop `yaml:"openLoop,omitempty"`
+	CatchUp  *CatchUp  `yaml:"catchUp,omitempty"`
+	Many     *Many     `yaml:",omitempty"`
 	Start    *Start    `yaml:",omitempty"`
 	Idle     *Idle     `yaml:",omitempty"`
 
@@ -68,6 +70,25 @@ type OpenLoop struct {
 	Rate   Size // a second
 	For    time.Duration
 	Settle time.Duration // at the start, not counted
+}
+
+// CatchUp sends at a fixed rate, in the phase "alone" with the one consumer
+// that reads along, in the phase "catching up" while another reads a backlog
+// as fast as it goes, round and round.
+type CatchUp struct {
+	OpenLoop `yaml:",inline"`
+	Backlog  Size
+}
+
+// Many measures a topic of many partitions: "first write" from asking for the
+// topic until each partition took a write, "trickle" at a fixed rate round all
+// of them, and full speed to a topic of 100 partitions and to all of them.
+type Many struct {
+	Trickle     OpenLoop
+	Batch       Batch // at full speed
+	Connections int
+	InFlight    int  `yaml:"inFlight"`
+	Bytes       Size // in each of the two
 }
 
 // Start measures the time and the CPU from the start of the process, on a
@@ -166,6 +187,12 @@ func (w *Workload) step() step {
 	if w.OpenLoop != nil {
 		all = append(all, w.OpenLoop)
 	}
+	if w.CatchUp != nil {
+		all = append(all, w.CatchUp)
+	}
+	if w.Many != nil {
+		all = append(all, w.Many)
+	}
 	if w.Start != nil {
 		all = append(all, w.Start)
 	}
@@ -195,7 +222,7 @@ func (w *Workload) check() error {
 	}
 	st := w.step()
 	if st == nil {
-		return errors.New("one of produce, tail, openLoop, start and idle is needed")
+		return errors.New("one of produce, tail, openLoop, catchUp, many, start and idle is needed")
 	}
 	if err := st.check(); err != nil {
 		return err
@@ -250,6 +277,20 @@ func (o *OpenLoop) check() error {
 		return errors.New("openLoop needs a rate, a time longer than settle, and acks of 1 or -1")
 	}
 	return o.Batch.check()
+}
+
+func (c *CatchUp) check() error {
+	if c.Backlog < 1 {
+		return errors.New("catchUp needs a backlog")
+	}
+	return c.OpenLoop.check()
+}
+
+func (m *Many) check() error {
+	if m.Connections < 1 || m.InFlight < 1 || m.Bytes < 1 {
+		return errors.New("many needs connections, inFlight and bytes")
+	}
+	return errors.Join(m.Batch.check(), m.Trickle.check())
 }
 
 func (s *Start) check() error {
