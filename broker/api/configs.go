@@ -74,14 +74,8 @@ func (a *API) alter(ctx context.Context, edit configEdit) error {
 	case r.kind == kmsg.ConfigResourceTypeBrokerLogger && !edit.replace:
 		err = a.alterLoggers(edit)
 	case r.kind == kmsg.ConfigResourceTypeClientMetrics:
-		if r.name == "" {
-			return fail(kerr.InvalidRequest, "a client-metrics subscription has a name")
-		}
 		err = a.alterResource(ctx, edit, metastore.ClientMetrics, brokerconfig.CheckClientMetrics)
 	case r.kind == kmsg.ConfigResourceTypeGroupConfig:
-		if r.name == "" {
-			return fail(kerr.InvalidRequest, "a group has a name; there are no configs for all groups")
-		}
 		err = a.alterResource(ctx, edit, metastore.GroupConfigs, brokerconfig.CheckGroup)
 	default:
 		return fail(kerr.InvalidRequest, "configs of resource type %d cannot be altered with this request", int8(r.kind))
@@ -223,21 +217,13 @@ func (a *API) alterBroker(ctx context.Context, e configEdit) error {
 		}
 		r.Name = this
 	}
-	for _, ch := range e.changes {
-		if ch.op != kmsg.IncrementalAlterConfigOpSet {
-			continue
-		}
-		if err := brokerconfig.CheckDynamic(ch.name, *ch.value); err != nil {
-			return invalidRequest(err)
-		}
-	}
 	return a.set(ctx, r, e.validateOnly, func(old map[string]string) (map[string]string, error) {
 		next, err := e.apply(old, brokerList)
 		if err != nil {
 			return nil, err
 		}
 		for _, ch := range e.changes {
-			if value, ok := next[ch.name]; ok && ch.op != kmsg.IncrementalAlterConfigOpSet {
+			if value, ok := next[ch.name]; ok {
 				if err := brokerconfig.CheckDynamic(ch.name, value); err != nil {
 					return nil, invalidRequest(err)
 				}
@@ -283,8 +269,11 @@ func (a *API) alterResource(ctx context.Context, e configEdit, kind metastore.Co
 	r := metastore.ConfigResource{Type: kind, Name: e.resource.name}
 	return a.set(ctx, r, e.validateOnly, func(old map[string]string) (map[string]string, error) {
 		next, err := e.apply(old, func(name string) (string, error) { return "", noList(name) })
-		if err != nil {
+		if err != nil { // as in Kafka, told before what is wrong with the name
 			return nil, err
+		}
+		if r.Name == "" {
+			return nil, fail(kerr.InvalidRequest, "a resource of this type has a name; there are no configs for all of them")
 		}
 		for _, ch := range e.changes {
 			value, ok := next[ch.name]
