@@ -80,6 +80,7 @@ func requestTables(t *testing.T) string {
 		10: "group coordinators",
 		22: "idempotent producers; a transactional id is refused",
 		71: "Kafka lists it, and 72, in ApiVersions only with a reporter that takes telemetry",
+		72: "two connections with one client instance id are one client, as in Kafka",
 	}
 	var b strings.Builder
 	b.WriteString("\n| key | request | versions | flexible from | |\n|---|---|---|---|---|\n")

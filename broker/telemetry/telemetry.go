@@ -3,6 +3,14 @@
 // pushes, and shows what was pushed to Prometheus. Subscriptions are client
 // metrics configs, kept in the metastore by others; requests and replies
 // belong to package api.
+//
+// A client is who its instance id says, as in Kafka: KIP-714 knows no other
+// identity, and lets a client go on with its id over a new connection. Two
+// connections with one id are therefore one client: they share its interval,
+// its end and its series, which are labelled with the client as it first asked.
+// It is forgotten when the connection ends on which it first asked; its id is
+// enough to begin anew on another one. The id is a random UUID that only its
+// client is told, and no secret: who guesses it can push in that client's name.
 package telemetry
 
 import (
