@@ -64,21 +64,11 @@ func (t *trash) addLocked(f trashed) {
 	t.files = append(t.files, f)
 	trashFiles.Add(1)
 	trashBytes.Add(f.size)
-	t.armLocked()
+	t.armLocked(f.due)
 }
 
-// armLocked sets the timer for the file that is due first; the delay may have
-// been changed, so that this need not be the one that came first.
-func (t *trash) armLocked() {
-	if len(t.files) == 0 {
-		return
-	}
-	due := t.files[0].due
-	for _, f := range t.files[1:] {
-		if f.due.Before(due) {
-			due = f.due
-		}
-	}
+// armLocked sets the timer, unless it goes off earlier than due.
+func (t *trash) armLocked(due time.Time) {
 	if t.timer != nil {
 		if !due.Before(t.next) {
 			return
@@ -101,7 +91,9 @@ func (t *trash) removeDue() {
 	t.work.Add(1)
 	defer t.work.Done()
 	due := t.takeLocked(time.Now())
-	t.armLocked()
+	if len(t.files) > 0 { // not in the order in which they are due, if the delay was changed
+		t.armLocked(slices.MinFunc(t.files, func(a, b trashed) int { return a.due.Compare(b.due) }).due)
+	}
 	t.mu.Unlock()
 	t.remove(due)
 }
