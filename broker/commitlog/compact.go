@@ -173,7 +173,7 @@ func (l *Log) Compact(c Compaction) (Compacted, error) {
 		return Compacted{End: d.From}, err
 	}
 	k := &compactor{l: l, c: c, done: Compacted{End: d.From}}
-	defer l.compactedBytes(&k.done)
+	defer k.account()
 	if err := k.mapKeys(segs, d); err != nil {
 		return k.done, err
 	}
@@ -216,16 +216,18 @@ func (k *compactor) rewrite(rest []*segment) error {
 	return nil
 }
 
-func (l *Log) compactedBytes(d *Compacted) {
-	compactionRead.Add(int(d.Read))
-	compactionWritten.Add(int(d.Written))
-	compactionRemoved.Add(int(d.Removed))
+func (k *compactor) account() {
+	compactionRead.Add(int(k.done.Read))
+	compactionWritten.Add(int(k.done.Written))
+	compactionRemoved.Add(int(k.done.Removed))
+	compactionKeyBytes.Add(-k.keys.bytes())
 }
 
 // mapKeys reads the dirty segments and notes where each key's latest record
 // is, as far as the map's memory lasts.
 func (k *compactor) mapKeys(segs []*segment, d Dirt) error {
 	k.keys = newKeyMap(int64(d.To-d.From), k.c.KeyBytes)
+	compactionKeyBytes.Add(k.keys.bytes())
 	k.upto = d.From
 	txns, err := k.l.txnsOf(d.From, d.To)
 	if err != nil {
@@ -364,7 +366,10 @@ func (k *compactor) each(s *segment, f func(b record.Batch, pos int64) (bool, er
 				break // the window ends inside it
 			}
 			if err == nil {
-				err = s.judgeBatch(b, next)
+				err = b.CheckCRC()
+			}
+			if err == nil {
+				err = s.admit(b, next)
 			}
 			if err != nil {
 				return s.corrupt(pos, err)
@@ -398,20 +403,6 @@ func (k *compactor) enlarge(r io.ReaderAt, pos, limit int64) error {
 		return false, nil
 	})
 	return err
-}
-
-// judgeBatch checks what Log.check checks.
-func (s *segment) judgeBatch(b record.Batch, next record.Offset) error {
-	if err := b.CheckCRC(); err != nil {
-		return err
-	}
-	if !s.follows(b, next) || b.LastOffset() >= record.Offset(s.end.Load()) {
-		return fmt.Errorf("%w: batch of offsets %d–%d, want %d and below %d", record.ErrCorrupt, b.BaseOffset(), b.LastOffset(), next, s.end.Load())
-	}
-	if e := s.log.EpochAt(b.BaseOffset()); e >= 0 && e != b.LeaderEpoch() {
-		return fmt.Errorf("%w: batch at offset %d has leader epoch %d, want %d", record.ErrCorrupt, b.BaseOffset(), b.LeaderEpoch(), e)
-	}
-	return nil
 }
 
 // compactGroup rewrites neighbouring segments as one and swaps it in.

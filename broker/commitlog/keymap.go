@@ -31,6 +31,9 @@ func newKeyMap(keys, bytes int64) *keyMap {
 	return &keyMap{slots: make([]keySlot, slots), most: max(int(slots*9/10), 1)}
 }
 
+// bytes is the memory of the map.
+func (m *keyMap) bytes() int64 { return int64(len(m.slots)) * keySlotBytes }
+
 func (m *keyMap) find(key []byte) *keySlot {
 	sum := sha256.Sum256(key)
 	hash := [16]byte(sum[:16])

@@ -508,7 +508,7 @@ func (l *Log) drop(n int) error {
 		l.grow(-s.size.Load())
 		segmentsOpen.Add(-1)
 		segmentsDeleted.Inc()
-		errs = errors.Join(errs, s.discard())
+		errs = errors.Join(errs, s.discard(l.trash.put))
 	}
 	return errs
 }

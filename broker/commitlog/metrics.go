@@ -27,6 +27,8 @@ var (
 	syncs            = metrics.NewCounter("firn_log_syncs_total")
 	producersEvicted = metrics.NewCounter("firn_log_producers_evicted_total")
 
+	compactionKeyBytes = gauge("firn_log_compaction_key_bytes") // memory for keys of the compactions under way
+
 	compactionRead    = metrics.NewCounter("firn_log_compaction_read_bytes_total")
 	compactionWritten = metrics.NewCounter("firn_log_compaction_written_bytes_total")
 	compactionRemoved = metrics.NewCounter("firn_log_compaction_removed_records_total")

@@ -205,7 +205,7 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 // dropLeftovers removes segments of before a ResetTo that did not get to it.
 func (r *recovery) dropLeftovers() error {
 	for len(r.segs) > 0 && r.segs[0].base < r.l.meta.LocalBase {
-		if err := r.segs[0].unlink(); err != nil {
+		if err := r.segs[0].discard(os.Remove); err != nil {
 			return err
 		}
 		r.segs = r.segs[1:]
@@ -307,7 +307,7 @@ func (r *recovery) skipToLogStart() error {
 		return nil
 	}
 	for _, s := range r.segs {
-		if err := s.unlink(); err != nil {
+		if err := s.discard(os.Remove); err != nil {
 			return err
 		}
 	}
@@ -527,7 +527,7 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 	s.size.Store(good)
 	for _, later := range r.segs[i+1:] {
 		cut += later.size.Load()
-		if err := later.unlink(); err != nil {
+		if err := later.discard(os.Remove); err != nil {
 			return err
 		}
 	}

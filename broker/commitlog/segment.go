@@ -115,6 +115,18 @@ func (s *segment) follows(h record.Batch, next record.Offset) bool {
 	return h.BaseOffset() == next || h.BaseOffset() > next && s.gappy()
 }
 
+// admit says what is wrong with a batch, whose checksum is right, in the place
+// where offset next is due: the checksum covers neither base offset nor epoch.
+func (s *segment) admit(h record.Batch, next record.Offset) error {
+	if end := record.Offset(s.end.Load()); !s.follows(h, next) || h.LastOffset() >= end {
+		return fmt.Errorf("%w: batch of offsets %d–%d, want %d and below %d", record.ErrCorrupt, h.BaseOffset(), h.LastOffset(), next, end)
+	}
+	if e := s.log.EpochAt(h.BaseOffset()); e >= 0 && e != h.LeaderEpoch() {
+		return fmt.Errorf("%w: batch at offset %d has leader epoch %d, want %d", record.ErrCorrupt, h.BaseOffset(), h.LeaderEpoch(), e)
+	}
+	return nil
+}
+
 // acquire gives the data file with a reference that the caller releases.
 func (s *segment) acquire() (*record.File, error) {
 	if f := s.file.Load(); f != nil && f.Acquire() {
@@ -155,25 +167,15 @@ func (s *segment) close() {
 	}
 }
 
-// unlink removes the segment's files. Spans that are still being sent hold
-// the descriptor.
-func (s *segment) unlink() error {
+// discard closes the segment and calls remove for each of its files, of which
+// some may not be there. Spans that are still being sent hold the descriptor.
+func (s *segment) discard(remove func(path string) error) error {
 	s.close()
 	var errs error
 	for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix, snapshotSuffix, logSuffix} {
-		if err := os.Remove(s.path(suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := remove(s.path(suffix)); !errors.Is(err, fs.ErrNotExist) {
 			errs = errors.Join(errs, err)
 		}
-	}
-	return errs
-}
-
-// discard is unlink after Config.DeleteDelay.
-func (s *segment) discard() error {
-	s.close()
-	var errs error
-	for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix, snapshotSuffix, logSuffix} {
-		errs = errors.Join(errs, s.log.trash.put(s.path(suffix)))
 	}
 	return errs
 }

@@ -163,13 +163,9 @@ func (s *segment) areaFrom(e offsetEntry) area {
 // result ends.
 func (s *segment) check(r io.ReaderAt, a area, limit int64, more func(h record.Batch, pos int64) bool) (area, error) {
 	began := a.to
-	end := record.Offset(s.end.Load())
 	_, err := scan(r, a.to, limit, func(h record.Batch, pos int64) (bool, error) {
-		if !s.follows(h, a.next) || h.LastOffset() >= end {
-			return false, fmt.Errorf("%w: batch of offsets %d–%d, want %d and below %d", record.ErrCorrupt, h.BaseOffset(), h.LastOffset(), a.next, end)
-		}
-		if e := s.log.EpochAt(h.BaseOffset()); e >= 0 && e != h.LeaderEpoch() {
-			return false, fmt.Errorf("%w: batch at offset %d has leader epoch %d, want %d", record.ErrCorrupt, h.BaseOffset(), h.LeaderEpoch(), e)
+		if err := s.admit(h, a.next); err != nil {
+			return false, err
 		}
 		a.to, a.next = pos+h.Size(), h.LastOffset()+1
 		return more(h, pos), nil
