@@ -1,8 +1,11 @@
 package objectstore
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
 	"strconv"
 	"strings"
 )
@@ -29,6 +32,20 @@ func RangeHeader(off, n int64) string {
 		return fmt.Sprintf("bytes=%d-", off)
 	}
 	return fmt.Sprintf("bytes=%d-%d", off, off+n-1)
+}
+
+// EmptyRange answers a GetRange of no bytes, which HTTP cannot ask for: it is
+// there if off is not past the object's end. refused is what the store said to
+// a range that begins at off, if it was asked: then off must be the end.
+func EmptyRange(ctx context.Context, s Store, key string, off int64, refused error) (io.ReadCloser, error) {
+	obj, err := s.Head(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if off > obj.Size || refused != nil && off < obj.Size {
+		return nil, Fail(ctx, "get", key, ErrRange, fmt.Errorf("offset %d of %d bytes", off, obj.Size))
+	}
+	return NewBody(http.NoBody, key, 0, obj.ETag), nil
 }
 
 // CheckRange compares a response's Content-Range ("" where there was none) and

@@ -158,21 +158,17 @@ func (s *Store) Swap(ctx context.Context, key string, data []byte, etag string) 
 }
 
 func (s *Store) write(ctx context.Context, op, key string, r io.ReadSeeker, size int64, cond storage.Conditions) (objectstore.Object, error) {
-	src, err := multipart.NewSource(r, size)
+	src, err := multipart.NewSource(ctx, r, size, multipart.PartSize)
 	if err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, op, key, nil, err)
 	}
 	defer src.Stop()
-	sum, _, err := src.Sum(ctx, multipart.PartSize)
-	if err != nil {
-		return objectstore.Object{}, objectstore.Fail(ctx, op, key, nil, err)
-	}
 	// A cancelled context is the way to give a Writer up.
 	wctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := s.object(key).If(cond).NewWriter(wctx)
 	w.ContentType = "application/octet-stream"
-	w.CRC32C, w.SendCRC32C = uint32(sum), true
+	w.CRC32C, w.SendCRC32C = uint32(src.Sum()), true
 	w.ChunkSize = 0
 	if size > int64(s.cfg.ChunkSize) {
 		w.ChunkSize = s.cfg.ChunkSize
@@ -204,13 +200,13 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	if n == 0 {
-		return s.empty(ctx, key, off, nil)
+		return objectstore.EmptyRange(ctx, s, key, off, nil)
 	}
 	r, err := s.object(key).NewRangeReader(ctx, off, n)
 	if err != nil {
 		err = fail(ctx, "get", key, err)
 		if n < 0 && errors.Is(err, objectstore.ErrRange) {
-			return s.empty(ctx, key, off, err)
+			return objectstore.EmptyRange(ctx, s, key, off, err)
 		}
 		return nil, err
 	}
@@ -224,19 +220,6 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrRange, fmt.Errorf("bytes %d+%d of %d", off, n, a.Size))
 	}
 	return objectstore.NewBody(r, key, length, etag(r.Attrs.Generation)), nil
-}
-
-// empty answers a range of no bytes, which HTTP cannot ask for: it is there if
-// off is not past the object's end. cause is the error if it is.
-func (s *Store) empty(ctx context.Context, key string, off int64, cause error) (io.ReadCloser, error) {
-	obj, err := s.Head(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if off > obj.Size || cause != nil && off < obj.Size {
-		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrRange, fmt.Errorf("offset %d of %d bytes", off, obj.Size))
-	}
-	return objectstore.NewBody(http.NoBody, key, 0, obj.ETag), nil
 }
 
 // Head describes an object.

@@ -140,25 +140,20 @@ func (s *Store) Put(ctx context.Context, key string, r io.ReadSeeker, size int64
 	if err := objectstore.CheckKey(key); err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "put", key, objectstore.ErrKey, err)
 	}
-	src, err := multipart.NewSource(r, size)
+	src, err := multipart.NewSource(ctx, r, size, s.cfg.PartSize)
 	if err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "put", key, nil, err)
 	}
 	defer src.Stop()
-	partSize := multipart.PartSizeFor(size, s.cfg.PartSize)
-	sum, parts, err := src.Sum(ctx, partSize)
-	if err != nil {
-		return objectstore.Object{}, objectstore.Fail(ctx, "put", key, nil, err)
+	if src.Parts() > 1 {
+		return s.putParts(ctx, key, src)
 	}
-	if size > s.cfg.PartSize {
-		return s.putParts(ctx, key, src, partSize, sum, parts)
-	}
-	return s.putWhole(ctx, "put", key, src, sum, "")
+	return s.putWhole(ctx, "put", key, src, "")
 }
 
-func (s *Store) putWhole(ctx context.Context, op, key string, src *multipart.Source, sum multipart.CRC, etag string) (objectstore.Object, error) {
-	opts := options(sum, etag)
-	opts.UserMetadata[crcHeader] = sum.Base64()
+func (s *Store) putWhole(ctx context.Context, op, key string, src *multipart.Source, etag string) (objectstore.Object, error) {
+	opts := options(src.Sum(), etag)
+	opts.UserMetadata[crcHeader] = src.Sum().Base64()
 	info, err := s.core.PutObject(ctx, s.cfg.Bucket, s.prefix+key, src.Section(0, src.Size()), src.Size(), "", "", opts)
 	if err != nil {
 		err = fail(ctx, op, key, err)
@@ -170,17 +165,17 @@ func (s *Store) putWhole(ctx context.Context, op, key string, src *multipart.Sou
 	return objectstore.Object{Key: key, Size: src.Size(), ETag: info.ETag}, nil
 }
 
-func (s *Store) putParts(ctx context.Context, key string, src *multipart.Source, partSize int64, sum multipart.CRC, crcs []multipart.CRC) (objectstore.Object, error) {
+func (s *Store) putParts(ctx context.Context, key string, src *multipart.Source) (objectstore.Object, error) {
 	bucket, object := s.cfg.Bucket, s.prefix+key
 	id, err := s.core.NewMultipartUpload(ctx, bucket, object, mc.PutObjectOptions{
 		ContentType:  octets,
-		UserMetadata: map[string]string{sumKey: sum.Hex(), "X-Amz-Checksum-Algorithm": "CRC32C"},
+		UserMetadata: map[string]string{sumKey: src.Sum().Hex(), "X-Amz-Checksum-Algorithm": "CRC32C"},
 	})
 	if err != nil {
 		return objectstore.Object{}, fail(ctx, "put", key, err)
 	}
-	done := make([]mc.CompletePart, len(crcs))
-	err = multipart.Send(ctx, src, partSize, crcs, s.limit, func(ctx context.Context, p multipart.Part) error {
+	done := make([]mc.CompletePart, src.Parts())
+	err = multipart.Send(ctx, src, s.limit, func(ctx context.Context, p multipart.Part) error {
 		part, err := s.core.PutObjectPart(ctx, bucket, object, id, p.Number, p.Body, p.Size, mc.PutObjectPartOptions{
 			CustomHeader: http.Header{crcHeader: {p.CRC.Base64()}},
 		})
@@ -214,16 +209,12 @@ func (s *Store) Swap(ctx context.Context, key string, data []byte, etag string) 
 	if err := objectstore.CheckSwap(key, data); err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "swap", key, objectstore.ErrKey, err)
 	}
-	src, err := multipart.NewSource(bytes.NewReader(data), int64(len(data)))
+	src, err := multipart.NewSource(ctx, bytes.NewReader(data), int64(len(data)), multipart.PartSize)
 	if err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "swap", key, nil, err)
 	}
 	defer src.Stop()
-	sum, _, err := src.Sum(ctx, multipart.PartSize)
-	if err != nil {
-		return objectstore.Object{}, objectstore.Fail(ctx, "swap", key, nil, err)
-	}
-	return s.putWhole(ctx, "swap", key, src, sum, etag)
+	return s.putWhole(ctx, "swap", key, src, etag)
 }
 
 // GetRange opens a range.
@@ -232,7 +223,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	if n == 0 {
-		return s.empty(ctx, key, off, nil)
+		return objectstore.EmptyRange(ctx, s, key, off, nil)
 	}
 	var opts mc.GetObjectOptions
 	if rng := objectstore.RangeHeader(off, n); rng != "" {
@@ -242,7 +233,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	if err != nil {
 		err = fail(ctx, "get", key, err)
 		if n < 0 && errors.Is(err, objectstore.ErrRange) {
-			return s.empty(ctx, key, off, err)
+			return objectstore.EmptyRange(ctx, s, key, off, err)
 		}
 		return nil, err
 	}
@@ -252,19 +243,6 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	return objectstore.NewBody(rc, key, length, info.ETag), nil
-}
-
-// empty answers a range of no bytes, which HTTP cannot ask for: it is there if
-// off is not past the object's end. cause is the error if it is.
-func (s *Store) empty(ctx context.Context, key string, off int64, cause error) (io.ReadCloser, error) {
-	obj, err := s.Head(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if off > obj.Size || cause != nil && off < obj.Size {
-		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrRange, fmt.Errorf("offset %d of %d bytes", off, obj.Size))
-	}
-	return objectstore.NewBody(http.NoBody, key, 0, obj.ETag), nil
 }
 
 // Head describes an object.

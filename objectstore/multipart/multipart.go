@@ -35,7 +35,7 @@ const MaxParts = 10000
 var ErrStopped = errors.New("source is no longer read")
 
 // Source is size bytes of a reader, from where it stood, readable at any
-// offset. HTTP clients may go on reading a request's body after the call has
+// offset, and their checksums. HTTP clients may go on reading a request's body after the call has
 // failed; Stop ends that, so that the caller may use its reader, or the memory
 // behind it, again.
 type Source struct {
@@ -47,16 +47,27 @@ type Source struct {
 	base    int64
 	size    int64
 	stopped bool
+
+	sum      CRC
+	partSize int64
+	parts    []CRC
 }
 
-// NewSource takes size bytes from r's present position.
-func NewSource(r io.ReadSeeker, size int64) (*Source, error) {
+// NewSource takes size bytes from r's present position and reads them once:
+// the checksums are known before anything is sent, so that what a store
+// receives is compared with what the caller meant, not with what was read
+// while sending. Parts have partSize bytes, or what PartSizeFor makes of it.
+func NewSource(ctx context.Context, r io.ReadSeeker, size, partSize int64) (*Source, error) {
 	base, err := r.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", objectstore.ErrSource, err)
 	}
 	at, _ := r.(io.ReaderAt)
-	return &Source{r: r, at: at, base: base, size: size}, nil
+	s := &Source{r: r, at: at, base: base, size: size, partSize: PartSizeFor(size, partSize)}
+	if err := s.check(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Stop returns when nobody reads the source, and nobody will.
@@ -68,6 +79,12 @@ func (s *Source) Stop() {
 
 // Size gives the number of bytes.
 func (s *Source) Size() int64 { return s.size }
+
+// Sum gives the checksum of all of them.
+func (s *Source) Sum() CRC { return s.sum }
+
+// Parts gives the number of parts; no bytes are no part.
+func (s *Source) Parts() int { return len(s.parts) }
 
 // ReadAt reads as io.ReaderAt says.
 func (s *Source) ReadAt(p []byte, off int64) (int, error) {
@@ -128,29 +145,27 @@ func (c CRC) Base64() string {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Sum reads the source once and gives the checksum of the whole and of each
-// part of partSize bytes (the last may be shorter; no bytes: no part). The
-// checksums are known before anything is sent, so that what a store receives
-// is compared with what the caller meant, not with what was read while sending.
-func (s *Source) Sum(ctx context.Context, partSize int64) (whole CRC, parts []CRC, err error) {
+// check reads all bytes for their checksums.
+func (s *Source) check(ctx context.Context) error {
 	buf := make([]byte, min(256<<10, max(s.size, 1)))
 	var all, part uint32
 	for off := int64(0); off < s.size; {
 		if err := ctx.Err(); err != nil {
-			return 0, nil, err
+			return err
 		}
-		end := min(off-off%partSize+partSize, s.size)
+		end := min(off-off%s.partSize+s.partSize, s.size)
 		p := buf[:min(int64(len(buf)), end-off)]
 		n, err := s.ReadAt(p, off)
 		if n < len(p) {
-			return 0, nil, err
+			return err
 		}
 		all, part = crc32.Update(all, castagnoli, p), crc32.Update(part, castagnoli, p)
 		if off += int64(n); off == end {
-			parts, part = append(parts, CRC(part)), 0
+			s.parts, part = append(s.parts, CRC(part)), 0
 		}
 	}
-	return CRC(all), parts, nil
+	s.sum = CRC(all)
+	return nil
 }
 
 // Part is one part on its way.
@@ -191,7 +206,7 @@ func (l Limiter) take(ctx context.Context) bool {
 // Send sends the source's parts through send, each with retries of its own:
 // one lost connection does not cost the other parts. It returns when no send
 // is under way any more; the first error ends it.
-func Send(ctx context.Context, src *Source, partSize int64, crcs []CRC, limit Limiter, send func(context.Context, Part) error) error {
+func Send(ctx context.Context, src *Source, limit Limiter, send func(context.Context, Part) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -201,14 +216,14 @@ func Send(ctx context.Context, src *Source, partSize int64, crcs []CRC, limit Li
 		first.Do(func() { failed = err })
 		cancel(err)
 	}
-	for i, crc := range crcs {
+	for i := range src.parts {
 		if !limit.take(ctx) {
 			fail(ctx.Err())
 			break
 		}
 		wg.Go(func() {
 			defer func() { <-limit }()
-			if err := sendPart(ctx, src, i, partSize, crc, send); err != nil {
+			if err := sendPart(ctx, src, i, send); err != nil {
 				fail(err)
 			}
 		})
@@ -217,13 +232,13 @@ func Send(ctx context.Context, src *Source, partSize int64, crcs []CRC, limit Li
 	return failed
 }
 
-func sendPart(ctx context.Context, src *Source, i int, partSize int64, crc CRC, send func(context.Context, Part) error) error {
-	off := int64(i) * partSize
-	size := min(partSize, src.Size()-off)
+func sendPart(ctx context.Context, src *Source, i int, send func(context.Context, Part) error) error {
+	off := int64(i) * src.partSize
+	size := min(src.partSize, src.size-off)
 	timeout := 15*time.Second + time.Duration(size)*time.Second/minRate
 	for n := 0; ; n++ {
 		actx, cancel := context.WithTimeout(ctx, timeout)
-		err := send(actx, Part{Number: i + 1, Body: src.Section(off, size), Size: size, CRC: crc})
+		err := send(actx, Part{Number: i + 1, Body: src.Section(off, size), Size: size, CRC: src.parts[i]})
 		cancel()
 		if err == nil || n+1 >= Attempts || ctx.Err() != nil || !objectstore.Retryable(err) {
 			return err

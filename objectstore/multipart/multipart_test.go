@@ -21,8 +21,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type plain struct{ io.ReadSeeker }
 
-func source(t interface{ Fatal(...any) }, r io.ReadSeeker, size int64) *multipart.Source {
-	s, err := multipart.NewSource(r, size)
+func source(t interface{ Fatal(...any) }, r io.ReadSeeker, size, partSize int64) *multipart.Source {
+	s, err := multipart.NewSource(context.Background(), r, size, partSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,14 +45,13 @@ func TestSend(t *testing.T) {
 		if _, err := r.Seek(int64(skip), io.SeekStart); err != nil {
 			t.Fatal(err)
 		}
-		src := source(t, r, int64(size))
+		src := source(t, r, int64(size), partSize)
 		want := data[skip : skip+size]
-		whole, crcs, err := src.Sum(context.Background(), partSize)
-		if err != nil || whole != multipart.CRC(crc32.Checksum(want, table)) {
-			t.Fatalf("sum %08x, %v", whole, err)
+		if got := src.Sum(); got != multipart.CRC(crc32.Checksum(want, table)) {
+			t.Fatalf("sum %08x", got)
 		}
-		if n := (int64(size) + partSize - 1) / partSize; int64(len(crcs)) != n {
-			t.Fatalf("%d parts, want %d", len(crcs), n)
+		if n := (int64(size) + partSize - 1) / partSize; int64(src.Parts()) != n {
+			t.Fatalf("%d parts, want %d", src.Parts(), n)
 		}
 		got := make([]byte, size)
 		failures := rapid.IntRange(0, multipart.Attempts-1).Draw(t, "failures")
@@ -61,7 +60,7 @@ func TestSend(t *testing.T) {
 			failures = 1 // each waits
 		}
 		left.Store(int64(failures))
-		err = multipart.Send(context.Background(), src, partSize, crcs, multipart.NewLimiter(3), func(_ context.Context, p multipart.Part) error {
+		err := multipart.Send(context.Background(), src, multipart.NewLimiter(3), func(_ context.Context, p multipart.Part) error {
 			b, err := io.ReadAll(p.Body)
 			if err != nil {
 				return err
@@ -90,13 +89,9 @@ func TestLimitAndFailure(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			src := source(t, bytes.NewReader(make([]byte, 100)), 100)
-			_, crcs, err := src.Sum(t.Context(), 1)
-			if err != nil {
-				t.Error(err)
-			}
+			src := source(t, bytes.NewReader(make([]byte, 100)), 100, 1)
 			var sent atomic.Int64
-			err = multipart.Send(t.Context(), src, 1, crcs, limit, func(_ context.Context, p multipart.Part) error {
+			err := multipart.Send(t.Context(), src, limit, func(_ context.Context, p multipart.Part) error {
 				n := now.Add(1)
 				defer now.Add(-1)
 				for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
@@ -125,14 +120,11 @@ func TestLimitAndFailure(t *testing.T) {
 }
 
 func TestCancelled(t *testing.T) {
-	src := source(t, bytes.NewReader(make([]byte, 10)), 10)
-	_, crcs, err := src.Sum(t.Context(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := bytes.NewReader(make([]byte, 10))
+	src := source(t, data, 10, 1)
 	limit := multipart.NewLimiter(2)
 	ctx, cancel := context.WithCancel(t.Context())
-	err = multipart.Send(ctx, src, 1, crcs, limit, func(ctx context.Context, p multipart.Part) error {
+	err := multipart.Send(ctx, src, limit, func(ctx context.Context, p multipart.Part) error {
 		cancel()
 		<-ctx.Done()
 		return ctx.Err()
@@ -140,7 +132,7 @@ func TestCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || len(limit) != 0 {
 		t.Errorf("%v, %d places taken", err, len(limit))
 	}
-	if _, _, err := src.Sum(ctx, 1); !errors.Is(err, context.Canceled) {
+	if _, err := multipart.NewSource(ctx, data, 10, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("sum: %v", err)
 	}
 	// Cleaning up works all the same.
@@ -151,7 +143,7 @@ func TestCancelled(t *testing.T) {
 
 func TestStop(t *testing.T) {
 	for _, r := range []io.ReadSeeker{bytes.NewReader([]byte("abc")), plain{bytes.NewReader([]byte("abc"))}} {
-		src := source(t, r, 3)
+		src := source(t, r, 3, 1)
 		body := src.Section(0, 3)
 		if _, err := body.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)

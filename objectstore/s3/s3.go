@@ -189,30 +189,26 @@ func (s *Store) Put(ctx context.Context, key string, r io.ReadSeeker, size int64
 	if err := objectstore.CheckKey(key); err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "put", key, objectstore.ErrKey, err)
 	}
-	src, err := multipart.NewSource(r, size)
+	src, err := multipart.NewSource(ctx, r, size, s.cfg.PartSize)
 	if err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "put", key, nil, err)
 	}
 	defer src.Stop()
-	partSize := multipart.PartSizeFor(size, s.cfg.PartSize)
-	sum, parts, err := src.Sum(ctx, partSize)
-	if err != nil {
-		return objectstore.Object{}, objectstore.Fail(ctx, "put", key, nil, err)
+	if src.Parts() > 1 {
+		return s.putParts(ctx, key, src)
 	}
-	if size > s.cfg.PartSize {
-		return s.putParts(ctx, key, src, partSize, sum, parts)
-	}
-	return s.putWhole(ctx, "put", key, src.Section(0, size), size, sum, "")
+	return s.putWhole(ctx, "put", key, src, "")
 }
 
 // putWhole writes in one request if the present object's ETag is etag; "": if
 // there is none.
-func (s *Store) putWhole(ctx context.Context, op, key string, body io.ReadSeeker, size int64, sum multipart.CRC, etag string) (objectstore.Object, error) {
+func (s *Store) putWhole(ctx context.Context, op, key string, src *multipart.Source, etag string) (objectstore.Object, error) {
+	size := src.Size()
 	in := &awss3.PutObjectInput{
-		Bucket: &s.cfg.Bucket, Key: s.key(key), Body: body, ContentLength: &size,
+		Bucket: &s.cfg.Bucket, Key: s.key(key), Body: src.Section(0, size), ContentLength: &size,
 		ContentType:    aws.String("application/octet-stream"),
-		ChecksumCRC32C: aws.String(sum.Base64()),
-		Metadata:       map[string]string{sumKey: sum.Hex()},
+		ChecksumCRC32C: aws.String(src.Sum().Base64()),
+		Metadata:       map[string]string{sumKey: src.Sum().Hex()},
 	}
 	if etag == "" {
 		in.IfNoneMatch = aws.String("*")
@@ -230,18 +226,18 @@ func (s *Store) putWhole(ctx context.Context, op, key string, body io.ReadSeeker
 	return objectstore.Object{Key: key, Size: size, ETag: unquote(out.ETag)}, nil
 }
 
-func (s *Store) putParts(ctx context.Context, key string, src *multipart.Source, partSize int64, sum multipart.CRC, crcs []multipart.CRC) (objectstore.Object, error) {
+func (s *Store) putParts(ctx context.Context, key string, src *multipart.Source) (objectstore.Object, error) {
 	up, err := s.client.CreateMultipartUpload(ctx, &awss3.CreateMultipartUploadInput{
 		Bucket: &s.cfg.Bucket, Key: s.key(key),
 		ContentType:       aws.String("application/octet-stream"),
 		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
-		Metadata:          map[string]string{sumKey: sum.Hex()},
+		Metadata:          map[string]string{sumKey: src.Sum().Hex()},
 	})
 	if err != nil {
 		return objectstore.Object{}, s.fail(ctx, "put", key, err)
 	}
-	done := make([]types.CompletedPart, len(crcs))
-	err = multipart.Send(ctx, src, partSize, crcs, s.limit, func(ctx context.Context, p multipart.Part) error {
+	done := make([]types.CompletedPart, src.Parts())
+	err = multipart.Send(ctx, src, s.limit, func(ctx context.Context, p multipart.Part) error {
 		number, crc := aws.Int32(int32(p.Number)), aws.String(p.CRC.Base64())
 		out, err := s.client.UploadPart(ctx, &awss3.UploadPartInput{
 			Bucket: &s.cfg.Bucket, Key: s.key(key), UploadId: up.UploadId, PartNumber: number,
@@ -281,16 +277,12 @@ func (s *Store) Swap(ctx context.Context, key string, data []byte, etag string) 
 	if err := objectstore.CheckSwap(key, data); err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "swap", key, objectstore.ErrKey, err)
 	}
-	src, err := multipart.NewSource(bytes.NewReader(data), int64(len(data)))
+	src, err := multipart.NewSource(ctx, bytes.NewReader(data), int64(len(data)), multipart.PartSize)
 	if err != nil {
 		return objectstore.Object{}, objectstore.Fail(ctx, "swap", key, nil, err)
 	}
 	defer src.Stop()
-	sum, _, err := src.Sum(ctx, multipart.PartSize)
-	if err != nil {
-		return objectstore.Object{}, objectstore.Fail(ctx, "swap", key, nil, err)
-	}
-	return s.putWhole(ctx, "swap", key, src.Section(0, src.Size()), src.Size(), sum, etag)
+	return s.putWhole(ctx, "swap", key, src, etag)
 }
 
 // GetRange opens a range.
@@ -299,7 +291,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	if n == 0 {
-		return s.empty(ctx, key, off, nil)
+		return objectstore.EmptyRange(ctx, s, key, off, nil)
 	}
 	in := &awss3.GetObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(key)}
 	if rng := objectstore.RangeHeader(off, n); rng != "" {
@@ -309,7 +301,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 	if err != nil {
 		err = s.fail(ctx, "get", key, err)
 		if n < 0 && errors.Is(err, objectstore.ErrRange) {
-			return s.empty(ctx, key, off, err)
+			return objectstore.EmptyRange(ctx, s, key, off, err)
 		}
 		return nil, err
 	}
@@ -319,19 +311,6 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) (io.Read
 		return nil, objectstore.Fail(ctx, "get", key, nil, err)
 	}
 	return objectstore.NewBody(out.Body, key, length, unquote(out.ETag)), nil
-}
-
-// empty answers a range of no bytes, which HTTP cannot ask for: it is there if
-// off is not past the object's end. cause is the error if it is.
-func (s *Store) empty(ctx context.Context, key string, off int64, cause error) (io.ReadCloser, error) {
-	obj, err := s.Head(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if off > obj.Size || cause != nil && off < obj.Size {
-		return nil, objectstore.Fail(ctx, "get", key, objectstore.ErrRange, fmt.Errorf("offset %d of %d bytes", off, obj.Size))
-	}
-	return objectstore.NewBody(http.NoBody, key, 0, obj.ETag), nil
 }
 
 // Head describes an object.
