@@ -33,7 +33,9 @@ func (b *Broker) CreateTopic(name string, partitions int32, configs ...string) {
 	}
 	ctx, cancel := Context(b.t)
 	defer cancel()
-	if _, err := kadm.NewClient(b.Client()).CreateTopic(ctx, partitions, 1, set, name); err != nil {
+	adm := kadm.NewClient(b.Client())
+	adm.SetTimeoutMillis(60_000) // thousands of partitions, on a busy machine
+	if _, err := adm.CreateTopic(ctx, partitions, 1, set, name); err != nil {
 		b.t.Fatalf("create topic %s: %v", name, err)
 	}
 }
