@@ -36,7 +36,7 @@ func (a *API) metadata(c *call) {
 	}
 	missing := a.toCreate(req, img)
 	if len(missing) == 0 {
-		a.answerMetadata(c, req, img, nil)
+		a.inPlace(c, func() { a.answerMetadata(c, req, img, nil) })
 		return
 	}
 	a.later(c, func() {

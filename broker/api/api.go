@@ -70,6 +70,7 @@ type Config struct {
 	ColdWaitMax          time.Duration // most; 10 s
 	SlowRequests         int           // requests that wait for metadata or disk at one time; 128
 	LargeAnswers         int           // answers of up to maxAnswer that are made at one time; 4
+	SizedAnswers         int           // answers that are made at one time and grow with what there is; 16
 	ProducerIDBlock      int64         // producer ids taken from the metastore at one time; 1,000
 	MaxPartitionsPerCall int           // that one request may create; 10,000
 }
@@ -85,6 +86,7 @@ func (c *Config) setDefaults() {
 	def(&c.ColdWaitMax, 10*time.Second)
 	def(&c.SlowRequests, 128)
 	def(&c.LargeAnswers, 4)
+	def(&c.SizedAnswers, 16)
 	def(&c.ProducerIDBlock, 1000)
 	def(&c.MaxPartitionsPerCall, 10_000)
 }
@@ -129,6 +131,7 @@ type API struct {
 	cold        chan struct{} // a place for each cold read
 	slow        chan struct{} // a place for each request that waits
 	large       chan struct{} // a place for each answer that may be large
+	sized       chan struct{} // a place for each answer that grows with what there is
 
 	failLines *rate.Limiter // of what failed logs: clients try again and again
 }
@@ -156,6 +159,7 @@ func New(cfg Config, deps Deps) *API {
 	a.cold = make(chan struct{}, cfg.ColdReads)
 	a.slow = make(chan struct{}, cfg.SlowRequests)
 	a.large = make(chan struct{}, cfg.LargeAnswers)
+	a.sized = make(chan struct{}, cfg.SizedAnswers)
 	return a
 }
 
@@ -179,6 +183,9 @@ type operation struct {
 	// large: the answer may have maxAnswer bytes, so that few are made at one
 	// time.
 	large bool
+	// sized: the answer is made at once, but grows with the topics and groups
+	// that there are or with the numbers that are listed.
+	sized bool
 }
 
 // operations is the dispatch table, by API key. wire.Supported says which
@@ -196,7 +203,7 @@ var operations = map[int16]operation{
 	13: {handle: (*API).leaveGroup},
 	14: {handle: (*API).syncGroup},
 	15: {handle: (*API).describeGroups, large: true},
-	16: {handle: (*API).listGroups},
+	16: {handle: (*API).listGroups, sized: true},
 	18: {handle: (*API).apiVersions},
 	19: {handle: (*API).createTopics, waits: true},
 	20: {handle: (*API).deleteTopics, waits: true},
@@ -205,13 +212,13 @@ var operations = map[int16]operation{
 	23: {handle: (*API).offsetForLeaderEpoch},
 	32: {handle: (*API).describeConfigs, large: true},
 	33: {handle: (*API).alterConfigs, waits: true},
-	34: {handle: (*API).alterReplicaLogDirs},
+	34: {handle: (*API).alterReplicaLogDirs, sized: true},
 	35: {handle: (*API).describeLogDirs, waits: true},
 	37: {handle: (*API).createPartitions, waits: true},
 	42: {handle: (*API).deleteGroups, waits: true},
-	43: {handle: (*API).electLeaders},
+	43: {handle: (*API).electLeaders, sized: true},
 	44: {handle: (*API).incrementalAlterConfigs, waits: true},
-	45: {handle: (*API).alterPartitionReassignments},
+	45: {handle: (*API).alterPartitionReassignments, sized: true},
 	46: {handle: (*API).listPartitionReassignments},
 	47: {handle: (*API).offsetDelete, waits: true},
 	55: {handle: (*API).describeQuorum},
@@ -221,8 +228,8 @@ var operations = map[int16]operation{
 	64: {handle: (*API).unregisterBroker},
 	71: {handle: (*API).getTelemetrySubscriptions},
 	72: {handle: (*API).pushTelemetry, waits: true},
-	74: {handle: (*API).listConfigResources},
-	75: {handle: (*API).describeTopicPartitions},
+	74: {handle: (*API).listConfigResources, sized: true},
+	75: {handle: (*API).describeTopicPartitions, sized: true},
 }
 
 var (
@@ -299,8 +306,19 @@ func (a *API) Serve(ctx context.Context, req *wire.Request, reply func(wire.Repl
 		a.laterIn(a.large, c, func() { op.handle(a, c) })
 	case op.waits:
 		a.later(c, func() { op.handle(a, c) })
+	case op.sized:
+		a.guard(c, func() { a.inPlace(c, func() { op.handle(a, c) }) })
 	default:
 		a.guard(c, func() { op.handle(a, c) })
+	}
+}
+
+// inPlace runs f, which makes a sized answer, when there is a place and room
+// for it.
+func (a *API) inPlace(c *call, f func()) {
+	if c.enter(a.sized) {
+		defer func() { <-a.sized }()
+		c.whenRoom(f)
 	}
 }
 
@@ -310,17 +328,38 @@ func (a *API) later(c *call, f func()) { a.laterIn(a.slow, c, f) }
 
 // laterIn is later with places of another kind.
 func (a *API) laterIn(places chan struct{}, c *call, f func()) {
-	select {
-	case places <- struct{}{}:
-	case <-c.ctx.Done():
-		c.reply(wire.Reply{Close: true, Reason: "the connection ended"})
+	if !c.enter(places) {
 		return
 	}
 	go func() {
 		defer func() { <-places }()
-		a.guard(c, f)
+		a.guard(c, func() { c.whenRoom(f) })
 	}()
 }
+
+// enter waits for one of places; false, with c answered, when its connection
+// ends first.
+func (c *call) enter(places chan struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		return true
+	case <-c.ctx.Done():
+		c.ended()
+		return false
+	}
+}
+
+// whenRoom runs f once there is room for its answer in memory: there was when
+// the request came, but it may have waited since.
+func (c *call) whenRoom(f func()) {
+	if !c.req.AwaitRoom() {
+		c.ended()
+		return
+	}
+	f()
+}
+
+func (c *call) ended() { c.reply(wire.Reply{Close: true, Reason: "the connection ended"}) }
 
 // guard runs f and turns a panic into a closed connection: the request's
 // state is unknown, so that no reply would be true.

@@ -384,7 +384,7 @@ func (c *conn) readFrame() bool {
 		c.refuse(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
-	if !c.await(func() bool { return c.isTurn(h.key) }) || !smallReply[h.key] && !c.awaitRelief() {
+	if !c.await(func() bool { return c.isTurn(h.key) }) {
 		return false
 	}
 	p := &pending{c: c, api: api, version: h.version}
@@ -399,6 +399,10 @@ func (c *conn) readFrame() bool {
 	if err != nil {
 		p.drop()
 		c.refuse(reasonMalformed, err)
+		return false
+	}
+	if !smallReply[h.key] && c.srv.excess() > 0 && !c.wait(c.awaitRelief) {
+		p.drop()
 		return false
 	}
 	c.enqueue(p)
@@ -501,7 +505,7 @@ func (c *conn) decode(p *pending) (*Request, error) {
 	if av, ok := req.(*kmsg.ApiVersionsRequest); ok {
 		c.setSoftware(av)
 	}
-	return &Request{Client: c.client, ClientID: hdr.clientID, CorrelationID: hdr.correlationID, Body: req}, nil
+	return &Request{Client: c.client, ClientID: hdr.clientID, CorrelationID: hdr.correlationID, Body: req, conn: c}, nil
 }
 
 var softwarePattern = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)

@@ -11,9 +11,10 @@ import (
 // frames while they arrive without a share of the budget, small requests and
 // Fetch until they are answered, replies in memory until their peers took
 // them. While that is over MaxInflightBytes, nothing is added but the first
-// readBuffer of a frame and small replies, and connections on which nothing
-// moves are closed, those first that hold the most, those last that wait for
-// memory themselves (shed). Peers that send and read are only slowed down.
+// readBuffer of a frame and small replies; others are not begun. Connections
+// on which nothing moves are closed, those first that hold the most (shed);
+// those that wait for memory themselves only when all do. Peers that send and
+// read, or hold little, are only slowed down.
 
 // stallTimeout is how long a connection that holds something may stand still
 // while all hold too much.
@@ -63,48 +64,43 @@ func (s *Server) shed() {
 	s.mu.Unlock()
 }
 
-// closeStalled closes connections on which nothing moves, until what is left
-// is within the limit.
+// closeStalled closes connections that hold more than readBuffer and on which
+// nothing moves, until what is left is within the limit.
 func (s *Server) closeStalled() {
-	type stalled struct {
+	type holder struct {
 		c       *conn
-		since   time.Time
+		since   time.Time // when something last moved
 		held    int64
-		waiting int
+		waiting bool // its reader waits for memory
 	}
-	var all []stalled
+	var all []holder
 	s.mu.Lock()
 	for c := range s.conns {
-		all = append(all, stalled{c: c})
+		all = append(all, holder{c: c})
 	}
 	s.mu.Unlock()
-	now, excess := time.Now(), s.excess()
+	now, excess, allWait := time.Now(), s.excess(), true
 	for i := range all {
-		all[i].since, all[i].held, all[i].waiting = all[i].c.holds()
+		h := &all[i]
+		h.c.mu.Lock()
+		h.since, h.held, h.waiting = h.c.moved, h.c.held, h.c.waiting
+		if h.c.gone {
+			h.held = 0
+		}
+		h.c.mu.Unlock()
+		allWait = allWait && (h.waiting || h.held <= readBuffer)
 	}
-	all = slices.DeleteFunc(all, func(e stalled) bool { return e.held == 0 || now.Sub(e.since) < stallTimeout })
-	slices.SortFunc(all, func(a, b stalled) int { return cmp.Or(a.waiting-b.waiting, cmp.Compare(b.held, a.held)) })
-	for _, e := range all {
+	all = slices.DeleteFunc(all, func(h holder) bool {
+		return h.held <= readBuffer || now.Sub(h.since) < stallTimeout || h.waiting && !allWait
+	})
+	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.held, a.held) })
+	for _, h := range all {
 		if excess <= 0 {
 			return
 		}
-		excess -= e.held
-		e.c.fail(reasonStalled, fmt.Errorf("nothing moved on it for %v, and of the memory that all connections hold, more than queued.max.request.bytes, it holds %d bytes", now.Sub(e.since).Round(time.Second), e.held))
+		excess -= h.held
+		h.c.fail(reasonStalled, fmt.Errorf("nothing moved on it for %v, and of the memory that all connections hold, more than queued.max.request.bytes, it holds %d bytes", now.Sub(h.since).Round(time.Second), h.held))
 	}
-}
-
-// holds says how many bytes the connection holds, since when nothing has moved
-// on it, and, with 1, that its reader waits for memory.
-func (c *conn) holds() (since time.Time, n int64, waiting int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.gone {
-		return c.moved, 0, 0
-	}
-	if c.waiting {
-		waiting = 1
-	}
-	return c.moved, c.held, waiting
 }
 
 // wait notes that the reader waits for memory as long as f runs.
@@ -142,21 +138,19 @@ func (c *conn) hold(p *pending, size int) bool {
 	return size <= readBuffer || c.srv.excess() <= 0 || int64(size) == c.srv.held.Load() || c.wait(c.awaitRelief)
 }
 
-// awaitRelief waits while too much is held; false when the reader shall stop.
+// awaitRelief waits once while too much is held; false when the reader shall
+// stop. That it is too much again when it wakes up must not keep it waiting:
+// others may be quicker, again and again.
 func (c *conn) awaitRelief() bool {
-	for {
-		relief := c.srv.relief()
-		if relief == nil {
-			return true
-		}
+	relief := c.srv.relief()
+	for relief != nil && !c.isDraining() {
 		select {
 		case <-relief:
+			return true
 		case <-c.change:
 		case <-c.ctx.Done():
 			return false
 		}
-		if c.isDraining() {
-			return false
-		}
 	}
+	return relief == nil
 }

@@ -261,3 +261,70 @@ func TestArrivingJoinsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// A handler that makes few large replies at one time, and asks for room before
+// each, keeps to the limit whatever comes at once.
+func TestRepliesWaitForRoom(t *testing.T) {
+	const limit, size, hostile = 8 << 20, 1 << 20, 100
+	ask := kmsg.NewPtrMetadataRequest()
+	ask.Version = 1
+	whole := frame(1, ask)
+	place := make(chan struct{}, 1)
+	var served atomic.Int32
+	big := bigReplies(size, &served)
+	for what, h := range map[string]Handler{
+		"at once": handlerFunc(func(ctx context.Context, req *Request, reply func(Reply)) {
+			place <- struct{}{}
+			defer func() { <-place }()
+			if req.AwaitRoom() {
+				big.Serve(ctx, req, reply)
+			} else {
+				reply(Reply{Close: true})
+			}
+		}),
+		"later": handlerFunc(func(ctx context.Context, req *Request, reply func(Reply)) {
+			go func() {
+				place <- struct{}{}
+				defer func() { <-place }()
+				if req.AwaitRoom() {
+					big.Serve(ctx, req, reply)
+				} else {
+					reply(Reply{Close: true})
+				}
+			}()
+		}),
+	} {
+		inBubble(t, Config{MaxInflightBytes: limit}, h, func(t *testing.T, l *pipeListener, log *logLines) {
+			place = make(chan struct{}, 1) // of the bubble
+			served.Store(0)
+			var conns []net.Conn
+			for range hostile {
+				nc := l.dial()
+				nc.Write(whole[:headSize+2])
+				conns = append(conns, nc)
+			}
+			synctest.Wait()
+			for _, nc := range conns {
+				go nc.Write(whole[headSize+2:])
+			}
+			synctest.Wait()
+			if n := l.server.held.Load(); n > limit+2*size {
+				t.Errorf("%s: %d bytes of replies wait for %d peers", what, n, hostile)
+			}
+			for range 100 {
+				time.Sleep(stallTimeout / 5)
+				synctest.Wait()
+				if n := l.server.held.Load(); n > limit+2*size {
+					t.Fatalf("%s: %d bytes of replies wait later", what, n)
+				}
+			}
+			if n := served.Load(); n < hostile/2 {
+				t.Errorf("%s: %d were served", what, n)
+			}
+			for _, nc := range conns {
+				nc.Close()
+			}
+			time.Sleep(time.Hour)
+		})
+	}
+}

@@ -29,6 +29,28 @@ type Request struct {
 	ClientID      string // the header's client id, "" when null
 	CorrelationID int32
 	Body          kmsg.Request // Key(), GetVersion() are the header's
+
+	conn *conn // nil: made by a test
+}
+
+// AwaitRoom waits once while connections hold too much memory, in replies that
+// nobody takes above all; false when the connection ends first. Serve is
+// called after such a wait. A handler that makes few large replies at one time
+// asks again before each.
+func (r *Request) AwaitRoom() bool {
+	if r.conn == nil {
+		return true
+	}
+	relief := r.conn.srv.relief()
+	if relief == nil {
+		return true
+	}
+	select {
+	case <-relief:
+		return true
+	case <-r.conn.ctx.Done():
+		return false
+	}
 }
 
 // Reply is the answer to one Request.
