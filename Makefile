@@ -49,6 +49,16 @@ walk: ## random requests to Apache Kafka and to Firn at once (SEED, STEPS); what
 	mkdir -p '$(OUT)'
 	go test ./test/kafkadiff -run '^TestWalk$$' -count=1 -timeout 120m -v -seed $(SEED) -steps $(STEPS) -out '$(abspath $(OUT))'
 
+ROUNDS      ?=
+BENCH       ?= bin/bench
+.PHONY: bench
+bench: ## Firn, Apache Kafka and a bare server side by side, the small set in under 10 minutes (ROUNDS=3 BENCH=folder of the report); needs Java 17, mvn, npm
+	go run ./bench/run -out '$(BENCH)' -rounds $(or $(ROUNDS),3) -limit 9m bench/workloads/small/*.yaml
+
+.PHONY: bench-full
+bench-full: ## the same with all workloads and ROUNDS=5: about two hours
+	go run ./bench/run -out '$(BENCH)' -rounds $(or $(ROUNDS),5) bench/workloads/small/*.yaml bench/workloads/full/*.yaml
+
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
