@@ -59,8 +59,10 @@ func (g *generator) join() error {
 		return nil
 	}
 	version := g.between(0, 9)
+	reads := o("subscription", o("Version", pick(g, []int{0, 1, 3}), "Topics", list{"$" + g.topic().name}))
 	protocols := pick(g, []list{
-		{o("Name", "range", "Metadata", "a")}, {o("Name", "range", "Metadata", "a")}, {o("Name", "range", "Metadata", "a"), o("Name", "sticky", "Metadata", "b")},
+		{o("Name", "range", "Metadata", "a")}, {o("Name", "range", "Metadata", reads)}, {o("Name", "range", "Metadata", reads)},
+		{o("Name", "range", "Metadata", "a"), o("Name", "sticky", "Metadata", reads)},
 		{o("Name", "sticky", "Metadata", "c"), o("Name", "range", "Metadata", "d")}, {o("Name", "range", "Metadata", "e")},
 	})
 	if g.chance(3) {
@@ -232,6 +234,8 @@ func leaderOf(tree any) string {
 	return ""
 }
 
+var numberedUUID = regexp.MustCompile(`<uuid[0-9]+>`)
+
 // roll is what the leader of a generation was told of its members, when a
 // member of it was answered in step: in an answer that is there or will be.
 func (r *runner) roll(step int) string {
@@ -260,12 +264,14 @@ func (r *runner) roll(step int) string {
 		}
 		for _, tree := range trees {
 			if l := members(tree); l != nil {
+				r.n.peek = true
 				var out []string
 				for _, m := range l { // the instance is told from version 5 on
 					id, _ := m.(*object).get("MemberID")
 					metadata, _ := m.(*object).get("ProtocolMetadata")
-					out = append(out, uuid.ReplaceAllString(oneLine(list{id, metadata}), "<uuid>"))
+					out = append(out, numberedUUID.ReplaceAllString(oneLine(r.n.tree(list{id, metadata})), "<uuid>"))
 				}
+				r.n.peek = false
 				slices.Sort(out)
 				return strings.Join(out, ", ")
 			}
@@ -351,7 +357,13 @@ func (g *generator) leave() error {
 	version := g.between(0, 5)
 	fields := o("Group", m.group, "MemberID", g.id(m))
 	if version >= 3 {
-		one := func(m *walkMember) *object { return o("MemberID", g.id(m), "InstanceID", g.instance(m)) }
+		one := func(m *walkMember) *object {
+			id := g.id(m)
+			if m.instance != "" && g.chance(25) {
+				id = "" // as an administrator names it
+			}
+			return o("MemberID", id, "InstanceID", g.instance(m))
+		}
 		members := list{one(m)}
 		if g.chance(20) {
 			members = append(members, one(pick(g, g.members)))
@@ -372,20 +384,28 @@ func (g *generator) leave() error {
 func (g *generator) describeGroups() error {
 	groups := list{g.group()}
 	if g.chance(20) {
-		groups = append(groups, "$n")
+		groups = append(groups, "$n", g.group())
 	}
 	_, err := g.ask("main", "DescribeGroups", g.between(0, 6), o("Groups", groups, "IncludeAuthorizedOperations", g.chance(20)))
 	return err
 }
 
 func (g *generator) deleteGroups() error {
-	_, err := g.ask("main", "DeleteGroups", g.between(0, 2), o("Groups", list{g.group()}))
+	groups := list{g.group()}
+	if g.chance(20) {
+		groups = append(groups, g.group())
+	}
+	_, err := g.ask("main", "DeleteGroups", g.between(0, 2), o("Groups", groups))
 	return err
 }
 
 func (g *generator) offsetDelete() error {
 	t := g.topic()
-	_, err := g.ask("main", "OffsetDelete", 0, o("Group", g.group(), "Topics", list{g.named(t, false, "Partitions", list{o("Partition", g.partition(t))})}))
+	parts := list{o("Partition", g.partition(t))}
+	if g.chance(20) {
+		parts = append(parts, o("Partition", g.partition(t)))
+	}
+	_, err := g.ask("main", "OffsetDelete", 0, o("Group", g.group(), "Topics", list{g.named(t, false, "Partitions", parts)}))
 	return err
 }
 
@@ -400,9 +420,20 @@ func (g *generator) offsetCommit() error {
 	if g.chance(2) {
 		metadata = strings.Repeat("m", 5000)
 	}
-	_, err := g.ask("main", "OffsetCommit", version, o("Group", group, "Generation", gen, "MemberID", member, "InstanceID", instance, "RetentionTimeMillis", -1,
-		"Topics", list{g.named(t, version >= 10, "Partitions", list{o("Partition", g.partition(t), "Offset", g.near(g.r.Int64N(20), math.MinInt64, math.MaxInt64, 15),
-			"LeaderEpoch", g.near(-1, -2, 5, 10), "Metadata", metadata)})}))
+	one := func() *object {
+		return o("Partition", g.partition(t), "Offset", g.near(g.r.Int64N(20), math.MinInt64, math.MaxInt64, 15),
+			"LeaderEpoch", g.near(-1, -2, 5, 10), "Metadata", metadata)
+	}
+	parts := list{one()}
+	for g.chance(15) {
+		parts = append(parts, one())
+	}
+	topics := list{g.named(t, version >= 10, "Partitions", parts)}
+	if u := g.topic(); u != t && g.chance(10) {
+		topics = append(topics, g.named(u, version >= 10, "Partitions", list{o("Partition", g.partition(u), "Offset", 1, "LeaderEpoch", -1, "Metadata", nil)}))
+	}
+	_, err := g.ask("main", "OffsetCommit", version, o("Group", group, "Generation", gen, "MemberID", member, "InstanceID", instance,
+		"RetentionTimeMillis", pick(g, []int{-1, -1, 100_000_000}), "Topics", topics))
 	if err != nil || metadata == nil || len(metadata.(string)) <= 1 {
 		return err
 	}
@@ -425,6 +456,9 @@ func (g *generator) offsetFetch() error {
 	version := g.between(1, 10)
 	t := g.topic()
 	parts := list{leaf(g.partition(t))}
+	for g.chance(15) {
+		parts = append(parts, leaf(g.partition(t)))
+	}
 	if version < 8 {
 		topics := any(list{g.named(t, false, "Partitions", parts)})
 		if version >= 2 && g.chance(25) {

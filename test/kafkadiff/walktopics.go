@@ -5,10 +5,13 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // What administrators do takes effect a little after Kafka has answered.
-const adminSettles = "sleep 500ms"
+const adminSettles = "sleep 200ms"
 
 func (g *generator) createTopics() error {
 	version := g.between(2, 7)
@@ -26,8 +29,12 @@ func (g *generator) createTopics() error {
 	}
 	parts := g.near(2, math.MinInt32, 5, 20)
 	spec := o("Topic", name, "NumPartitions", parts, "ReplicationFactor", g.near(1, -2, 3, 15))
+	anew := false
 	if g.chance(25) {
-		spec.set("Configs", list{pick(g, topicConfigs)})
+		config := pick(g, topicConfigs)
+		about, _ := config.(*object).get("Name")
+		anew = about == "compression.type"
+		spec.set("Configs", list{config})
 	}
 	if g.chance(10) {
 		spec.set("ReplicaAssignment", list{o("Partition", pick(g, []int{0, 1}), "Replicas", list{leaf(pick(g, []int{1, 1, 2}))})})
@@ -56,7 +63,7 @@ func (g *generator) createTopics() error {
 	for g.p.answered(step, fmt.Sprintf("Topics[0].Partitions[%d].Partition", count)) != nil {
 		count++
 	}
-	g.topics = append(g.topics, &walkTopic{name: fresh, parts: count, ends: map[int32]int64{}, cut: map[int32]bool{}, id: fresh + "id"})
+	g.topics = append(g.topics, &walkTopic{name: fresh, parts: count, ends: map[int32]int64{}, cut: map[int32]bool{}, anew: anew, id: fresh + "id"})
 	return nil
 }
 
@@ -127,21 +134,116 @@ func (g *generator) describeConfigs() error {
 	return err
 }
 
+// otherConfigs are of resources other than topics; walks only ask whether they
+// could be changed, since all of them share what they have.
+var otherConfigs = []struct {
+	kind    int
+	names   []string
+	configs []any
+}{
+	{4, []string{"", "", "1", "2", "x"}, []any{
+		o("Name", "log.cleaner.threads", "Value", "1"), o("Name", "log.retention.ms", "Value", "100000000"), o("Name", "log.retention.ms", "Value", "-2"),
+		o("Name", "num.partitions", "Value", "3"), o("Name", "log.cleanup.policy", "Value", "compact"),
+		o("Name", "message.max.bytes", "Value", "x"), o("Name", "max.connections", "Value", "10"), o("Name", "compression.type", "Value", nil),
+	}},
+	{16, []string{"$n", ""}, []any{
+		o("Name", "interval.ms", "Value", "1000"), o("Name", "interval.ms", "Value", "1"), o("Name", "metrics", "Value", "a,b"),
+		o("Name", "match", "Value", "client_id=x"), o("Name", "match", "Value", "y"), o("Name", "no.such", "Value", "1"),
+	}},
+	{32, []string{"$n", ""}, []any{
+		o("Name", "consumer.session.timeout.ms", "Value", "50000"), o("Name", "consumer.session.timeout.ms", "Value", "1"),
+		o("Name", "consumer.heartbeat.interval.ms", "Value", "x"), o("Name", "no.such", "Value", "1"),
+	}},
+	{8, []string{"1", "", "2"}, []any{o("Name", "root", "Value", "INFO"), o("Name", "root", "Value", "LOUD"), o("Name", "no.such", "Value", "INFO")}},
+	{3, []string{"$n"}, []any{o("Name", "a", "Value", "b")}},
+}
+
+func (g *generator) alterOthers() error {
+	of := pick(g, otherConfigs)
+	var configs list
+	for range 1 + g.r.IntN(2) {
+		c := clone(pick(g, of.configs)).(*object)
+		configs = append(configs, c)
+	}
+	resource := o("ResourceType", of.kind, "ResourceName", pick(g, of.names), "Configs", configs)
+	if g.chance(30) {
+		_, err := g.ask("main", "AlterConfigs", g.between(0, 2), o("Resources", list{resource}, "ValidateOnly", true))
+		return err
+	}
+	for _, c := range configs {
+		c.(*object).set("Op", leaf(pick(g, []int{0, 0, 0, 1, 2, 3})))
+	}
+	_, err := g.ask("main", "IncrementalAlterConfigs", g.between(0, 1), o("Resources", list{resource}, "ValidateOnly", true))
+	return err
+}
+
 func (g *generator) alterConfigs() error {
+	if g.chance(20) {
+		return g.alterOthers()
+	}
 	t := g.topic()
+	name := g.topicName(t)
 	c := clone(pick(g, topicConfigs)).(*object)
 	step, err := 0, error(nil)
 	only := g.chance(40)
 	if g.chance(30) {
-		step, err = g.ask("main", "AlterConfigs", g.between(0, 2), o("Resources", list{o("ResourceType", 2, "ResourceName", g.topicName(t), "Configs", list{c})}, "ValidateOnly", only))
+		step, err = g.ask("main", "AlterConfigs", g.between(0, 2), o("Resources", list{o("ResourceType", 2, "ResourceName", name, "Configs", list{c})}, "ValidateOnly", only))
 	} else {
 		c.set("Op", leaf(pick(g, []int{0, 0, 0, 1, 2, 3, 4})))
-		step, err = g.ask("main", "IncrementalAlterConfigs", g.between(0, 1), o("Resources", list{o("ResourceType", 2, "ResourceName", g.topicName(t), "Configs", list{c})}, "ValidateOnly", only))
+		step, err = g.ask("main", "IncrementalAlterConfigs", g.between(0, 1), o("Resources", list{o("ResourceType", 2, "ResourceName", name, "Configs", list{c})}, "ValidateOnly", only))
 	}
 	if err != nil || only || g.p.answeredInt(step, "Resources[0].ErrorCode", 1) != 0 {
 		return err
 	}
-	return g.p.do(adminSettles)
+	if about, _ := c.get("Name"); about == "compression.type" {
+		t.anew = true
+	}
+	if err := g.p.do(adminSettles); err != nil {
+		return err
+	}
+	return g.p.settleConfigs(strings.TrimPrefix(name, "$"))
+}
+
+// settleConfigs waits until both brokers show the same configs of a topic. Where
+// they do not within patience, the next answers say so.
+func (p *pair) settleConfigs(topic string) error {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		k, err := p.kafka.configsNow(topic)
+		if err != nil {
+			return err
+		}
+		f, err := p.firn.configsNow(topic)
+		if err != nil {
+			return p.found("DescribeConfigs", "", "it goes on", err.Error())
+		}
+		if k == f {
+			return nil
+		}
+	}
+	return nil
+}
+
+// configsNow shows what is set for a topic.
+func (r *runner) configsNow(topic string) (string, error) {
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.Version = 1
+	resource := kmsg.NewDescribeConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, r.vars[topic]
+	req.Resources = append(req.Resources, resource)
+	resp, err := ask[*kmsg.DescribeConfigsResponse](r.addr, r.conns, req)
+	if err != nil {
+		return "", err
+	}
+	var set []string
+	for _, got := range resp.Resources {
+		for _, c := range got.Configs {
+			if c.Source == kmsg.ConfigSourceDynamicTopicConfig && c.Value != nil {
+				set = append(set, c.Name+"="+*c.Value)
+			}
+		}
+	}
+	slices.Sort(set)
+	return strings.Join(set, ", "), nil
 }
 
 func (g *generator) electLeaders() error {
