@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -118,12 +119,22 @@ func age[K comparable](g *garbage, known map[K]time.Time, now map[K]bool, at tim
 type marks struct {
 	objects  map[ObjectID]struct{}
 	pointers map[partKey]metastore.TierPointerEntry
+	damaged  map[partKey]error // pointers that cannot be read, or their manifests: of these partitions nothing may go
+}
+
+// err tells what is damaged.
+func (k *marks) err() error {
+	var errs []error
+	for _, err := range k.damaged {
+		errs = append(errs, fmt.Errorf("no object of this partition is deleted: %w", err))
+	}
+	return errors.Join(errs...)
 }
 
 // mark reads every pointer and manifest. An error means that it is not
 // complete: nothing may be deleted on the strength of it.
 func (m *Manager) mark(ctx context.Context) (*marks, error) {
-	k := &marks{objects: map[ObjectID]struct{}{}, pointers: map[partKey]metastore.TierPointerEntry{}}
+	k := &marks{objects: map[ObjectID]struct{}{}, pointers: map[partKey]metastore.TierPointerEntry{}, damaged: map[partKey]error{}}
 	for e, err := range m.deps.Meta.TierPointers(ctx) {
 		if err != nil {
 			return nil, fmt.Errorf("listing pointers: %w", err)
@@ -133,11 +144,17 @@ func (m *Manager) mark(ctx context.Context) (*marks, error) {
 	for key, e := range k.pointers {
 		ptr, err := DecodePointer(e.Value)
 		if err != nil {
-			return nil, fmt.Errorf("pointer of topic %v, partition %d: %w", key.id, key.p, err)
+			k.damaged[key] = fmt.Errorf("pointer of topic %v, partition %d: %w", key.id, key.p, err)
+			continue
 		}
 		entries, err := m.entriesOf(ctx, key, ptr)
 		if err != nil {
-			return nil, fmt.Errorf("manifest of %s-%d: %w", ptr.Topic, ptr.Partition, err)
+			err = fmt.Errorf("manifest of %s-%d: %w", ptr.Topic, ptr.Partition, err)
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, objectstore.ErrNotFound) {
+				return nil, err
+			}
+			k.damaged[key] = err
+			continue
 		}
 		if !ptr.Manifest.IsZero() {
 			k.objects[ptr.Manifest] = struct{}{}
@@ -154,6 +171,43 @@ func (m *Manager) mark(ctx context.Context) (*marks, error) {
 		}
 	}
 	return k, nil
+}
+
+// spared says whether an object that nothing refers to may be of a partition
+// whose pointer is damaged: its footer, or the manifest that it is, says of
+// which partitions it is. What cannot be read may be anybody's.
+func (m *Manager) spared(ctx context.Context, k *marks, key string) bool {
+	if _, copied := parsePointerKey(m.deps.ClusterID, key); copied || len(k.damaged) == 0 {
+		return false // the key of a pointer's copy says whose it is
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.StoreTimeout)
+	defer cancel()
+	obj, err := m.deps.Store.Head(ctx, key)
+	if err != nil {
+		return true
+	}
+	r := objectReader{ctx, m.deps.Store, key}
+	if f, err := ReadFooter(r, obj.Size); err == nil {
+		return slices.ContainsFunc(f.Runs, func(r *Run) bool { return k.damaged[partKey{r.TopicID, r.Partition}] != nil })
+	}
+	mf, err := DumpManifest(r, obj.Size)
+	return err != nil || k.damaged[partKey{mf.Manifest.TopicID, mf.Partition}] != nil
+}
+
+// objectReader reads an object of the store.
+type objectReader struct {
+	ctx   context.Context
+	store objectstore.Store
+	key   string
+}
+
+func (r objectReader) ReadAt(p []byte, off int64) (int, error) {
+	rc, err := r.store.GetRange(r.ctx, r.key, off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	defer rc.Close()
+	return io.ReadFull(rc, p)
 }
 
 // entriesOf gives the entries of a pointer's manifest, from memory if the
@@ -182,11 +236,12 @@ func (m *Manager) collect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("collecting %d objects: %w", len(due), err)
 	}
-	var errs []error
+	errs := []error{k.err()}
 	for _, id := range due {
-		if _, used := k.objects[id]; !used && !m.garbage.isProtected(id, now) {
-			if err := m.deleteKey(ctx, ObjectKey(m.deps.ClusterID, id)); err != nil {
-				if errs = append(errs, err); len(errs) == maxFailures {
+		key := ObjectKey(m.deps.ClusterID, id)
+		if _, used := k.objects[id]; !used && !m.garbage.isProtected(id, now) && !m.spared(ctx, k, key) {
+			if err := m.deleteKey(ctx, key); err != nil {
+				if errs = append(errs, err); len(errs) > maxFailures {
 					break
 				}
 				continue
@@ -226,7 +281,7 @@ func (m *Manager) checkAge(ctx context.Context, k *marks) error {
 	for key, e := range k.pointers {
 		ptr, err := DecodePointer(e.Value)
 		if err != nil {
-			return err // mark has decoded it
+			continue // nothing of it is deleted
 		}
 		name := PointerKey(m.deps.ClusterID, key.id, key.p)
 		newer, err := m.copyIsNewer(ctx, name, ptr.Generation)
@@ -284,7 +339,7 @@ func (m *Manager) sweep(ctx context.Context) error {
 			due = append(due, key)
 		}
 	}
-	errs := []error{m.dropGone(ctx, k, now)}
+	errs := []error{k.err(), m.dropGone(ctx, k, now)}
 	if len(due) > 0 {
 		errs = append(errs, m.deleteOrphans(ctx, due, now))
 	}
@@ -315,7 +370,7 @@ func (m *Manager) deleteOrphans(ctx context.Context, keys []string, now time.Tim
 	}
 	var errs []error
 	for _, key := range keys {
-		if !m.suspect(k, key, now) {
+		if !m.suspect(k, key, now) || m.spared(ctx, k, key) {
 			continue
 		}
 		if err := m.deleteKey(ctx, key); err != nil {

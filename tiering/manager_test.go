@@ -15,6 +15,7 @@ import (
 
 	"github.com/firnlog/firn/cache"
 	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/objectstore"
 	"github.com/firnlog/firn/record"
 )
 
@@ -319,7 +320,63 @@ func TestAnOrphanWaitsInQuarantine(t *testing.T) {
 	}
 }
 
-// A sweep that cannot read everything deletes nothing.
+// A damaged pointer keeps the objects of its own partition, also those shared
+// with others, and no more: the others' garbage goes.
+func TestSweepBesideADamagedPointer(t *testing.T) {
+	for name, damage := range map[string]func(*world, *memLog){
+		"pointer": func(w *world, l *memLog) {
+			k := partKey{l.id, l.tp.Partition}
+			w.ptrs[k] = metastore.TierPointer{Value: []byte("damaged"), Revision: w.ptrs[k].Revision}
+		},
+		"manifest": func(w *world, l *memLog) {
+			ptr, err := DecodePointer(w.ptrs[partKey{l.id, l.tp.Partition}].Value)
+			if err != nil || ptr.Manifest.IsZero() {
+				w.t.Fatal(ptr, err)
+			}
+			delete(w.objs, ObjectKey(testCluster, ptr.Manifest))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			m := w.manager(t, small)
+			good, bad := newLog(w, "good", 0), newLog(w, "bad", 0)
+			attach(t, m, good, keepAll)
+			attach(t, m, bad, keepAll)
+			for range 2 * small.InlineEntries { // enough for manifests
+				bad.seal(t, rng(8), 30, 1000, 0)
+				m.uploadAll()
+			}
+			kept := maps.Clone(w.objs)
+			good.seal(t, rng(9), 30, 1000, 0)
+			m.uploadAll()
+			if err := m.Close(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			damage(w, bad)
+			delete(w.ptrs, partKey{good.id, good.tp.Partition}) // what was uploaded of it is garbage now
+			m = w.manager(t, small)
+			for range 3 {
+				w.advance(2 * time.Hour)
+				if err := m.sweep(context.Background()); !errors.Is(err, ErrCorrupt) && !errors.Is(err, objectstore.ErrNotFound) {
+					t.Errorf("the sweep says %v", err)
+				}
+			}
+			left := 0
+			for key := range w.objs {
+				if _, ok := kept[key]; !ok {
+					t.Errorf("%s is left", w.name(key))
+				}
+				left++
+			}
+			if want := len(kept) - map[string]int{"pointer": 0, "manifest": 1}[name]; left != want {
+				t.Errorf("%d objects are left, want %d", left, want)
+			}
+		})
+	}
+}
+
+// A sweep that cannot read everything deletes nothing of which it cannot say
+// whose it is.
 func TestSweepNeedsAllPointers(t *testing.T) {
 	w := newWorld(t)
 	m := w.manager(t, small)
@@ -331,6 +388,7 @@ func TestSweepNeedsAllPointers(t *testing.T) {
 	w.write(orphan, []byte("x"))
 	k := partKey{record.TopicID{9}, 0}
 	w.ptrs[k] = metastore.TierPointer{Value: []byte("damaged"), Revision: 1}
+	w.epoch[k] = 0 // its topic exists
 	for range 4 {
 		w.advance(2 * time.Hour)
 		if err := m.sweep(context.Background()); !errors.Is(err, ErrCorrupt) {
