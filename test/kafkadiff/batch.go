@@ -8,6 +8,8 @@ import (
 	"math"
 	"strconv"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/firnlog/firn/record"
 )
 
@@ -81,7 +83,7 @@ var codecs = map[string]record.Codec{"none": record.None, "gzip": record.Gzip, "
 // oneRecord is a record of a scenario's batch or message set.
 type oneRecord struct {
 	key, value []byte
-	headers    []record.Header
+	headers    []kmsg.Header
 	time       int64
 	delta      int64
 	attributes int8
@@ -142,7 +144,7 @@ func (s *setter) oneRecord(r *oneRecord, o *object) error {
 				return fmt.Errorf("headers: want [[\"name\", \"value\"], …]")
 			}
 			name, _ := pair[0].(string)
-			h := record.Header{Key: name}
+			h := kmsg.Header{Key: name}
 			if pair[1] != nil {
 				b, err := s.bytes(pair[1])
 				if err != nil {
@@ -190,22 +192,23 @@ func (s *setter) batch(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	be := binary.BigEndian
-	b := be.AppendUint64(nil, uint64(spec.int("baseOffset", 0, math.MinInt64, math.MaxInt64)))
-	b = be.AppendUint32(b, uint32(spec.int("length", int64(49+len(payload)), math.MinInt32, math.MaxInt32)))
-	b = be.AppendUint32(b, uint32(spec.int("leaderEpoch", -1, math.MinInt32, math.MaxInt32)))
-	b = append(b, byte(spec.int("magic", 2, math.MinInt8, math.MaxInt8)))
-	b = append(b, 0, 0, 0, 0)
-	b = be.AppendUint16(b, uint16(spec.int("attributes", int64(codec), math.MinInt16, math.MaxInt16)))
-	b = be.AppendUint32(b, uint32(spec.int("lastDelta", last, math.MinInt32, math.MaxInt32)))
-	b = be.AppendUint64(b, uint64(first))
-	b = be.AppendUint64(b, uint64(spec.int("max", top, math.MinInt64, math.MaxInt64)))
-	b = be.AppendUint64(b, uint64(spec.int("producer", -1, math.MinInt64, math.MaxInt64)))
-	b = be.AppendUint16(b, uint16(spec.int("epoch", -1, math.MinInt16, math.MaxInt16)))
-	b = be.AppendUint32(b, uint32(spec.int("sequence", -1, math.MinInt32, math.MaxInt32)))
-	b = be.AppendUint32(b, uint32(spec.int("count", int64(len(recs)), math.MinInt32, math.MaxInt32)))
-	b = append(b, payload...)
-	be.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
+	rb := kmsg.RecordBatch{
+		FirstOffset:          spec.int("baseOffset", 0, math.MinInt64, math.MaxInt64),
+		Length:               int32(spec.int("length", int64(49+len(payload)), math.MinInt32, math.MaxInt32)),
+		PartitionLeaderEpoch: int32(spec.int("leaderEpoch", -1, math.MinInt32, math.MaxInt32)),
+		Magic:                int8(spec.int("magic", 2, math.MinInt8, math.MaxInt8)),
+		Attributes:           int16(spec.int("attributes", int64(codec), math.MinInt16, math.MaxInt16)),
+		LastOffsetDelta:      int32(spec.int("lastDelta", last, math.MinInt32, math.MaxInt32)),
+		FirstTimestamp:       first,
+		MaxTimestamp:         spec.int("max", top, math.MinInt64, math.MaxInt64),
+		ProducerID:           spec.int("producer", -1, math.MinInt64, math.MaxInt64),
+		ProducerEpoch:        int16(spec.int("epoch", -1, math.MinInt16, math.MaxInt16)),
+		FirstSequence:        int32(spec.int("sequence", -1, math.MinInt32, math.MaxInt32)),
+		NumRecords:           int32(spec.int("count", int64(len(recs)), math.MinInt32, math.MaxInt32)),
+		Records:              payload,
+	}
+	b := rb.AppendTo(nil)
+	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
 	switch how := spec.text("corrupt", ""); how {
 	case "":
 	case "crc":
@@ -225,27 +228,9 @@ func (s *setter) batch(v any) ([]byte, error) {
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func appendRecord(dst []byte, r oneRecord, first int64) []byte {
-	body := []byte{byte(r.attributes)}
-	body = binary.AppendVarint(body, r.time-first)
-	body = binary.AppendVarint(body, r.delta)
-	body = appendVarBytes(body, r.key)
-	body = appendVarBytes(body, r.value)
-	body = binary.AppendVarint(body, int64(len(r.headers)))
-	for _, h := range r.headers {
-		body = binary.AppendVarint(body, int64(len(h.Key)))
-		body = append(body, h.Key...)
-		body = appendVarBytes(body, h.Value)
-	}
-	dst = binary.AppendVarint(dst, int64(len(body)))
-	return append(dst, body...)
-}
-
-func appendVarBytes(dst, b []byte) []byte {
-	if b == nil {
-		return binary.AppendVarint(dst, -1)
-	}
-	dst = binary.AppendVarint(dst, int64(len(b)))
-	return append(dst, b...)
+	k := kmsg.Record{Attributes: r.attributes, TimestampDelta64: r.time - first, OffsetDelta: int32(r.delta), Key: r.key, Value: r.value, Headers: r.headers}
+	k.Length = int32(len(k.AppendTo(nil)) - 1) // without itself: 0 takes one byte
+	return k.AppendTo(dst)
 }
 
 // messageSet builds messages of the formats before 0.11: {"magic": 0 or 1,
@@ -311,8 +296,7 @@ func decodeBatches(b []byte, sent map[string]bool) any {
 
 func decodeBatch(b []byte, sent map[string]bool) any {
 	o := &object{}
-	be := binary.BigEndian
-	o.set("BaseOffset", number(int64(be.Uint64(b))))
+	o.set("BaseOffset", number(int64(binary.BigEndian.Uint64(b))))
 	if b[16] != 2 || len(b) < record.HeaderSize {
 		o.set("Magic", number(int64(b[16])))
 		o.set("Bytes", hex.EncodeToString(b[12:]))
@@ -323,18 +307,20 @@ func decodeBatch(b []byte, sent map[string]bool) any {
 		o.set("Bad", "header")
 		return o
 	}
-	o.set("LeaderEpoch", number(int64(int32(be.Uint32(b[12:])))))
-	if crc32.Checksum(b[21:], castagnoli) != be.Uint32(b[17:]) {
+	var rb kmsg.RecordBatch
+	_ = rb.ReadFrom(b) // the header is whole
+	o.set("LeaderEpoch", number(int64(rb.PartitionLeaderEpoch)))
+	if crc32.Checksum(b[21:], castagnoli) != uint32(rb.CRC) {
 		o.set("CRC", "wrong")
 	}
-	o.set("Attributes", number(int64(int16(be.Uint16(b[21:])))))
-	o.set("LastOffsetDelta", number(int64(int32(be.Uint32(b[23:])))))
-	o.set("FirstTimestamp", number(int64(be.Uint64(b[27:]))))
-	o.set("MaxTimestamp", number(int64(be.Uint64(b[35:]))))
-	o.set("ProducerID", number(int64(be.Uint64(b[43:]))))
-	o.set("ProducerEpoch", number(int64(int16(be.Uint16(b[51:])))))
-	o.set("FirstSequence", number(int64(int32(be.Uint32(b[53:])))))
-	o.set("NumRecords", number(int64(int32(be.Uint32(b[57:])))))
+	o.set("Attributes", number(int64(rb.Attributes)))
+	o.set("LastOffsetDelta", number(int64(rb.LastOffsetDelta)))
+	o.set("FirstTimestamp", number(rb.FirstTimestamp))
+	o.set("MaxTimestamp", number(rb.MaxTimestamp))
+	o.set("ProducerID", number(rb.ProducerID))
+	o.set("ProducerEpoch", number(int64(rb.ProducerEpoch)))
+	o.set("FirstSequence", number(int64(rb.FirstSequence)))
+	o.set("NumRecords", number(int64(rb.NumRecords)))
 	if sent[string(b[61:])] {
 		o.set("Payload", "as produced")
 	} else {
