@@ -42,6 +42,27 @@ type Broker struct {
 //go:embed log4j2.yaml
 var logConfig []byte
 
+// ClientMetrics is the value of metric.reporters for a node that takes the
+// metrics of clients and throws them away; without such a plug-in Kafka does
+// not list the requests of KIP-714. It needs javac.
+const ClientMetrics = "ClientMetrics"
+
+//go:embed ClientMetrics.java
+var clientMetrics []byte
+
+// compile puts the plug-in's class into dir.
+func compile(ctx context.Context, cp, dir string) error {
+	source := filepath.Join(dir, ClientMetrics+".java")
+	if err := os.WriteFile(source, clientMetrics, 0o644); err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, "javac", "-cp", cp, "-d", dir, source).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("compile %s: %w\n%s", source, err, out)
+	}
+	return nil
+}
+
 // ClassPath gives the value for java's -cp, downloading the jars first when
 // the cache lacks them (about 54 MB). The error says what to install.
 func ClassPath(ctx context.Context) (string, error) {
@@ -149,6 +170,12 @@ func (b *Broker) start(ctx context.Context, props map[string]string) error {
 	var text strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&text, "%s=%s\n", k, all[k])
+	}
+	if all["metric.reporters"] == ClientMetrics {
+		if err := compile(ctx, cp, b.Dir); err != nil {
+			return err
+		}
+		cp = b.Dir + string(os.PathListSeparator) + cp
 	}
 	conf := filepath.Join(b.Dir, "server.properties")
 	log4j := filepath.Join(b.Dir, "log4j2.yaml")

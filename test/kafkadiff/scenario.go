@@ -19,6 +19,7 @@ type Scenario struct {
 	Name   string   // the file's path below scenarios, without .txt
 	About  string   // the comment that it begins with
 	Broker []string // NAME=VALUE of the broker that it wants, sorted
+	Kafka  []string // NAME=VALUE that only Kafka needs, sorted
 	Fresh  bool     // it wants a broker that nobody else speaks to
 
 	lines   []line
@@ -29,7 +30,13 @@ type Scenario struct {
 
 // BrokerKey names the broker that the scenario can share with others that
 // have the same key; a fresh one is shared with nobody.
-func (s *Scenario) BrokerKey() string { return strings.Join(s.Broker, " ") }
+func (s *Scenario) BrokerKey() string {
+	key := strings.Join(s.Broker, " ")
+	for _, k := range s.Kafka {
+		key += " kafka:" + k
+	}
+	return key
+}
 
 // line is one thing to do.
 type line struct {
@@ -154,6 +161,7 @@ func Parse(name, text string) (*Scenario, error) {
 		return nil, errors.New("there is no step")
 	}
 	slices.Sort(s.Broker)
+	slices.Sort(s.Kafka)
 	for _, a := range slices.Concat(s.differs, s.ignores) {
 		for _, n := range a.steps {
 			if s.titles[n] == "" {
@@ -181,13 +189,17 @@ func (s *Scenario) line(at int, text string) error {
 	args := strings.Fields(rest)
 	bad := fmt.Errorf("%q is not understood; README.md has every form", text)
 	switch word {
-	case "broker":
+	case "broker", "kafka":
 		for _, a := range args {
 			if !strings.Contains(a, "=") {
 				return bad
 			}
 		}
-		s.Broker = append(s.Broker, args...)
+		if word == "broker" {
+			s.Broker = append(s.Broker, args...)
+		} else {
+			s.Kafka = append(s.Kafka, args...)
+		}
 	case "fresh":
 		s.Fresh = true
 	case "name":

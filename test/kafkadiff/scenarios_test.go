@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,7 @@ import (
 
 var (
 	record = flag.Bool("record", false, "TestRecord writes Apache Kafka's answers beside the scenarios")
-	only   = flag.String("only", "", "of TestRecord: the scenarios whose name begins so")
+	only   = flag.String("only", "", "of TestRecord: the scenarios whose name begins so, or so; separated by commas")
 )
 
 const folder = "scenarios"
@@ -187,14 +188,14 @@ func TestRecord(t *testing.T) {
 	byKey := map[string]*group{}
 	count := 0
 	for _, s := range load(t) {
-		if !strings.HasPrefix(s.Name, *only) {
+		if !slices.ContainsFunc(strings.Split(*only, ","), func(begin string) bool { return strings.HasPrefix(s.Name, begin) }) {
 			continue
 		}
 		count++
 		g := byKey[s.BrokerKey()]
 		if g == nil || s.Fresh {
 			g = &group{props: map[string]string{}}
-			for _, p := range s.Broker {
+			for _, p := range slices.Concat(s.Broker, s.Kafka) {
 				k, v, _ := strings.Cut(p, "=")
 				g.props[k] = v
 			}
