@@ -490,6 +490,8 @@ func TestDiffers(t *testing.T) {
 		{`differs 1 = "closed" : so`, []Answer{{1, "Heartbeat 0", "closed"}}, ""},
 		{`differs 1 ErrorCode = absent : so`, []Answer{{1, "Heartbeat 0", &object{}}}, ""},
 		{`ignore 1 ErrorCode : so`, firn("<ignored>"), ""},
+		{`ignore 1 Topics : so`, firn("UNKNOWN_MEMBER_ID"), "nothing to ignore at step 1"},
+		{`ignore * Topics : so`, firn("UNKNOWN_MEMBER_ID"), "nothing to ignore at any step"},
 		{``, firn(number(0)), "step 1"},
 		{``, nil, "no answer"},
 	} {
@@ -501,6 +503,52 @@ func TestDiffers(t *testing.T) {
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.line, got, c.want)
 		}
+	}
+}
+
+// A line is needed at each step that it names; with * at one of them.
+func TestLinesNeededAtEachStep(t *testing.T) {
+	answer := func(step int, fields ...string) Answer {
+		o := &object{}
+		for _, f := range fields {
+			o.set(f, f)
+		}
+		return Answer{step, "Heartbeat 0", o}
+	}
+	recorded := []Answer{answer(1, "A"), answer(2, "A", "B")}
+	for line, want := range map[string]string{
+		`differs 1,2 B = absent : so`: "differs is not needed at step 1",
+		`differs 2 B = absent : so`:   "",
+		`differs * B = absent : so`:   "",
+		`ignore 1,2 B : so`:           "nothing to ignore at step 1",
+		`ignore 2 B : so`:             "",
+		`ignore * B : so`:             "",
+	} {
+		s, err := Parse("x", "# a\n1 Heartbeat 0\n2 Heartbeat 0\n"+line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []Answer{answer(1, "A"), answer(2, "A")}
+		if strings.HasPrefix(line, "ignore") {
+			got[1].Tree = s.ignore(2, clone(recorded[1].Tree), func(int) {})
+		}
+		problems := strings.Join(s.Compare(recorded, got), "\n")
+		if want == "" && problems != "" || !strings.Contains(problems, want) {
+			t.Errorf("%s: %q, want %q", line, problems, want)
+		}
+	}
+}
+
+// Of what is ignored it shows whether there is anything.
+func TestIgnoredEmptiness(t *testing.T) {
+	s, err := Parse("x", "# a\n1 Heartbeat 0\nignore * [*] : so")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := s.ignore(1, list{nil, "", "0", list{}, list{"x"}, "x", number(0), true, &object{}}, nil)
+	want := list{nil, "", "0", list{}, "<ignored>", "<ignored>", "<ignored>", "<ignored>", "<ignored>"}
+	if !equal(got, want) {
+		t.Errorf("got %s", oneLine(got))
 	}
 }
 

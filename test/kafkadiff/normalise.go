@@ -168,6 +168,10 @@ var ordered = map[int16]bool{
 	int16(kmsg.Fetch): true, int16(kmsg.FindCoordinator): true, int16(kmsg.DescribeTopicPartitions): true,
 }
 
+// orderedFields are lists whose order counts wherever they stand: synonyms come
+// the strongest first.
+var orderedFields = map[string]bool{"ConfigSynonyms": true}
+
 // keyFields say what an element of a list is about, before anything else in it.
 var keyFields = []string{"CoordinatorType", "Key", "ApiKey", "Name", "Group", "GroupID", "ResourceType", "ResourceName", "Topic", "TopicID", "Partition", "NodeID", "BaseOffset", "Offset", "InstanceID", "ClientID"}
 
@@ -184,8 +188,10 @@ func (n *normaliser) sort(key int16, v any) {
 func (n *normaliser) sortLists(v any) {
 	switch v := v.(type) {
 	case *object:
-		for _, f := range v.values {
-			n.sortLists(f)
+		for i, f := range v.values {
+			if !orderedFields[v.names[i]] {
+				n.sortLists(f)
+			}
 		}
 	case list:
 		for _, e := range v {

@@ -49,17 +49,26 @@ func ParseRecording(text string) ([]Answer, error) {
 	return answers, nil
 }
 
-// ignore replaces what the scenario does not look at.
-func (s *Scenario) ignore(step int, tree any) any {
+// ignore replaces what the scenario does not look at, but for whether there is
+// anything: null, empty and a zero id stay. seen, where it is not nil, is told
+// the lines that found something.
+func (s *Scenario) ignore(step int, tree any, seen func(line int)) any {
 	for _, a := range s.ignores {
-		if a.concerns(step) {
-			tree, _ = a.path.apply(tree, func(v any) any {
-				if _, none := v.(gone); none {
-					return v
-				}
-				return "<ignored>"
-			})
+		if !a.concerns(step) {
+			continue
 		}
+		tree, _ = a.path.apply(tree, func(v any) any {
+			if _, none := v.(gone); none {
+				return v
+			}
+			if seen != nil {
+				seen(a.line)
+			}
+			if l, ok := v.(list); ok && len(l) == 0 || v == nil || v == "" || v == "0" {
+				return v
+			}
+			return "<ignored>"
+		})
 	}
 	return tree
 }
@@ -78,22 +87,23 @@ func (s *Scenario) compare(recorded, got []Answer, who, other string) []string {
 	for _, a := range got {
 		answers[a.Step] = a
 	}
-	needed := make([]bool, len(s.differs))
+	needed := uses{}
 	for _, want := range recorded {
 		if s.titles[want.Step] == "" {
 			problems = append(problems, fmt.Sprintf("step %d is recorded and not in the scenario: run make record-kafka", want.Step))
 			continue
 		}
-		tree := s.ignore(want.Step, clone(want.Tree))
+		tree := s.ignore(want.Step, clone(want.Tree), func(line int) { needed.add(line, want.Step) })
 		changed := false
-		for i, d := range s.differs {
+		for _, d := range s.differs {
 			if !d.concerns(want.Step) {
 				continue
 			}
 			var n int
 			tree, n = d.path.apply(tree, func(v any) any {
 				if differences("", v, d.value) != nil {
-					needed[i], changed = true, true
+					changed = true
+					needed.add(d.line, want.Step)
 				}
 				return clone(d.value)
 			})
@@ -128,12 +138,36 @@ func (s *Scenario) compare(recorded, got []Answer, who, other string) []string {
 			problems = append(problems, fmt.Sprintf("step %d (%s) is not recorded: run make record-kafka", a.Step, a.Title))
 		}
 	}
-	for i, d := range s.differs {
-		if !needed[i] {
-			problems = append(problems, fmt.Sprintf("line %d: differs is not needed: Kafka answers that itself", d.line))
+	for _, d := range s.differs {
+		if where := needed.missing(d); where != "" {
+			problems = append(problems, fmt.Sprintf("line %d: differs is not needed%s: Kafka answers that itself", d.line, where))
+		}
+	}
+	for _, a := range s.ignores {
+		if where := needed.missing(a); where != "" {
+			problems = append(problems, fmt.Sprintf("line %d: there is nothing to ignore%s", a.line, where))
 		}
 	}
 	return problems
+}
+
+// uses are the steps at which lines were of use, by the lines' numbers.
+type uses map[int][]int
+
+func (u uses) add(line, step int) { u[line] = append(u[line], step) }
+
+// missing says where an allowance was of no use: at a step that it names, or,
+// when it names none, at all. It is empty when there is no such.
+func (u uses) missing(a allowance) string {
+	if a.steps == nil && u[a.line] == nil {
+		return " at any step"
+	}
+	for _, step := range a.steps {
+		if !slices.Contains(u[a.line], step) {
+			return fmt.Sprintf(" at step %d", step)
+		}
+	}
+	return ""
 }
 
 // takeMessages makes want's silence as good as got's message where both refuse
@@ -174,7 +208,7 @@ func takeMessages(want, got any) {
 // CompareTwice lists where two runs against the same broker differ.
 func (s *Scenario) CompareTwice(a, b []Answer) []string {
 	plain := *s
-	plain.differs = nil
+	plain.differs, plain.ignores = nil, nil // what is ignored is so already
 	return plain.compare(a, b, "once", "again")
 }
 

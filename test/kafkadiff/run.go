@@ -282,7 +282,7 @@ func (r *runner) collect(step int) {
 // keep makes a step's answer final.
 func (r *runner) keep(step int, key int16, tree any) {
 	r.raw[step] = tree
-	r.answers = append(r.answers, Answer{step, r.s.titles[step], r.s.ignore(step, r.n.tree(tree))})
+	r.answers = append(r.answers, Answer{step, r.s.titles[step], r.s.ignore(step, r.n.tree(tree), nil)})
 }
 
 func (r *runner) holds(c *condition, tree any) bool {
