@@ -93,10 +93,13 @@ func soleBatch(b []byte) (record.Batch, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", kerr.CorruptMessage, err)
 	}
-	if _, _, err := record.Next(rest); !errors.Is(err, record.ErrShort) {
-		return nil, notOneBatch("more than one record batch for a partition")
+	switch _, _, err := record.Next(rest); {
+	case errors.Is(err, record.ErrShort):
+		return batch, nil
+	case errors.Is(err, record.ErrMagic) && rest[16] > 2:
+		return nil, fmt.Errorf("%w: after the batch: %w", kerr.CorruptMessage, err)
 	}
-	return batch, nil
+	return nil, notOneBatch("more than one record batch for a partition")
 }
 
 // ErrNotOneBatch says that a request's bytes for a partition are not the one
@@ -186,17 +189,18 @@ func checkRecords(b record.Batch, cfg *Config, now time.Time) (record.Batch, int
 type checker struct {
 	oldest, newest int64 // timestamps allowed
 	createTime     bool
-	wrongType      bool // the client says LogAppendTime, which is the broker's to say (Kafka minds only where it is the topic's type)
+	wrongType      bool // the client says LogAppendTime, which is the broker's to say (Kafka minds only where it is the topic's type, or where there is no time)
 	keyed          bool // the topic is compacted: every record must have a key (KIP-467)
 	seen           int64
 	maxTS          int64
 	maxDelta       int64
 	bad            error // a *kerr.Error
 	records        []RecordError
+	gaps           []RecordError // records whose offset delta is wrong, which Kafka lets be: told where there is nothing else
 }
 
 func newChecker(b record.Batch, cfg *Config, now time.Time) *checker {
-	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact, wrongType: cfg.LogAppendTime && b.IsLogAppendTime()}
+	c := &checker{maxTS: -1, createTime: !cfg.LogAppendTime, keyed: cfg.Compact, wrongType: b.IsLogAppendTime() && (cfg.LogAppendTime || b.MaxTimestamp() == -1)}
 	c.oldest, c.newest = timestampBounds(cfg, now.UnixMilli())
 	return c
 }
@@ -213,8 +217,8 @@ func timestampBounds(cfg *Config, now int64) (oldest, newest int64) {
 }
 
 func (c *checker) record(r record.RecordInfo) bool {
-	if r.OffsetDelta != c.seen {
-		c.refuse(r.Index, kerr.InvalidRecord, fmt.Sprintf("offset delta %d, want %d", r.OffsetDelta, c.seen))
+	if r.OffsetDelta != c.seen && len(c.gaps) < maxRecordErrors {
+		c.gaps = append(c.gaps, RecordError{Index: r.Index, Message: fmt.Sprintf("offset delta %d, want %d", r.OffsetDelta, c.seen)})
 	}
 	c.seen++
 	if r.Timestamp > c.maxTS {
@@ -242,10 +246,13 @@ func (c *checker) refuse(i int32, err *kerr.Error, why string) {
 }
 
 func (c *checker) result() error {
-	if c.bad == nil {
-		return nil
+	switch {
+	case c.bad != nil:
+		return &InvalidRecords{Err: c.bad, Records: c.records}
+	case len(c.gaps) > 0:
+		return &InvalidRecords{Err: kerr.InvalidRecord, Records: c.gaps}
 	}
-	return &InvalidRecords{Err: c.bad, Records: c.records}
+	return nil
 }
 
 // fromCoordinator takes the broker's own batches as they are, after their
