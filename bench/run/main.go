@@ -35,6 +35,7 @@ type options struct {
 	limit   time.Duration
 	only    string
 	warm    int64
+	profile time.Duration
 }
 
 func main() {
@@ -46,6 +47,7 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 0, "begin no round that would take longer than this in all; each workload gets one (0: no limit)")
 	flag.StringVar(&o.only, "systems", "", "measure only these of the workloads' systems, NAME,NAME")
 	flag.Int64Var(&o.warm, "warm", 4<<30, "bytes written and deleted at the start, so that the machine's memory was touched")
+	flag.DurationVar(&o.profile, "profile", 0, "save CPU profiles of Firn in -out/profiles, of so many seconds from the beginning of each phase; figures are then not to be quoted")
 	report := flag.Bool("report", false, "write the report of results.json in -out anew and measure nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -237,7 +239,14 @@ func (r *runner) trial(ctx context.Context, w *Workload, sys *system, dir string
 		return nil, err
 	}
 	defer os.RemoveAll(trialDir)
-	t := &trial{w: w, sys: sys, server: r.servers[sys.server], dir: trialDir, batches: r.encoded, round: round}
+	t := &trial{w: w, sys: sys, server: r.servers[sys.server], dir: trialDir, batches: r.encoded, values: r.values, round: round}
+	t.profile = func(phase string) func() error {
+		if r.profile == 0 || t.server.profile() == "" {
+			return func() error { return nil }
+		}
+		file := fmt.Sprintf("%s-%s-%s-%d.pprof", w.Name, sys.name, strings.ReplaceAll(phase, " ", "-"), round)
+		return saveProfile(ctx, t.server.profile(), r.profile, filepath.Join(r.out, "profiles", file))
+	}
 	err = t.run(ctx)
 	return t.samples, err
 }

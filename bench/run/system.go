@@ -45,6 +45,8 @@ type server interface {
 	// when nothing is in it.
 	command(dir string) ([]string, error)
 	facts() []Fact
+	// profile is the address of net/http/pprof's CPU profiles, or empty.
+	profile() string
 }
 
 // newServer makes a server ready to be started: built, or downloaded. work is
@@ -91,6 +93,8 @@ type firnServer struct{ bin, kafka, http string }
 
 func (f *firnServer) addr() string { return f.kafka }
 
+func (f *firnServer) profile() string { return "http://" + f.http + "/debug/pprof/profile" }
+
 func (f *firnServer) command(dir string) ([]string, error) {
 	return []string{f.bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", f.kafka, "--http", f.http, "--log-level", "warn"}, nil
 }
@@ -111,6 +115,8 @@ func (i *idealServer) command(dir string) ([]string, error) {
 }
 
 func (i *idealServer) facts() []Fact { return nil }
+
+func (i *idealServer) profile() string { return "" }
 
 // kafkaServer is Apache Kafka as one node, broker and controller in one.
 type kafkaServer struct {
@@ -148,6 +154,8 @@ const log4j = `Configuration:
 `
 
 func (k *kafkaServer) addr() string { return k.client }
+
+func (k *kafkaServer) profile() string { return "" }
 
 // properties of a single node; all that is not about being one is Kafka's
 // default.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firnlog/firn/bench/blast"
+	"github.com/firnlog/firn/bench/franz"
 )
 
 // trial is one round of one workload with one system: a fresh broker in a
@@ -25,6 +26,8 @@ type trial struct {
 	server  server
 	dir     string
 	batches func(Batch) (*blast.Batches, error)
+	values  [][]byte
+	profile func(phase string) (wait func() error)
 	p       *process // that runs now
 	topic   blast.Topic
 	asked   time.Time // for the topic
@@ -74,12 +77,16 @@ func (t *trial) phase(name string, f func() (*blast.Result, error)) error {
 	if err != nil {
 		return err
 	}
+	profiled := t.profile(name)
 	r, err := f()
 	if err != nil {
 		return err
 	}
 	u, err := m.end()
 	if err != nil {
+		return err
+	}
+	if err := profiled(); err != nil {
 		return err
 	}
 	v := map[string]float64{"peakRSS": float64(u.peakRSS) / (1 << 20)}
@@ -271,6 +278,14 @@ func (m *Many) run(t *trial) error {
 		}
 	}
 	return nil
+}
+
+func (c *Client) run(t *trial) error {
+	client := franz.Client{Topic: t.topic, Values: t.values, Bytes: int64(c.Bytes)}
+	if err := t.phase("produce", func() (*blast.Result, error) { return client.Produce(t.ctx) }); err != nil {
+		return err
+	}
+	return t.phase("consume", func() (*blast.Result, error) { return client.Consume(t.ctx) })
 }
 
 func (s *Start) run(t *trial) error {

@@ -28,6 +28,7 @@ type Workload struct {
 	OpenLoop *OpenLoop `yaml:"openLoop,omitempty"`
 	CatchUp  *CatchUp  `yaml:"catchUp,omitempty"`
 	Many     *Many     `yaml:",omitempty"`
+	Client   *Client   `yaml:",omitempty"`
 	Start    *Start    `yaml:",omitempty"`
 	Idle     *Idle     `yaml:",omitempty"`
 
@@ -89,6 +90,12 @@ type Many struct {
 	Connections int
 	InFlight    int  `yaml:"inFlight"`
 	Bytes       Size // in each of the two
+}
+
+// Client produces and then consumes through franz-go, an ordinary client, in
+// the phases "produce" and "consume"; bytes and MB/s are those of values.
+type Client struct {
+	Bytes Size
 }
 
 // Start measures the time and the CPU from the start of the process, on a
@@ -193,6 +200,9 @@ func (w *Workload) step() step {
 	if w.Many != nil {
 		all = append(all, w.Many)
 	}
+	if w.Client != nil {
+		all = append(all, w.Client)
+	}
 	if w.Start != nil {
 		all = append(all, w.Start)
 	}
@@ -222,7 +232,7 @@ func (w *Workload) check() error {
 	}
 	st := w.step()
 	if st == nil {
-		return errors.New("one of produce, tail, openLoop, catchUp, many, start and idle is needed")
+		return errors.New("one of produce, tail, openLoop, catchUp, many, client, start and idle is needed")
 	}
 	if err := st.check(); err != nil {
 		return err
@@ -291,6 +301,13 @@ func (m *Many) check() error {
 		return errors.New("many needs connections, inFlight and bytes")
 	}
 	return errors.Join(m.Batch.check(), m.Trickle.check())
+}
+
+func (c *Client) check() error {
+	if c.Bytes < 1 {
+		return errors.New("client needs bytes")
+	}
+	return nil
 }
 
 func (s *Start) check() error {

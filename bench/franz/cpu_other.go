@@ -1,5 +1,0 @@
-//go:build !linux
-
-package main
-
-func cpuSeconds(int) float64 { return 0 }
