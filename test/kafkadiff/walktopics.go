@@ -165,8 +165,12 @@ func (g *generator) alterOthers() error {
 		c := clone(pick(g, of.configs)).(*object)
 		configs = append(configs, c)
 	}
-	resource := o("ResourceType", of.kind, "ResourceName", pick(g, of.names), "Configs", configs)
+	name := pick(g, of.names)
+	resource := o("ResourceType", of.kind, "ResourceName", name, "Configs", configs)
 	if g.chance(30) {
+		if of.kind == 4 && name == "" { // Kafka does not let that one go: scenarios/configs
+			resource.set("Configs", append(configs, o("Name", "min.insync.replicas", "Value", "1")))
+		}
 		_, err := g.ask("main", "AlterConfigs", g.between(0, 2), o("Resources", list{resource}, "ValidateOnly", true))
 		return err
 	}
