@@ -25,6 +25,7 @@ type conn struct {
 
 // exchange is a request on its way.
 type exchange struct {
+	conn  *conn
 	frame frame
 	done  chan struct{} // closed once answer or word is there
 	body  []byte        // what followed the correlation id
@@ -121,7 +122,7 @@ func (k *conn) tell(yes bool) {
 
 // send writes a frame; the exchange is finished in any case.
 func (k *conn) send(f frame) *exchange {
-	e := &exchange{frame: f, done: make(chan struct{})}
+	e := &exchange{conn: k, frame: f, done: make(chan struct{})}
 	k.mu.Lock()
 	if k.ended {
 		k.mu.Unlock()

@@ -267,6 +267,7 @@ func (r *runner) take(step int) any {
 	case !e.wait(r.limits[step]):
 		return noAnswer
 	case e.word != "":
+		e.conn.tell(false) // it has been told
 		return e.word
 	}
 	tree := decodeAnswer(e.frame.key, e.frame.version, e.body, r.sent)
