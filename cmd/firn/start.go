@@ -70,6 +70,9 @@ func (a *app) start(l *config.Loaded) error {
 		return err
 	}
 	defer release()
+	if s.Data, err = filepath.Abs(s.Data); err != nil { // what the broker says of it holds for every working folder
+		return failf("name the folder by its whole path: --data /DIR", "data folder: %w", err)
+	}
 	log, level := a.logger(s)
 	store, err := openStore(ctx, s.Store)
 	if err != nil {
@@ -167,10 +170,6 @@ func startError(err error) error {
 // banner says that the broker is ready, and what next.
 func (a *app) banner(s config.Settings, b *broker.Broker, took time.Duration) {
 	kafka, httpAddr := b.KafkaAddr().String(), b.HTTPAddr().String()
-	data, err := filepath.Abs(s.Data)
-	if err != nil {
-		data = s.Data
-	}
 	advertised := s.Advertise
 	if advertised == "" {
 		advertised = kafka
@@ -178,7 +177,7 @@ func (a *app) banner(s config.Settings, b *broker.Broker, took time.Duration) {
 	if a.json() {
 		_ = a.printJSON(map[string]any{
 			"event": "ready", "version": version, "kafka": kafka, "advertise": advertised, "http": httpAddr,
-			"data": data, "store": config.Redact(s.Store), "clusterId": b.ClusterID(), "nodeId": s.NodeID, "startMs": took.Milliseconds(),
+			"data": s.Data, "store": config.Redact(s.Store), "clusterId": b.ClusterID(), "nodeId": s.NodeID, "startMs": took.Milliseconds(),
 		})
 		return
 	}
@@ -187,7 +186,7 @@ func (a *app) banner(s config.Settings, b *broker.Broker, took time.Duration) {
 	if advertised != kafka {
 		fmt.Fprintf(a.out, "  (clients are told %s)", advertised)
 	}
-	fmt.Fprintf(a.out, "\n  HTTP   http://%s  (/healthz /readyz /metrics)\n  data   %s\n  store  %s\n\n", httpAddr, data, config.Redact(s.Store))
+	fmt.Fprintf(a.out, "\n  HTTP   http://%s  (/healthz /readyz /metrics)\n  data   %s\n  store  %s\n\n", httpAddr, s.Data, config.Redact(s.Store))
 	at := ""
 	if addr := local(kafka); addr != defaultBrokers {
 		at = " -b " + addr
