@@ -43,17 +43,9 @@ func asTopic(topic string) func(string) error {
 	}
 }
 
-// checkIdle takes any number of milliseconds but 0, which would close every
-// connection at once.
-func checkIdle(v string) error {
-	if n, err := strconv.ParseInt(v, 10, 64); err != nil || n == 0 {
-		return errors.New("must not be 0; give a number below 0 for no limit")
-	}
-	return nil
-}
-
-// checkRetention takes any time but 0, after which every topic would be empty.
-func checkRetention(v string) error {
+// notZero takes any number but 0: of a time after which connections are closed
+// or records deleted, which would be at once.
+func notZero(v string) error {
 	if n, err := strconv.ParseInt(v, 10, 64); err != nil || n == 0 {
 		return errors.New("must not be 0; give a number below 0 for no limit")
 	}

@@ -40,7 +40,7 @@ var rows = []Definition{
 	{Name: "remote.log.storage.system.enable", Type: boolean, Default: "true", Kafka: "false", Setting: "store", Doc: "Whether topics can be tiered to object storage. They always can."},
 
 	// Connections and requests.
-	{Name: "connections.max.idle.ms", Type: long, Default: "600000", check: checkIdle, Valid: "1 and up; below 0 for never",
+	{Name: "connections.max.idle.ms", Type: long, Default: "600000", check: notZero, Valid: "1 and up; below 0 for never",
 		Doc: "After how long (milliseconds) in which nothing moves a connection is closed.",
 		put: ms(func(v *Values) *time.Duration { return &v.Network.MaxIdle })},
 	{Name: "max.connection.creation.rate", Type: integer, Default: noLimit, Scope: ClusterWide, check: atLeast(1), Valid: "1 and up",
@@ -118,9 +118,9 @@ var rows = []Definition{
 	// config, when the one with Kafka's first name is not set.
 	{Name: "log.flush.scheduler.interval.ms", Type: long, Default: "9223372036854775807", Topic: "flush.ms", check: asTopic("flush.ms"),
 		Doc: "The default of the topic config flush.ms while log.flush.interval.ms is not set."},
-	{Name: "log.retention.hours", Type: integer, Default: "168", Topic: "retention.ms", check: checkRetention, Valid: "1 and up; below 0 means no limit",
+	{Name: "log.retention.hours", Type: integer, Default: "168", Topic: "retention.ms", check: notZero, Valid: "1 and up; below 0 means no limit",
 		Doc: "The default of the topic config retention.ms, in hours, while neither log.retention.ms nor log.retention.minutes is set. Below 0 is no limit."},
-	{Name: "log.retention.minutes", Type: integer, NoDefault: true, Topic: "retention.ms", check: checkRetention, Valid: "1 and up; below 0 means no limit",
+	{Name: "log.retention.minutes", Type: integer, NoDefault: true, Topic: "retention.ms", check: notZero, Valid: "1 and up; below 0 means no limit",
 		Doc: "The default of the topic config retention.ms, in minutes, while log.retention.ms is not set. Below 0 is no limit."},
 	{Name: "log.roll.hours", Type: integer, Default: "168", Topic: "segment.ms", check: atLeast(1), Valid: "1 and up",
 		Doc: "The default of the topic config segment.ms, in hours, while log.roll.ms is not set."},
@@ -212,7 +212,7 @@ var table = func() []Definition {
 			row.Default, row.NoDefault = "", true
 		}
 		if d.Name == "retention.ms" { // of brokers any negative number is no limit
-			row.Valid, row.check = "1 and up; below 0 means no limit", checkRetention
+			row.Valid, row.check = "1 and up; below 0 means no limit", notZero
 		}
 		all = append(all, row)
 	}
