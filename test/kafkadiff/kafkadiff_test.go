@@ -62,6 +62,7 @@ func TestParse(t *testing.T) {
 	s, err := Parse("a/b", `# First
 # and second line.
 broker b=2 a=1
+kafka d=4 c=3
 topic $t partitions=2
 name $g $h
 
@@ -79,7 +80,7 @@ ignore * ThrottleMillis : by nature
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.About != "First and second line." || s.BrokerKey() != "a=1 b=2" || s.Fresh {
+	if s.About != "First and second line." || s.BrokerKey() != "a=1 b=2 kafka:c=3 kafka:d=4" || s.Fresh {
 		t.Errorf("head: %q %q %v", s.About, s.BrokerKey(), s.Fresh)
 	}
 	var got []action
