@@ -151,11 +151,12 @@ func TestDirtReportsKnownDamage(t *testing.T) {
 
 // While a compacted segment takes its place the writer has its way: at every
 // change that the swap makes on disk, records are appended, synced and read,
-// and segments rolled. Only deletions wait.
+// and segments rolled. Only deletions wait. A crash at any of them loses nothing.
 func TestSwapLeavesTheWriterAlone(t *testing.T) {
 	var l *Log
 	var writer sync.Mutex
 	swapping, last, inside, met := false, false, false, 0
+	var crashed []string // copies of the folder
 	d := unsynced()
 	change := func(path string) {
 		if !swapping || inside {
@@ -182,6 +183,7 @@ func TestSwapLeavesTheWriterAlone(t *testing.T) {
 		if n, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); n != 0 || err != nil {
 			t.Errorf("at change %d, of %s, %d segments were deleted, %v", met, path, n, err)
 		}
+		crashed = append(crashed, crashCopy(t, l.dir))
 	}
 	real := realDisk()
 	d.rename = func(from, to string) error {
@@ -233,6 +235,24 @@ func TestSwapLeavesTheWriterAlone(t *testing.T) {
 	}
 	if n, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); n == 0 || err != nil {
 		t.Errorf("%d segments were deleted, %v", n, err)
+	}
+	for i, dir := range crashed {
+		l := openLog(t, dir, Config{SegmentBytes: 1000}, Deps{disk: unsynced()})
+		latest, b := record.Offset(-1), 0
+		for _, k := range mustScan(t, l) {
+			if k.key == "a" {
+				latest = k.offset
+			} else {
+				b++
+			}
+		}
+		if latest != 3 || b != i+1 {
+			t.Errorf("after a crash at change %d the latest a is at %d, and there are %d b", i+1, latest, b)
+		}
+		if _, err := l.Compact(compaction(l)); err != nil {
+			t.Errorf("after a crash at change %d: %v", i+1, err)
+		}
+		l.Remove()
 	}
 }
 
