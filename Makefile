@@ -18,7 +18,7 @@ build: ## static bin/firn
 
 .PHONY: demo
 demo: build ## 3 million real records: produce, tier, replay, compare (STORE=file|minio)
-	./test/demo/run --store $(STORE)
+	go run ./test/demo --store $(STORE)
 
 .PHONY: test
 test: build ## every test, with whatever they need installed or built first

@@ -121,9 +121,13 @@ func (r *runner) prepare(ctx context.Context, dir string, all []*Workload) error
 	if err != nil {
 		return err
 	}
-	rows, err := flights.JSON(path, 400_000)
+	input, err := flights.Read(path, 400_000, func(int) {})
 	if err != nil {
 		return err
+	}
+	rows := make([][]byte, len(input))
+	for i := range input {
+		rows[i] = input[i].AppendJSON(nil)
 	}
 	r.values = blast.Join(rows, valueSize, pool)
 	r.results.Facts = machine(dir)

@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/firnlog/firn/test/flights"
 )
 
 // ledger remembers which input row was acknowledged at which offset of which
 // partition: rows[partition][offset] is the row's number.
 type ledger struct {
 	rows [][]int32
-	in   flights
+	in   []flights.Flight
 }
 
 // acknowledged notes that row is at (partition, offset). Every offset from 0
@@ -52,10 +54,10 @@ func (l *ledger) check(rec *kgo.Record, scratch []byte) ([]byte, error) {
 		return scratch, fmt.Errorf("partition %d, offset %d: a record that nobody produced: %q", rec.Partition, rec.Offset, rec.Value)
 	}
 	row := &l.in[p[rec.Offset]]
-	scratch = row.appendJSON(scratch[:0])
-	if !bytes.Equal(rec.Value, scratch) || !bytes.Equal(rec.Key, row.key()) || rec.Timestamp.UnixMilli() != row.timeMs {
+	scratch = row.AppendJSON(scratch[:0])
+	if !bytes.Equal(rec.Value, scratch) || !bytes.Equal(rec.Key, row.Key()) || rec.Timestamp.UnixMilli() != row.TimeMs {
 		return scratch, fmt.Errorf("partition %d, offset %d differs (row %d of the input):\n  produced %s at %s: %s\n  consumed %s at %s: %s", rec.Partition, rec.Offset, p[rec.Offset],
-			row.key(), time.UnixMilli(row.timeMs).UTC().Format(time.RFC3339), scratch,
+			row.Key(), time.UnixMilli(row.TimeMs).UTC().Format(time.RFC3339), scratch,
 			rec.Key, rec.Timestamp.UTC().Format(time.RFC3339), rec.Value)
 	}
 	return scratch, nil

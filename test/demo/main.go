@@ -2,7 +2,7 @@
 // flight records are produced with a standard client, tiered to an object
 // store, dropped locally, replayed from the object store by a standard
 // consumer group and compared record by record; then one day is replayed by
-// timestamp. test/demo/run gets the input and calls it.
+// timestamp.
 package main
 
 import (
@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/firnlog/firn/objectstore/storetest/servers"
+	"github.com/firnlog/firn/test/flights"
 )
 
 const topic = "flights"
@@ -35,7 +36,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "firn", "bin/firn", "the binary to demonstrate")
-	flag.StringVar(&o.input, "input", "", "flights-3m.parquet")
+	flag.StringVar(&o.input, "input", "", "flights-3m.parquet (default: from the npm package vega-datasets, got once)")
 	flag.StringVar(&o.store, "store", "file", "where history goes: file, or minio (a real MinIO that the demo starts)")
 	flag.StringVar(&o.day, "day", "2001-03-15", "the UTC day that is replayed by timestamp")
 	flag.IntVar(&o.partitions, "partitions", 6, "partitions of the topic")
@@ -74,8 +75,13 @@ func demo(ctx context.Context, o options) (err error) {
 
 	var r report
 	r.store = o.store
+	if o.input == "" {
+		if o.input, err = flights.Fetch(ctx); err != nil {
+			return err
+		}
+	}
 	bar := newProgress("reading the input", 3_000_000)
-	in, err := readFlights(o.input, o.limit, bar.set)
+	in, err := flights.Read(o.input, o.limit, bar.set)
 	bar.finish()
 	if err != nil {
 		return err
@@ -120,7 +126,7 @@ func openStore(kind, dir string) (url string, env []string, stop func(), err err
 
 // mainJob is the story: produce, read hot, tier, let go, replay cold, replay
 // one day.
-func mainJob(ctx context.Context, o options, b *process, in flights, r *report) error {
+func mainJob(ctx context.Context, o options, b *process, in []flights.Flight, r *report) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka))
 	if err != nil {
 		return err
@@ -185,7 +191,7 @@ func produceAll(ctx context.Context, b *process, led *ledger, r *report) error {
 	began := time.Now()
 	for i := range led.in {
 		row := &led.in[i]
-		rec := &kgo.Record{Key: row.key(), Value: row.appendJSON(make([]byte, 0, 96)), Timestamp: time.UnixMilli(row.timeMs)}
+		rec := &kgo.Record{Key: row.Key(), Value: row.AppendJSON(make([]byte, 0, 96)), Timestamp: time.UnixMilli(row.TimeMs)}
 		r.bytes += int64(len(rec.Key) + len(rec.Value))
 		cl.Produce(ctx, rec, func(rec *kgo.Record, err error) {
 			mu.Lock()
@@ -292,7 +298,7 @@ func replayDay(ctx context.Context, day string, b *process, led *ledger, r *repo
 	if err != nil {
 		return err
 	}
-	firstRow, endRow := led.in.day(t.UnixMilli())
+	firstRow, endRow := rowsOfDay(led.in, t.UnixMilli())
 	if firstRow == endRow {
 		return fmt.Errorf("the input has no flight on that day (with --limit, choose an earlier --day)")
 	}

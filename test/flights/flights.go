@@ -1,6 +1,6 @@
-// Package flights gives real values to send: the records of US flights that
-// the npm package vega-datasets carries, as JSON. Fetch gets the file once;
-// tests that must run without npm make values of their own.
+// Package flights gives real records to send: US flights, which the npm
+// package vega-datasets carries. Fetch gets the file once; tests that must run
+// without npm make records of their own.
 package flights
 
 import (
@@ -56,9 +56,16 @@ func Fetch(ctx context.Context) (string, error) {
 	return path, os.Rename(filepath.Join(tmp, "package", "data", file), path)
 }
 
-// JSON reads the first rows of the file, at most limit, each as one JSON
-// object of about 94 bytes.
-func JSON(path string, limit int) ([][]byte, error) {
+// Flight is one row of the input.
+type Flight struct {
+	TimeMs          int64 // departure, milliseconds since the Unix epoch
+	delay, distance int32
+	origin, dest    [3]byte
+}
+
+// Read reads at most limit rows of the Parquet file (0: all), which are in the
+// order of time, and calls progress with the number read so far.
+func Read(path string, limit int, progress func(int)) ([]Flight, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -72,19 +79,25 @@ func JSON(path string, limit int) ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	var all [][]byte
+	total := int(pf.NumRows())
+	if limit > 0 {
+		total = min(total, limit)
+	}
+	all := make([]Flight, 0, total)
 	buf := make([]parquet.Row, 1024)
 	for _, group := range pf.RowGroups() {
 		rows := group.Rows()
-		for len(all) < limit {
-			n, err := rows.ReadRows(buf[:min(len(buf), limit-len(all))])
+		for len(all) < total {
+			n, err := rows.ReadRows(buf[:min(len(buf), total-len(all))])
 			for _, r := range buf[:n] {
-				if len(r) != 5 {
+				fl, ferr := toFlight(r)
+				if ferr != nil {
 					rows.Close()
-					return nil, fmt.Errorf("%s, row %d: not a flight: %v", path, len(all), r)
+					return nil, fmt.Errorf("%s, row %d: %w", path, len(all), ferr)
 				}
-				all = append(all, appendJSON(nil, r))
+				all = append(all, fl)
 			}
+			progress(len(all))
 			if errors.Is(err, io.EOF) {
 				break
 			}
@@ -95,19 +108,39 @@ func JSON(path string, limit int) ([][]byte, error) {
 		}
 		rows.Close()
 	}
+	for i := 1; i < len(all); i++ {
+		if all[i].TimeMs < all[i-1].TimeMs {
+			return nil, fmt.Errorf("%s: row %d is earlier than the row before it", path, i)
+		}
+	}
 	return all, nil
 }
 
-func appendJSON(b []byte, r parquet.Row) []byte {
+func toFlight(r parquet.Row) (Flight, error) {
+	if len(r) != 5 || len(r[3].ByteArray()) != 3 || len(r[4].ByteArray()) != 3 {
+		return Flight{}, fmt.Errorf("not a flight: %v", r)
+	}
+	fl := Flight{TimeMs: r[0].Int64() / 1000, delay: int32(r[1].Int64()), distance: int32(r[2].Int64())}
+	copy(fl.origin[:], r[3].ByteArray())
+	copy(fl.dest[:], r[4].ByteArray())
+	return fl, nil
+}
+
+// Key is the airport the flight leaves from.
+func (f *Flight) Key() []byte { return f.origin[:] }
+
+// AppendJSON appends the flight as one JSON object of about 94 bytes.
+func (f *Flight) AppendJSON(b []byte) []byte {
 	b = append(b, `{"date":"`...)
-	b = time.UnixMicro(r[0].Int64()).UTC().AppendFormat(b, "2006-01-02T15:04:05")
+	b = time.UnixMilli(f.TimeMs).UTC().AppendFormat(b, "2006-01-02T15:04:05")
 	b = append(b, `","delay":`...)
-	b = strconv.AppendInt(b, r[1].Int64(), 10)
+	b = strconv.AppendInt(b, int64(f.delay), 10)
 	b = append(b, `,"distance":`...)
-	b = strconv.AppendInt(b, r[2].Int64(), 10)
+	b = strconv.AppendInt(b, int64(f.distance), 10)
 	b = append(b, `,"origin":"`...)
-	b = append(b, r[3].ByteArray()...)
+	b = append(b, f.origin[:]...)
 	b = append(b, `","destination":"`...)
-	b = append(b, r[4].ByteArray()...)
+	b = append(b, f.dest[:]...)
 	return append(b, `"}`...)
 }
+
