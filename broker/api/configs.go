@@ -275,15 +275,20 @@ func (a *API) alterResource(ctx context.Context, e configEdit, kind metastore.Co
 		if r.Name == "" {
 			return nil, fail(kerr.InvalidRequest, "a resource of this type has a name; there are no configs for all of them")
 		}
+		// Of several faults Kafka tells first what it takes for an invalid request.
+		var bad *brokerconfig.Error
 		for _, ch := range e.changes {
 			value, ok := next[ch.name]
 			if !ok {
 				continue
 			}
 			var ce *brokerconfig.Error
-			if err := check(ch.name, value); errors.As(err, &ce) {
-				return nil, fail(ce.Unwrap().(*kerr.Error), "%s", ce.Error())
+			if errors.As(check(ch.name, value), &ce) && (bad == nil || errors.Is(ce, kerr.InvalidRequest) && !errors.Is(bad, kerr.InvalidRequest)) {
+				bad = ce
 			}
+		}
+		if bad != nil {
+			return nil, fail(bad.Unwrap().(*kerr.Error), "%s", bad.Error())
 		}
 		return next, nil
 	})
