@@ -143,4 +143,3 @@ func (f *Flight) AppendJSON(b []byte) []byte {
 	b = append(b, f.dest[:]...)
 	return append(b, `"}`...)
 }
-
