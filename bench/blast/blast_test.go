@@ -148,6 +148,21 @@ func TestProduceWaitsForPartitions(t *testing.T) {
 	}
 }
 
+// A partition that takes no writes does not hold up a limited run for ever.
+func TestProduceEndsAtItsLimit(t *testing.T) {
+	addr := broker(t, func(n int, correlation []byte, partition int) []byte {
+		return produced(correlation, partition, kerr.NotLeaderForPartition.Code)
+	})
+	b := small(t)
+	r, err := Produce{Topic: Topic{addr, "t", 1}, Batches: b, Connections: 1, InFlight: 2, Acks: -1, Bytes: b.Bytes, Limit: time.Millisecond}.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Bytes != 0 {
+		t.Errorf("%d bytes were acknowledged by nobody", r.Bytes)
+	}
+}
+
 func TestProduceReportsErrors(t *testing.T) {
 	addr := broker(t, func(n int, correlation []byte, partition int) []byte {
 		return produced(correlation, partition, kerr.CorruptMessage.Code)

@@ -22,6 +22,8 @@ type Produce struct {
 	InFlight    int   // requests that may wait for an answer on a connection
 	Acks        int16 // 1 or -1
 	Bytes       int64 // to be acknowledged in all; MB/s count the batches before compression
+
+	Limit time.Duration // send nothing after so long, even if Bytes are not reached; 0 is none
 }
 
 // Result is what a driver did.
@@ -78,8 +80,8 @@ func (c *conn) produced(topic string) (correlation int32, code int16, err error)
 	return correlation, int16(binary.BigEndian.Uint16(b[at:])), nil
 }
 
-// Run sends until p.Bytes are acknowledged. The time counts from when all
-// connections are open.
+// Run sends until p.Bytes are acknowledged, or for p.Limit. The time counts
+// from when all connections are open.
 func (p Produce) Run(ctx context.Context) (*Result, error) {
 	if p.Acks == 0 || p.InFlight < 1 || p.Connections < 1 {
 		return nil, errors.New("produce needs acks, connections and at least one request in flight")
@@ -98,13 +100,17 @@ func (p Produce) Run(ctx context.Context) (*Result, error) {
 	var quota atomic.Int64
 	quota.Store(p.Bytes)
 	began := time.Now()
+	var until time.Time
+	if p.Limit > 0 {
+		until = began.Add(p.Limit)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for i, c := range conns {
 		g.Go(func() error {
 			stop := c.closeWith(ctx)
 			defer stop()
 			first := i % p.Topic.Partitions
-			s := sender{Produce: p, c: c, quota: &quota, first: first, partition: first, batch: i * len(p.Batches.Encoded) / len(conns)}
+			s := sender{Produce: p, c: c, quota: &quota, until: until, first: first, partition: first, batch: i * len(p.Batches.Encoded) / len(conns)}
 			err := s.run(ctx)
 			mu.Lock()
 			defer mu.Unlock()
@@ -125,6 +131,7 @@ type sender struct {
 	Produce
 	c         *conn
 	quota     *atomic.Int64
+	until     time.Time // zero: no limit
 	first     int
 	partition int      // to send to next
 	batch     int      // to send next
@@ -162,7 +169,7 @@ func (s *sender) run(ctx context.Context) error {
 
 // fill sends as many requests as may be in flight, in one system call.
 func (s *sender) fill() error {
-	for n := s.InFlight - len(s.flying); n > 0 && s.quota.Add(-s.Batches.Bytes) > -s.Batches.Bytes; n-- {
+	for n := s.InFlight - len(s.flying); n > 0 && !s.late() && s.quota.Add(-s.Batches.Bytes) > -s.Batches.Bytes; n-- {
 		s.queue(s.partition)
 		if s.partition += s.Connections; s.partition >= s.Topic.Partitions {
 			s.partition = s.first
@@ -170,6 +177,8 @@ func (s *sender) fill() error {
 	}
 	return s.write()
 }
+
+func (s *sender) late() bool { return !s.until.IsZero() && time.Now().After(s.until) }
 
 func (s *sender) queue(partition int) {
 	batch := s.Batches.Encoded[s.batch]
@@ -192,6 +201,9 @@ func (s *sender) write() error {
 	s.heads, s.vecs = s.heads[:0], s.vecs[:0]
 	return err
 }
+
+// retryAfter is what clients wait (retry.backoff.ms) before they ask again.
+const retryAfter = 100 * time.Millisecond
 
 // notYet are the errors of a partition that a broker has made known and does
 // not yet take writes for.
@@ -217,10 +229,13 @@ func (s *sender) acknowledged(ctx context.Context) error {
 		return nil
 	case notYet(code):
 		s.result.Retries++
+		if s.late() {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(retryAfter):
 		}
 		s.queue(f.partition)
 		return s.write()

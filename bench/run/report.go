@@ -82,7 +82,9 @@ func (r *Results) page() *page {
 		}
 	}
 	for i := range r.Workloads {
-		r.workload(p, &r.Workloads[i])
+		if r.Workloads[i].Rounds > 0 {
+			r.workload(p, &r.Workloads[i])
+		}
 	}
 	p.add(block{heading: "Machine, versions and configs", level: 2})
 	t := [][]string{{"", ""}}
@@ -109,7 +111,10 @@ func (r *Results) page() *page {
 
 func (r *Results) workload(p *page, w *Measured) {
 	p.add(block{heading: w.Name, level: 2})
-	rounds := fmt.Sprintf("%d rounds", w.Rounds)
+	rounds := strconv.Itoa(w.Rounds) + " rounds"
+	if w.Rounds == 1 {
+		rounds = "1 round"
+	}
 	switch {
 	case w.Every:
 		rounds += ", **all of them disturbed: others took too much CPU. All are shown, and none proves anything**"
@@ -235,6 +240,9 @@ func (r *Results) goals() [][]string {
 				bound = "≥ " + strconv.FormatFloat(*g.AtLeast, 'f', -1, 64)
 			} else {
 				bound = "≤ " + strconv.FormatFloat(*g.AtMost, 'f', -1, 64)
+			}
+			if w.Every && got.n > 0 {
+				verdict += ", but disturbed"
 			}
 			t = append(t, []string{w.Name, what, bound, got.text(decimals), verdict})
 		}

@@ -35,7 +35,10 @@ type trial struct {
 	samples []Sample
 }
 
-const trialLimit = 5 * time.Minute
+const (
+	trialLimit = 5 * time.Minute
+	passLimit  = 20 * time.Second // of producing as fast as it goes
+)
 
 // run measures and ends every process that it started.
 func (t *trial) run(ctx context.Context) error {
@@ -129,7 +132,7 @@ func (p *Produce) run(t *trial) error {
 	if err != nil {
 		return err
 	}
-	job := blast.Produce{Topic: t.topic, Batches: batches, Connections: p.Connections, InFlight: p.InFlight, Acks: p.Acks, Bytes: int64(p.Bytes)}
+	job := blast.Produce{Topic: t.topic, Batches: batches, Connections: p.Connections, InFlight: p.InFlight, Acks: p.Acks, Bytes: int64(p.Bytes), Limit: passLimit}
 	for pass := 1; pass <= p.Passes; pass++ {
 		if err := t.phase("pass "+strconv.Itoa(pass), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
 			return err
@@ -272,7 +275,7 @@ func (m *Many) run(t *trial) error {
 		return err
 	}
 	for _, topic := range []blast.Topic{few, t.topic} {
-		job := blast.Produce{Topic: topic, Batches: batches, Connections: m.Connections, InFlight: m.InFlight, Acks: -1, Bytes: int64(m.Bytes)}
+		job := blast.Produce{Topic: topic, Batches: batches, Connections: m.Connections, InFlight: m.InFlight, Acks: -1, Bytes: int64(m.Bytes), Limit: passLimit}
 		if err := t.phase(fmt.Sprintf("%d partitions", topic.Partitions), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
 			return err
 		}
