@@ -100,7 +100,9 @@ func curveChart(title string, lines []curve) string {
 	}
 	low, high := math.Floor(math.Log10(least)), math.Ceil(math.Log10(greatest))
 	high = max(high, low+1)
-	y := func(v float64) float64 { return bottom - (bottom-top)*(math.Log10(max(v, least))-low)/(high-low) }
+	y := func(v float64) float64 {
+		return bottom - (bottom-top)*(math.Log10(max(v, math.Pow(10, low)))-low)/(high-low)
+	}
 	const maximum = 3.6 // where the greatest value stands, beyond three nines
 	x := func(q float64) float64 {
 		nines := maximum

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/firnlog/firn/bench/blast"
 	"github.com/firnlog/firn/bench/franz"
@@ -27,6 +26,7 @@ type trial struct {
 	dir     string
 	batches func(Batch) (*blast.Batches, error)
 	values  [][]byte
+	flush   func() // of dirty pages to the disk
 	profile func(phase string) (wait func() error)
 	p       *process // that runs now
 	topic   blast.Topic
@@ -74,7 +74,7 @@ func (t *trial) start() error {
 // phase measures what f does and keeps it under that name. What is dirty in
 // the page cache by then is written before.
 func (t *trial) phase(name string, f func() (*blast.Result, error)) error {
-	unix.Sync()
+	t.flush()
 	runtime.GC()
 	m, err := begin(t.p.pid())
 	if err != nil {
@@ -303,7 +303,7 @@ func (s *Start) run(t *trial) error {
 	} else if err := t.p.stop(); err != nil {
 		return err
 	}
-	unix.Sync()
+	t.flush()
 	if err := t.start(); err != nil {
 		return err
 	}
