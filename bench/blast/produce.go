@@ -132,6 +132,7 @@ type sender struct {
 	c         *conn
 	quota     *atomic.Int64
 	until     time.Time // zero: no limit
+	paused    time.Time // end of the last pause
 	first     int
 	partition int      // to send to next
 	batch     int      // to send next
@@ -232,10 +233,14 @@ func (s *sender) acknowledged(ctx context.Context) error {
 		if s.late() {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(retryAfter):
+		// One pause for all that was refused before it.
+		if f.at.After(s.paused) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(retryAfter):
+			}
+			s.paused = time.Now()
 		}
 		s.queue(f.partition)
 		return s.write()

@@ -137,6 +137,10 @@ func (p *Produce) run(t *trial) error {
 		if err := t.phase("pass "+strconv.Itoa(pass), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
 			return err
 		}
+		// So that what follows the first pass is not a first touch of anything.
+		if err := t.writeAll(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
