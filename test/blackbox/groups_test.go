@@ -2,6 +2,7 @@ package blackbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -331,6 +332,17 @@ func TestGroupLimitsAreConfigs(t *testing.T) {
 	if n := b.Metric("firn_group_refused_total", `limit="group_bytes"`); n != 1 {
 		t.Errorf("%v members were refused for the bytes of their group", n)
 	}
+
+	set("firn.max.groups", "3") // as many as there are
+	o := kadm.Offsets{}
+	o.Add(kadm.Offset{Topic: "t", At: 1, LeaderEpoch: -1})
+	if resps, err := adm.CommitOffsets(ctx, "one-more", o); err != nil || !errors.Is(resps.Error(), kerr.GroupMaxSizeReached) {
+		t.Errorf("a fourth group of three: %v, %v", err, resps.Error())
+	}
+	if n := b.Metric("firn_group_refused_total", `limit="groups"`); n != 1 {
+		t.Errorf("%v groups were refused for their number", n)
+	}
+	set("firn.max.groups", "1000")
 
 	set("firn.groups.max.bytes", "1048576")
 	full := 0
