@@ -51,6 +51,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // CRC32C is the checksum that record batches and all of Firn's files use.
 func CRC32C(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
+// UpdateCRC32C is the checksum of what crc is the checksum of, followed by b.
+func UpdateCRC32C(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }
+
 // Batch is one record batch v2, exactly its bytes. Views come from Next or
 // ParseHeader; the methods read fields without checking bounds again.
 // Invariant: len ≥ HeaderSize.

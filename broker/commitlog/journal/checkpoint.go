@@ -1,0 +1,220 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/firnlog/firn/record"
+)
+
+// flushers is how many logs are flushed at one time.
+const flushers = 16
+
+// keeper is the goroutine that sees to it that there is a free file before
+// the one in use is full: it makes one while there are fewer than the
+// configuration allows, and has the logs flushed that the oldest files wait
+// for.
+func (j *Journal) keeper() {
+	for {
+		select {
+		case <-j.stop:
+			if j.failed() == nil {
+				if err := j.checkpoint(true); err != nil {
+					j.fail(err)
+				}
+			}
+			return
+		case <-j.keep:
+		}
+		if err := j.makeFile(); err != nil {
+			j.deps.Log.Warn("the journal cannot have another file and goes on with those it has", "dir", j.dir, "err", err)
+		}
+		if j.due() {
+			if err := j.checkpoint(false); err != nil {
+				j.fail(err)
+				return
+			}
+		}
+	}
+}
+
+func (j *Journal) wakeKeeper() {
+	select {
+	case j.keep <- struct{}{}:
+	default:
+	}
+}
+
+// makeFile makes a file if none is free and there may be more.
+func (j *Journal) makeFile() error {
+	j.mu.Lock()
+	number := 0
+	if len(j.free) == 0 && j.files < j.cfg.Files+j.heldLocked() {
+		for _, f := range j.used {
+			number = max(number, f.number)
+		}
+		number++
+	}
+	j.mu.Unlock()
+	if number == 0 {
+		return nil
+	}
+	f, err := create(j.disk, j.dir, number, j.cfg.FileBytes)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.files++
+	j.free = append(j.free, f)
+	j.work.Broadcast()
+	return nil
+}
+
+// heldLocked counts the files that partitions which could not be opened hold.
+func (j *Journal) heldLocked() (n int) {
+	for _, f := range j.used {
+		if len(f.unclaimed) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// due says whether half of the window is used up.
+func (j *Journal) due() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	full, records := 0, 0
+	for _, f := range j.used {
+		records += f.records
+		if len(f.unclaimed) == 0 {
+			full++
+		}
+	}
+	return full > j.cfg.Files/2 || records > j.cfg.WindowCount/2
+}
+
+// checkpoint has every log flushed that the files in use wait for, the newest
+// aside unless all is set, and sets those files free.
+func (j *Journal) checkpoint(all bool) error {
+	files, logs := j.waitedFor(all)
+	if len(files) == 0 {
+		return nil
+	}
+	synced, err := flush(logs)
+	if err != nil {
+		return err
+	}
+	c := j.settle(files, synced)
+	if err := j.replaceCheckpoint(c); err != nil {
+		return fmt.Errorf("writing the journal's checkpoint: %w", err)
+	}
+	checkpoints.Inc()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, f := range files {
+		if slices.Contains(c.Needed, f.generation) {
+			continue
+		}
+		j.used = slices.DeleteFunc(j.used, func(u *file) bool { return u == f })
+		f.generation, f.logs = 0, nil
+		j.free = append(j.free, f)
+	}
+	j.forgetLocked()
+	j.work.Broadcast()
+	return nil
+}
+
+// waitedFor gives the files that are to be set free and the logs that they
+// wait for.
+func (j *Journal) waitedFor(all bool) ([]*file, []Log) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	files := slices.Clone(j.used)
+	if n := len(files); n > 0 && j.writing && !all {
+		files = files[:n-1]
+	}
+	seen := map[Log]struct{}{}
+	for _, f := range files {
+		for l := range f.logs {
+			seen[l] = struct{}{}
+		}
+	}
+	logs := make([]Log, 0, len(seen))
+	for l := range seen {
+		logs = append(logs, l)
+	}
+	return files, logs
+}
+
+// flush flushes logs, several at a time, and says how far each is durable.
+func flush(logs []Log) (map[Log]record.Offset, error) {
+	var (
+		mu     sync.Mutex
+		synced = make(map[Log]record.Offset, len(logs))
+		errs   []error
+		wg     sync.WaitGroup
+	)
+	for i := range min(flushers, len(logs)) {
+		wg.Go(func() {
+			for k := i; k < len(logs); k += flushers {
+				end, err := logs[k].Flush()
+				mu.Lock()
+				if err != nil {
+					errs = append(errs, err)
+				} else {
+					synced[logs[k]] = end
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return synced, errors.Join(errs...)
+}
+
+// settle gives the checkpoint after which files are free, save those of which
+// a partition has not been claimed.
+func (j *Journal) settle(files []*file, synced map[Log]record.Offset) *Checkpoint {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for l, end := range synced {
+		p := j.names[l]
+		j.synced[p] = max(j.synced[p], end)
+	}
+	c := &Checkpoint{Journal: j.id, Sequence: j.sequence, Synced: maps.Clone(j.synced)}
+	for _, f := range files {
+		c.Last = max(c.Last, f.generation)
+		if len(f.unclaimed) > 0 {
+			c.Needed = append(c.Needed, f.generation)
+		}
+	}
+	return c
+}
+
+// forgetLocked forgets the names of logs that no file waits for.
+func (j *Journal) forgetLocked() {
+	waited := map[Log]struct{}{}
+	for _, f := range j.used {
+		for l := range f.logs {
+			waited[l] = struct{}{}
+		}
+	}
+	for l := range j.names {
+		if _, ok := waited[l]; !ok {
+			delete(j.names, l)
+		}
+	}
+}
+
+func (j *Journal) replaceCheckpoint(c *Checkpoint) error {
+	if err := j.disk.Replace(filepath.Join(j.dir, checkpointName), c.Encode()); err != nil {
+		return err
+	}
+	return j.disk.SyncDir(j.dir)
+}

@@ -1,0 +1,473 @@
+package journal
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/firnlog/firn/broker/disk"
+	"github.com/firnlog/firn/record"
+)
+
+// ErrTooLarge says that a record is larger than a group can be. Its log has
+// to be made durable in another way.
+var ErrTooLarge = errors.New("journal: record is too large for a group")
+
+// ErrClosed says that the journal was closed.
+var ErrClosed = errors.New("journal: closed")
+
+// ErrFailed says that a write or sync of the journal failed. Nothing is
+// durable from then on.
+var ErrFailed = errors.New("journal: failed")
+
+// Config is fixed while a journal is open.
+type Config struct {
+	FileBytes   int64 // of each file, a multiple of disk.Block; 0: 64 MiB
+	Files       int   // how many files there are at most, at least 3; 0: 8
+	GroupBytes  int   // of the payloads that one sync makes durable, at most; 0: 4 MiB
+	GroupCount  int   // of the records that one sync makes durable, at most; 0: 4096
+	WindowCount int   // of the records in files that are needed, about; 0: one million
+}
+
+func (c Config) orDefaults() Config {
+	set := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if c.FileBytes == 0 {
+		c.FileBytes = 64 << 20
+	}
+	set(&c.Files, 8)
+	set(&c.GroupBytes, 4<<20)
+	set(&c.GroupCount, 4096)
+	set(&c.WindowCount, 1_000_000)
+	c.Files = max(c.Files, 3)
+	return c
+}
+
+// groupMemory is the size of a group's buffer.
+func (c Config) groupMemory() int {
+	return int(disk.RoundUp(int64(groupHead + c.GroupBytes + c.GroupCount*entrySize)))
+}
+
+// Deps are what a journal uses and does not own.
+type Deps struct {
+	Log *slog.Logger // nil: slog.Default
+	// Failed is called once, from any goroutine, when the journal fails.
+	Failed func(error)
+	Disk   *disk.Disk // nil: the real one
+}
+
+// Log is a partition's log as the journal sees it.
+type Log interface {
+	// Journaled says that what was appended for the log is durable up to end.
+	// The journal's goroutine calls it, in the order of the appends; it must
+	// not block.
+	Journaled(end record.Offset)
+	// Flush makes all that is in the log's segments now durable there and
+	// says up to which offset. An error is the log's failure, which it
+	// reports itself. Of a log that is closed or gone there is nothing to do.
+	Flush() (record.Offset, error)
+}
+
+// Journal is an open journal. All methods may be called from any goroutine.
+type Journal struct {
+	dir  string
+	cfg  Config
+	deps Deps
+	disk *disk.Disk
+	id   ID
+
+	mu     sync.Mutex // of what follows; never held across I/O
+	room   sync.Cond  // of mu: filling has room, or the journal is no more
+	work   sync.Cond  // of mu: filling has something, a file is free, or the journal is no more
+	fill   *buffer    // takes appends
+	spare  *buffer    // nil while it is being written
+	err    error      // wraps ErrFailed, or nil
+	ending bool       // Close was called
+
+	free     []*file
+	used     []*file // ascending by generation
+	files    int     // free, used, and being made
+	newest   int64   // generation
+	sequence int64   // of the next group
+	refs     map[Partition][]Ref
+	synced   map[Partition]record.Offset
+	names    map[Log]Partition // of the logs that any file in use waits for
+
+	writing bool // the newest file is one that this process writes
+
+	writer  sync.WaitGroup
+	keep    chan struct{} // wakes the keeper
+	stop    chan struct{} // closed when the writer has ended
+	closing sync.Once
+	done    sync.WaitGroup
+}
+
+// buffer is a group in the making.
+type buffer struct {
+	mem     []byte // groupHead, then the payloads
+	used    int
+	pending int // copies under way
+	entries []entry
+	ends    []ended
+}
+
+type ended struct {
+	log Log
+	end record.Offset
+}
+
+func (b *buffer) reset() {
+	clear(b.ends)
+	b.used, b.entries, b.ends = groupHead, b.entries[:0], b.ends[:0]
+}
+
+// Open opens the journal in dir, or makes it, and reads what it holds: Records
+// says what there is of a partition, and everything has to be claimed (Claim)
+// or dropped (Drop) before the files that hold it can be used again. Errors:
+// *DamagedError, or of the file system.
+func Open(dir string, cfg Config, deps Deps) (*Journal, error) {
+	if deps.Log == nil {
+		deps.Log = slog.Default()
+	}
+	if deps.Disk == nil {
+		deps.Disk = disk.Real()
+	}
+	j := &Journal{
+		dir: dir, cfg: cfg.orDefaults(), deps: deps, disk: deps.Disk,
+		names: map[Log]Partition{}, keep: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	j.room.L, j.work.L = &j.mu, &j.mu
+	if err := j.recover(); err != nil {
+		return nil, fmt.Errorf("opening the journal %s: %w", dir, err)
+	}
+	for _, b := range []**buffer{&j.fill, &j.spare} {
+		*b = &buffer{mem: disk.AlignedBytes(j.cfg.groupMemory())}
+		(*b).reset()
+	}
+	j.writer.Go(j.write)
+	j.done.Go(j.keeper)
+	j.wakeKeeper()
+	return j, nil
+}
+
+// recover reads the folder and makes what it says of the newest records as
+// durable as the rest: after a crash of the process alone they may be in the
+// page cache only.
+func (j *Journal) recover() error {
+	if err := os.MkdirAll(j.dir, 0o755); err != nil {
+		return err
+	}
+	s := scan{dir: j.dir, refs: map[Partition][]Ref{}}
+	if err := s.run(nil); err != nil {
+		return err
+	}
+	if s.checkpoint == nil {
+		if _, err := rand.Read(s.id[:]); err != nil {
+			return err
+		}
+		s.checkpoint = &Checkpoint{Journal: s.id, Sequence: 1, Synced: map[Partition]record.Offset{}}
+		s.sequence = 1
+		if err := j.replaceCheckpoint(s.checkpoint); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.live {
+		if err := f.open(); err != nil {
+			return err
+		}
+		if err := j.disk.Sync(f.out); err != nil {
+			return err
+		}
+		f.close()
+	}
+	for p, refs := range s.refs {
+		for _, r := range refs {
+			if r.file.unclaimed == nil {
+				r.file.unclaimed = map[Partition]struct{}{}
+			}
+			r.file.unclaimed[p] = struct{}{}
+		}
+	}
+	for _, f := range s.files {
+		if !slices.Contains(s.live, f) {
+			f.generation = 0
+			if f.size == j.cfg.FileBytes {
+				j.free = append(j.free, f)
+			} else if err := j.disk.Remove(f.path); err != nil { // of another configuration, or half made
+				return err
+			}
+		}
+	}
+	j.id, j.used, j.newest, j.sequence = s.id, s.live, s.newest, s.sequence
+	j.refs, j.synced = s.refs, s.checkpoint.Synced
+	j.files = len(j.free) + len(j.used)
+	return nil
+}
+
+// Records gives what the journal holds of a partition, ascending by offset.
+// Records before Synced may be among them.
+func (j *Journal) Records(p Partition) []Ref {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.refs[p]
+}
+
+// Read gives a record's payload. Errors: *DamagedError, or of the file system.
+func (j *Journal) Read(r Ref) ([]byte, error) { return r.read() }
+
+// Synced says up to which offset a partition's segments were durable at the
+// last checkpoint; 0 when nothing is known.
+func (j *Journal) Synced(p Partition) record.Offset {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.synced[p]
+}
+
+// Claim says that log has all that the journal held of its partition, in its
+// segments if not yet durably there, and that the journal's part ends here.
+func (j *Journal) Claim(p Partition, log Log) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.refs, p)
+	for _, f := range j.used {
+		if _, ok := f.unclaimed[p]; ok {
+			delete(f.unclaimed, p)
+			j.waitLocked(f, p, log)
+		}
+	}
+}
+
+// Drop says that nobody will ask for what the journal holds of a partition.
+func (j *Journal) Drop(p Partition) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.refs, p)
+	delete(j.synced, p)
+	for _, f := range j.used {
+		delete(f.unclaimed, p)
+	}
+}
+
+// Unclaimed lists the partitions that are neither claimed nor dropped.
+func (j *Journal) Unclaimed() []Partition {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Collect(maps.Keys(j.refs))
+}
+
+func (j *Journal) waitLocked(f *file, p Partition, log Log) {
+	if f.logs == nil {
+		f.logs = map[Log]struct{}{}
+	}
+	f.logs[log] = struct{}{}
+	j.names[log] = p
+}
+
+// Append takes a record that ends before offset end, and returns when it has
+// a copy of the payload. log.Journaled is called once the record is durable,
+// in the order of the appends. While there is more than the disk has written,
+// Append waits. Errors: ErrTooLarge; ErrClosed and ErrFailed, after which
+// Journaled may never be called for what was appended before.
+func (j *Journal) Append(log Log, e Entry, end record.Offset, payload []byte) error {
+	if len(payload) > j.cfg.GroupBytes {
+		return ErrTooLarge
+	}
+	j.mu.Lock()
+	for j.err == nil && !j.ending && !j.fits(len(payload)) {
+		appendsWaited.Inc()
+		j.room.Wait()
+	}
+	switch {
+	case j.err != nil:
+		defer j.mu.Unlock()
+		return j.err
+	case j.ending:
+		defer j.mu.Unlock()
+		return ErrClosed
+	}
+	b := j.fill
+	at, i := b.used, len(b.entries)
+	b.used += len(payload)
+	b.pending++
+	b.entries = append(b.entries, entry{Entry: e, pos: uint32(at), length: uint32(len(payload))})
+	b.ends = append(b.ends, ended{log, end})
+	j.mu.Unlock()
+
+	copy(b.mem[at:], payload)
+	crc := record.CRC32C(payload)
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	b.entries[i].crc = crc
+	if b.pending--; b.pending == 0 {
+		j.work.Broadcast()
+	}
+	return nil
+}
+
+func (j *Journal) fits(n int) bool {
+	return j.fill.used+n <= groupHead+j.cfg.GroupBytes && len(j.fill.entries) < j.cfg.GroupCount
+}
+
+// write is the goroutine that makes groups durable, one after the other: each
+// is what was appended while the one before it was written.
+func (j *Journal) write() {
+	for {
+		b := j.next()
+		if b == nil {
+			return
+		}
+		if err := j.writeGroup(b); err != nil {
+			j.fail(err)
+			return
+		}
+		for _, e := range b.ends {
+			e.log.Journaled(e.end)
+		}
+		groups.Inc()
+		journaledRecords.Add(len(b.entries))
+		journaledBytes.Add(b.used - groupHead)
+		b.reset()
+		j.mu.Lock()
+		j.spare = b
+		j.mu.Unlock()
+	}
+}
+
+// next waits for a group, and takes it once all of it is there. Nil when the
+// journal ends.
+func (j *Journal) next() *buffer {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.err == nil && len(j.fill.entries) == 0 {
+		if j.ending {
+			return nil
+		}
+		j.work.Wait()
+	}
+	b := j.fill
+	j.fill, j.spare = j.spare, nil
+	j.room.Broadcast()
+	for b.pending > 0 {
+		j.work.Wait()
+	}
+	if j.err != nil {
+		return nil
+	}
+	return b
+}
+
+// writeGroup makes a group durable.
+func (j *Journal) writeGroup(b *buffer) error {
+	need := disk.RoundUp(int64(b.used + len(b.entries)*entrySize))
+	f, at, g := j.place(b, need)
+	if f == nil {
+		return nil // the journal has failed
+	}
+	if err := f.open(); err != nil {
+		return err
+	}
+	raw := g.finish(b.mem[:b.used])
+	if err := j.disk.WriteAt(f.out, at, raw); err != nil {
+		return fmt.Errorf("writing %s at byte %d: %w", f.path, at, err)
+	}
+	if err := j.disk.Sync(f.out); err != nil {
+		return fmt.Errorf("syncing %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// place waits for a file with room for a group, and gives it that room.
+func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for f = j.fileLocked(need); f == nil; f = j.fileLocked(need) {
+		if j.err != nil {
+			return nil, 0, g
+		}
+		fullWaits.Inc()
+		j.work.Wait()
+	}
+	at = f.end
+	g = group{journal: j.id, generation: f.generation, sequence: j.sequence, entries: b.entries}
+	j.sequence++
+	f.end += need
+	f.records += len(b.entries)
+	for i, e := range b.entries {
+		j.waitLocked(f, e.Partition, b.ends[i].log)
+	}
+	return f, at, g
+}
+
+// fileLocked gives the file to write to: the newest, or a free one when that
+// has no room. Nil when there is none.
+func (j *Journal) fileLocked(need int64) *file {
+	if n := len(j.used); n > 0 && j.used[n-1].generation == j.newest && j.writing {
+		if f := j.used[n-1]; f.end+need <= f.size {
+			return f
+		}
+	}
+	j.wakeKeeper()
+	if len(j.free) == 0 {
+		return nil
+	}
+	f := j.free[len(j.free)-1]
+	j.free = j.free[:len(j.free)-1]
+	j.newest++
+	f.generation, f.first, f.end, f.records = j.newest, j.sequence, 0, 0
+	j.used = append(j.used, f)
+	j.writing = true
+	return f
+}
+
+func (j *Journal) failed() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// fail ends the journal: nothing more becomes durable.
+func (j *Journal) fail(err error) {
+	j.mu.Lock()
+	first := j.err == nil
+	if first {
+		j.err = fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	j.room.Broadcast()
+	j.work.Broadcast()
+	j.mu.Unlock()
+	if first {
+		failures.Inc()
+		if j.deps.Failed != nil {
+			j.deps.Failed(err)
+		}
+	}
+}
+
+// Close makes durable what was appended, has every log flushed, so that the
+// next Open has nothing to read, and ends the journal. Appends are refused
+// from its call on. Error: why the journal failed, if it did.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	j.ending = true
+	j.room.Broadcast()
+	j.work.Broadcast()
+	j.mu.Unlock()
+	j.writer.Wait()
+	j.closing.Do(func() { close(j.stop) })
+	j.done.Wait()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, f := range slices.Concat(j.used, j.free) {
+		f.close()
+	}
+	return j.err
+}

@@ -1,0 +1,319 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/firnlog/firn/broker/disk"
+	"github.com/firnlog/firn/broker/disk/disktest"
+	"github.com/firnlog/firn/record"
+)
+
+var seed = flag.Uint64("seed", 0, "of the random tests; 0: another one each run")
+
+func newSeed(t *testing.T) uint64 {
+	s := *seed
+	if s == 0 {
+		s = rand.Uint64()
+	}
+	t.Logf("-seed %d", s)
+	return s
+}
+
+var small = Config{FileBytes: 64 << 10, Files: 4, GroupBytes: 16 << 10, GroupCount: 8}
+
+// partitionOf gives the i-th partition of the tests.
+func partitionOf(i int) Partition {
+	return Partition{Topic: record.TopicID{byte(i), 7}, Index: int32(i)}
+}
+
+// payload is what a test writes for the records from base to end: it says
+// itself what it is.
+func payload(p Partition, base, end record.Offset, size int) []byte {
+	b := make([]byte, max(size, 24))
+	copy(b, p.Topic[:4])
+	binary.BigEndian.PutUint32(b[4:], uint32(p.Index))
+	binary.BigEndian.PutUint64(b[8:], uint64(base))
+	binary.BigEndian.PutUint64(b[16:], uint64(end))
+	for i := 24; i < len(b); i++ {
+		b[i] = byte(int(base)*31 + i)
+	}
+	return b
+}
+
+// fakeLog is a partition's log: its segments are durable when it says so.
+type fakeLog struct {
+	p    Partition
+	mark func() int
+
+	mu      sync.Mutex
+	end     record.Offset
+	durable []point // acknowledged
+	flushed []point
+}
+
+// point is an offset that was reached after so many calls of the disk.
+type point struct {
+	calls int
+	end   record.Offset
+}
+
+func (l *fakeLog) Journaled(end record.Offset) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.durable = append(l.durable, point{l.mark(), end})
+}
+
+func (l *fakeLog) Flush() (record.Offset, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushed = append(l.flushed, point{l.mark(), l.end})
+	return l.end, nil
+}
+
+// at gives the last offset that was reached by a number of calls.
+func at(points []point, calls int) (end record.Offset) {
+	for _, p := range points {
+		if p.calls <= calls {
+			end = max(end, p.end)
+		}
+	}
+	return end
+}
+
+func noMark() int { return 0 }
+
+func open(t *testing.T, dir string, cfg Config, d *disk.Disk) *Journal {
+	t.Helper()
+	j, err := Open(dir, cfg, Deps{Disk: d, Failed: func(err error) { t.Error(err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func (l *fakeLog) append(j *Journal, count, size int) error {
+	l.mu.Lock()
+	base := l.end
+	l.end += record.Offset(count)
+	end := l.end
+	l.mu.Unlock()
+	return j.Append(l, Entry{Partition: l.p, Epoch: 3, Base: base}, end, payload(l.p, base, end, size))
+}
+
+// replay walks what a journal holds of a partition from an offset on, and
+// gives where it ends.
+func replay(j *Journal, p Partition, from record.Offset) (record.Offset, error) {
+	for _, r := range j.Records(p) {
+		b, err := j.Read(r)
+		if err != nil {
+			return from, err
+		}
+		end := record.Offset(binary.BigEndian.Uint64(b[16:]))
+		if !slices.Equal(b, payload(p, r.Base, end, len(b))) {
+			return from, fmt.Errorf("record at offset %d is not what was written", r.Base)
+		}
+		if end <= from {
+			continue
+		}
+		if r.Base > from {
+			return from, fmt.Errorf("a gap from offset %d to %d", from, r.Base)
+		}
+		from = end
+	}
+	return from, nil
+}
+
+func TestJournalKeepsWhatItAcknowledged(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	dir := t.TempDir()
+	j := open(t, dir, small, nil)
+	logs := []*fakeLog{{p: partitionOf(0), mark: noMark}, {p: partitionOf(1), mark: noMark}}
+	for i := range 200 {
+		if err := logs[i%2].append(j, 1+i%3, 100+i*20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range logs {
+		if got := at(l.durable, 0); got != l.end {
+			t.Errorf("acknowledged up to %d, want %d", got, l.end)
+		}
+	}
+	j = open(t, dir, small, nil)
+	defer j.Close()
+	for _, l := range logs {
+		if refs := j.Records(l.p); len(refs) > 0 {
+			t.Errorf("after a clean close %d records are left", len(refs))
+		}
+		if got := j.Synced(l.p); got != l.end {
+			t.Errorf("synced %d, want %d", got, l.end)
+		}
+	}
+}
+
+func TestTooLargeIsRefused(t *testing.T) {
+	j := open(t, t.TempDir(), small, nil)
+	defer j.Close()
+	l := &fakeLog{p: partitionOf(0), mark: noMark}
+	if err := l.append(j, 1, small.GroupBytes+1); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+	if err := l.append(j, 1, small.GroupBytes); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailedSyncFailsEverything(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	real := disk.Real()
+	d := *real
+	var mu sync.Mutex
+	broken := false
+	d.Sync = func(f *os.File) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if broken && strings.HasSuffix(f.Name(), fileSuffix) {
+			return errors.New("the disk is gone")
+		}
+		return real.Sync(f)
+	}
+	told := make(chan error, 2)
+	j, err := Open(t.TempDir(), small, Deps{Disk: &d, Failed: func(err error) { told <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &fakeLog{p: partitionOf(0), mark: noMark}
+	for len(l.durablePoints()) == 0 {
+		if err := l.append(j, 1, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	broken = true
+	mu.Unlock()
+	before := l.end
+	for err == nil {
+		err = l.append(j, 1, 100)
+	}
+	if !errors.Is(err, ErrFailed) {
+		t.Errorf("append after the failure: %v", err)
+	}
+	if err := <-told; !strings.Contains(err.Error(), "the disk is gone") {
+		t.Errorf("Failed got %v", err)
+	}
+	if err := j.Close(); !errors.Is(err, ErrFailed) {
+		t.Errorf("Close gave %v", err)
+	}
+	_ = before
+	if len(told) > 0 {
+		t.Error("Failed was called twice")
+	}
+}
+
+func (l *fakeLog) durablePoints() []point {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.durable
+}
+
+// workload appends to a few partitions from several goroutines at once.
+func workload(t *testing.T, rng *rand.Rand, j *Journal, logs []*fakeLog, appends int) {
+	var wg sync.WaitGroup
+	for _, l := range logs {
+		rng := rand.New(rand.NewPCG(rng.Uint64(), 1))
+		wg.Go(func() {
+			for range appends {
+				size := 24 + rng.IntN(600)
+				if rng.IntN(8) == 0 {
+					size = rng.IntN(small.GroupBytes)
+				}
+				if err := l.append(j, 1+rng.IntN(4), size); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestPowerLoss is the crash-state explorer over the journal alone: whatever
+// a power loss leaves, what was acknowledged and is not durable in segments is
+// in the journal, in order and whole.
+func TestPowerLoss(t *testing.T) {
+	seed := newSeed(t)
+	states := 0
+	for run := range uint64(6) {
+		rng := rand.New(rand.NewPCG(seed, run))
+		live := t.TempDir()
+		d, rec := disktest.Record(live)
+		j := open(t, filepath.Join(live, "j"), small, d)
+		var logs []*fakeLog
+		for i := range 3 {
+			logs = append(logs, &fakeLog{p: partitionOf(i), mark: rec.Mark})
+		}
+		workload(t, rng, j, logs, 40)
+		if run%2 == 0 {
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 60 {
+			states++
+			calls := rng.IntN(rec.Len() + 1)
+			crashed := t.TempDir()
+			if err := rec.Crash(rng, calls, crashed); err != nil {
+				t.Fatal(err)
+			}
+			if err := checkCrash(filepath.Join(crashed, "j"), logs, calls); err != nil {
+				t.Fatalf("run %d, after %d of %d calls: %v", run, calls, rec.Len(), err)
+			}
+			os.RemoveAll(crashed)
+		}
+		j.Close()
+	}
+	t.Logf("%d states", states)
+}
+
+func checkCrash(dir string, logs []*fakeLog, calls int) error {
+	j, err := Open(dir, small, Deps{})
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	for _, l := range logs {
+		l.mu.Lock()
+		acked, flushed, end := at(l.durable, calls), at(l.flushed, calls), l.end
+		l.mu.Unlock()
+		if s := j.Synced(l.p); s > flushed {
+			return fmt.Errorf("%v: the checkpoint says %d, flushed up to %d", l.p, s, flushed)
+		}
+		got, err := replay(j, l.p, flushed)
+		if err != nil {
+			return fmt.Errorf("%v: flushed %d, acknowledged %d: %w", l.p, flushed, acked, err)
+		}
+		if got < acked || got > end {
+			return fmt.Errorf("%v: journal and segments reach %d, acknowledged were %d, appended %d", l.p, got, acked, end)
+		}
+		after := &fakeLog{p: l.p, mark: noMark, end: got}
+		j.Claim(l.p, after)
+		if err := after.append(j, 1, 100); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,13 @@
+package journal
+
+import "github.com/VictoriaMetrics/metrics"
+
+var (
+	groups           = metrics.NewCounter("firn_journal_syncs_total")
+	journaledRecords = metrics.NewCounter("firn_journal_records_total")
+	journaledBytes   = metrics.NewCounter("firn_journal_bytes_total")
+	checkpoints      = metrics.NewCounter("firn_journal_checkpoints_total")
+	appendsWaited    = metrics.NewCounter("firn_journal_appends_waited_total")
+	fullWaits        = metrics.NewCounter("firn_journal_full_waits_total")
+	failures         = metrics.NewCounter("firn_journal_failures_total")
+)
