@@ -19,33 +19,35 @@ const module = "github.com/firnlog/firn/"
 // import outside of its tests. A folder that is missing here fails the test, so
 // that a new package is a decision.
 var mayImport = map[string][]string{
-	"record":                {},
-	"cache":                 {"record"},
-	"objectstore":           {},
-	"objectstore/s3":        {"objectstore", "objectstore/multipart"},
-	"objectstore/gcs":       {"objectstore", "objectstore/multipart"},
-	"objectstore/minio":     {"objectstore", "objectstore/multipart"},
-	"objectstore/file":      {"objectstore"},
-	"objectstore/faults":    {"objectstore"},
-	"metastore":             {"record"},
-	"tiering":               {"objectstore", "cache", "metastore", "record"},
-	"broker/commitlog":      {"record"},
-	"broker/partition":      {"broker/commitlog", "record"},
-	"broker/group":          {"record"},
-	"broker/wire":           {"record"},
-	"broker/nearest":        {},
-	"broker/topicconfig":    {"broker/nearest", "broker/partition", "record"},
-	"broker/brokerconfig":   {"broker/nearest", "broker/topicconfig"},
-	"broker/config":         {"broker/brokerconfig", "broker/nearest"},
-	"broker/telemetry":      {"record"},
-	"broker/api":            {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                {"broker/api", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
-	"objectstore/multipart": {"objectstore"},
+	"record":                   {},
+	"cache":                    {"record"},
+	"objectstore":              {},
+	"objectstore/s3":           {"objectstore", "objectstore/multipart"},
+	"objectstore/gcs":          {"objectstore", "objectstore/multipart"},
+	"objectstore/minio":        {"objectstore", "objectstore/multipart"},
+	"objectstore/file":         {"objectstore"},
+	"objectstore/faults":       {"objectstore"},
+	"metastore":                {"record"},
+	"tiering":                  {"objectstore", "cache", "metastore", "record"},
+	"broker/disk":              {},
+	"broker/commitlog":         {"broker/disk", "record"},
+	"broker/commitlog/journal": {"broker/disk", "record"},
+	"broker/partition":         {"broker/commitlog", "record"},
+	"broker/group":             {"record"},
+	"broker/wire":              {"record"},
+	"broker/nearest":           {},
+	"broker/topicconfig":       {"broker/nearest", "broker/partition", "record"},
+	"broker/brokerconfig":      {"broker/nearest", "broker/topicconfig"},
+	"broker/config":            {"broker/brokerconfig", "broker/nearest"},
+	"broker/telemetry":         {"record"},
+	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
+	"broker":                   {"broker/api", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"objectstore/multipart":    {"objectstore"},
 }
 
 // freeImporters are folders whose job is to tie everything together, or which
 // nothing ships: they may import what they need.
-var freeImporters = []string{"cmd", "test", "bench", "tools", "objectstore/storetest", "broker/wire/gen"}
+var freeImporters = []string{"cmd", "test", "bench", "tools", "objectstore/storetest", "broker/disk/disktest", "broker/wire/gen"}
 
 // bannedNames are package names that say nothing of what is inside.
 var bannedNames = []string{"util", "utils", "common", "helpers", "types", "misc", "shared"}

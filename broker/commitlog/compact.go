@@ -570,7 +570,7 @@ func (w *cleanWriter) flush() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
-	if _, err := w.k.l.disk.writeAt(w.f, w.buf, w.pos); err != nil {
+	if _, err := w.k.l.disk.WriteAt(w.f, w.buf, w.pos); err != nil {
 		return fmt.Errorf("writing %s: %w", w.path, err)
 	}
 	w.pos += int64(len(w.buf))
@@ -589,7 +589,7 @@ func (w *cleanWriter) finish(aborted []record.AbortedTxn) error {
 	if st, err := os.Stat(w.group[len(w.group)-1].path(logSuffix)); err == nil {
 		_ = os.Chtimes(w.path, st.ModTime(), st.ModTime()) // counts only where no record has a timestamp
 	}
-	if err := w.k.l.disk.sync(w.f); err != nil {
+	if err := w.k.l.disk.Sync(w.f); err != nil {
 		return fmt.Errorf("fsync of %s: %w", w.path, err)
 	}
 	w.x.aborted.Store(&aborted)
@@ -602,5 +602,5 @@ func (w *cleanWriter) finish(aborted []record.AbortedTxn) error {
 // abandon removes what was written.
 func (w *cleanWriter) abandon() error {
 	w.f.Close()
-	return w.k.l.disk.remove(w.path)
+	return w.k.l.disk.Remove(w.path)
 }

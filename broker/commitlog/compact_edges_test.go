@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -91,7 +92,7 @@ func TestCompactGoesOnBesideRetention(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			drop := func() {}
-			l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{disk: beforeSwap(func() { drop() })})
+			l := openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{Disk: beforeSwap(func() { drop() })})
 			defer l.Remove()
 			segmentsOf(t, l, 6, 2)
 			l.SetConfig(Config{SegmentBytes: 400})
@@ -185,8 +186,8 @@ func TestSwapLeavesTheWriterAlone(t *testing.T) {
 		}
 		crashed = append(crashed, crashCopy(t, l.dir))
 	}
-	real := realDisk()
-	d.rename = func(from, to string) error {
+	real := disk.Real()
+	d.Rename = func(from, to string) error {
 		if strings.HasSuffix(to, swapSuffix) {
 			swapping = true // nobody but the swap changes the disk until it is done
 		}
@@ -194,20 +195,20 @@ func TestSwapLeavesTheWriterAlone(t *testing.T) {
 		if swapping && !inside {
 			last = strings.HasSuffix(from, swapSuffix)
 		}
-		return real.rename(from, to)
+		return real.Rename(from, to)
 	}
-	d.remove = func(path string) error {
+	d.Remove = func(path string) error {
 		change(path)
-		return real.remove(path)
+		return real.Remove(path)
 	}
-	d.sync = func(f *os.File) error {
+	d.Sync = func(f *os.File) error {
 		change(f.Name())
 		if swapping && !inside && last {
 			swapping = false
 		}
 		return nil
 	}
-	l = openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{disk: d})
+	l = openLog(t, t.TempDir(), Config{SegmentBytes: 100}, Deps{Disk: d})
 	defer func() { l.Remove() }()
 	segmentsOf(t, l, 2, 2)
 	l.SetConfig(Config{SegmentBytes: 1000})
@@ -237,7 +238,7 @@ func TestSwapLeavesTheWriterAlone(t *testing.T) {
 		t.Errorf("%d segments were deleted, %v", n, err)
 	}
 	for i, dir := range crashed {
-		l := openLog(t, dir, Config{SegmentBytes: 1000}, Deps{disk: unsynced()})
+		l := openLog(t, dir, Config{SegmentBytes: 1000}, Deps{Disk: unsynced()})
 		latest, b := record.Offset(-1), 0
 		for _, k := range mustScan(t, l) {
 			if k.key == "a" {
@@ -260,17 +261,17 @@ func TestSwapLeavesTheWriterAlone(t *testing.T) {
 func TestCompactSwapOnFullDisk(t *testing.T) {
 	for name, refuse := range map[string]string{"pending": swapSuffix, "trash": deletedSuffix} {
 		t.Run(name, func(t *testing.T) {
-			d := realDisk()
+			d := disk.Real()
 			var full atomic.Bool // renames happen in the background too
 			full.Store(true)
-			rename := d.rename
-			d.rename = func(from, to string) error {
+			rename := d.Rename
+			d.Rename = func(from, to string) error {
 				if full.Load() && filepath.Ext(to) == filepath.Ext(refuse) {
 					return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.ENOSPC}
 				}
 				return rename(from, to)
 			}
-			l := openLog(t, t.TempDir(), Config{DeleteDelay: time.Hour}, Deps{disk: d})
+			l := openLog(t, t.TempDir(), Config{DeleteDelay: time.Hour}, Deps{Disk: d})
 			defer l.Remove()
 			segmentsOf(t, l, 1, 5)
 			if _, err := l.Compact(compaction(l)); err != nil && !errors.Is(err, ErrFull) {
@@ -371,11 +372,11 @@ func TestCompactDamagedLength(t *testing.T) {
 // Removing large files takes its time; whoever deletes a segment meanwhile,
 // and with him the partition's producers, does not wait for that.
 func TestTrashIsRemovedBesideTheWriter(t *testing.T) {
-	d := realDisk()
+	d := disk.Real()
 	began, goOn := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	remove := d.remove
-	d.remove = func(path string) error {
+	remove := d.Remove
+	d.Remove = func(path string) error {
 		once.Do(func() {
 			close(began)
 			<-goOn
@@ -383,7 +384,7 @@ func TestTrashIsRemovedBesideTheWriter(t *testing.T) {
 		return remove(path)
 	}
 	dir := t.TempDir()
-	l := openLog(t, dir, Config{DeleteDelay: time.Millisecond}, Deps{disk: d})
+	l := openLog(t, dir, Config{DeleteDelay: time.Millisecond}, Deps{Disk: d})
 	segmentsOf(t, l, 3, 1)
 	dropOne := func() {
 		n := 0
@@ -452,7 +453,7 @@ func TestCompactTransactionsBesideRetention(t *testing.T) {
 	for _, when := range []string{"keys", "swap"} {
 		t.Run(when, func(t *testing.T) {
 			swap := func() {}
-			l := openLog(t, t.TempDir(), Config{}, Deps{disk: beforeSwap(func() { swap() })})
+			l := openLog(t, t.TempDir(), Config{}, Deps{Disk: beforeSwap(func() { swap() })})
 			defer l.Remove()
 			for _, seg := range [][]func() record.Batch{
 				{func() record.Batch { return keyed(l, record.None, 100, -1, -1, "a", "0") }},

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firnlog/firn/broker/disk"
 )
 
 // A swap that has begun needs no further descriptor: that there is none left
@@ -20,15 +22,15 @@ func TestSwapWithoutDescriptors(t *testing.T) {
 		}
 	}
 	defer limit(before.Cur)
-	d := realDisk()
-	rename := d.rename
-	d.rename = func(from, to string) error {
+	d := disk.Real()
+	rename := d.Rename
+	d.Rename = func(from, to string) error {
 		if filepath.Ext(to) == filepath.Ext(swapSuffix) {
 			limit(1)
 		}
 		return rename(from, to)
 	}
-	l := openLog(t, t.TempDir(), Config{}, Deps{disk: d})
+	l := openLog(t, t.TempDir(), Config{}, Deps{Disk: d})
 	defer l.Remove()
 	segmentsOf(t, l, 1, 5)
 	_, err := l.Compact(compaction(l))

@@ -17,21 +17,22 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
 // unsynced is a disk for tests of which none loses power.
-func unsynced() *disk {
-	d := realDisk()
-	d.sync = func(*os.File) error { return nil }
+func unsynced() *disk.Disk {
+	d := disk.Real()
+	d.Sync = func(*os.File) error { return nil }
 	return d
 }
 
 // beforeSwap is a disk that calls f when a compacted segment is complete and
 // about to be swapped in.
-func beforeSwap(f func()) *disk {
+func beforeSwap(f func()) *disk.Disk {
 	d := unsynced()
-	d.sync = func(file *os.File) error {
+	d.Sync = func(file *os.File) error {
 		if !strings.HasSuffix(file.Name(), cleanedSuffix) {
 			return nil
 		}
@@ -418,7 +419,7 @@ func TestCompactModel(t *testing.T) {
 		}
 		defer func() { os.RemoveAll(dir) }()
 		open := func() *Log {
-			l, err := Open(dir, topicID, Config{SegmentBytes: 2000, IndexIntervalBytes: 100}, Deps{Log: quiet, disk: unsynced()})
+			l, err := Open(dir, topicID, Config{SegmentBytes: 2000, IndexIntervalBytes: 100}, Deps{Log: quiet, Disk: unsynced()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -631,36 +632,37 @@ func compactAndCrash(t *testing.T, step int, delay time.Duration) (done bool) {
 		}
 		return armed && n >= step
 	}
-	real := realDisk()
-	d := &disk{
-		writeAt: func(f *os.File, p []byte, off int64) (int, error) {
+	real := disk.Real()
+	d := &disk.Disk{
+		Create: real.Create,
+		WriteAt: func(f *os.File, p []byte, off int64) (int, error) {
 			if dead() {
 				return 0, crash
 			}
-			return real.writeAt(f, p, off)
+			return real.WriteAt(f, p, off)
 		},
-		sync: func(f *os.File) error {
+		Sync: func(f *os.File) error {
 			if dead() {
 				return crash
 			}
 			return nil
 		},
-		trunc: real.trunc,
-		rename: func(a, b string) error {
+		Truncate: real.Truncate,
+		Rename: func(a, b string) error {
 			if dead() {
 				return crash
 			}
-			return real.rename(a, b)
+			return real.Rename(a, b)
 		},
-		remove: func(p string) error {
+		Remove: func(p string) error {
 			if dead() {
 				return crash
 			}
-			return real.remove(p)
+			return real.Remove(p)
 		},
 	}
 	cfg := Config{SegmentBytes: 3000, DeleteDelay: delay}
-	l := openLog(t, dir, cfg, Deps{disk: d})
+	l := openLog(t, dir, cfg, Deps{Disk: d})
 	latest := map[string]kept{}
 	for i := range 90 {
 		key, value := fmt.Sprint(i%13), fmt.Sprint(l.End())
@@ -688,7 +690,7 @@ func compactAndCrash(t *testing.T, step int, delay time.Duration) (done bool) {
 	after := crashCopy(t, dir)
 	l.Remove()
 
-	l = openLog(t, after, cfg, Deps{disk: unsynced()})
+	l = openLog(t, after, cfg, Deps{Disk: unsynced()})
 	defer l.Remove()
 	verify := func(when string) int {
 		got, err := scanLog(l)
@@ -728,16 +730,16 @@ func compactAndCrash(t *testing.T, step int, delay time.Duration) (done bool) {
 
 // A full disk stops compaction and nothing else.
 func TestCompactDiskFull(t *testing.T) {
-	d := realDisk()
+	d := disk.Real()
 	full := false
-	write := d.writeAt
-	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+	write := d.WriteAt
+	d.WriteAt = func(f *os.File, p []byte, off int64) (int, error) {
 		if full && strings.HasSuffix(f.Name(), cleanedSuffix) {
 			return 0, syscall.ENOSPC
 		}
 		return write(f, p, off)
 	}
-	l := openLog(t, t.TempDir(), Config{}, Deps{disk: d})
+	l := openLog(t, t.TempDir(), Config{}, Deps{Disk: d})
 	defer l.Remove()
 	for range 5 {
 		appendBatch(t, l, keyed(l, record.None, 100, -1, -1, "a", fmt.Sprint(l.End())))
@@ -783,7 +785,7 @@ func TestCompactDamaged(t *testing.T) {
 // Segments that are deleted during a compaction stay deleted.
 func TestCompactWhileDeleting(t *testing.T) {
 	var l *Log
-	l = openLog(t, t.TempDir(), Config{}, Deps{disk: beforeSwap(func() {
+	l = openLog(t, t.TempDir(), Config{}, Deps{Disk: beforeSwap(func() {
 		if n, err := l.DropOldest(true, func(record.Segment, time.Time) bool { return true }); err != nil || n != 1 {
 			t.Errorf("dropped %d, %v", n, err)
 		}

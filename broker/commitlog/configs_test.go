@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -35,16 +36,16 @@ func dropAll(t testing.TB, l *Log) {
 // open, or until the disk is full.
 func TestDeleteDelay(t *testing.T) {
 	dir := t.TempDir()
-	d := realDisk()
+	d := disk.Real()
 	full := false
-	write := d.writeAt
-	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+	write := d.WriteAt
+	d.WriteAt = func(f *os.File, p []byte, off int64) (int, error) {
 		if full {
 			return 0, syscall.ENOSPC
 		}
 		return write(f, p, off)
 	}
-	l := openLog(t, dir, Config{DeleteDelay: time.Hour}, Deps{disk: d})
+	l := openLog(t, dir, Config{DeleteDelay: time.Hour}, Deps{Disk: d})
 	mustAdd(t, l, 3, 2, 50)
 	raw, err := os.ReadFile(l.active().path(logSuffix))
 	if err != nil {
@@ -66,7 +67,7 @@ func TestDeleteDelay(t *testing.T) {
 	if len(deletedFiles(t, dir)) == 0 {
 		t.Error("closing removed files before their time")
 	}
-	l = openLog(t, dir, Config{DeleteDelay: time.Hour}, Deps{disk: d})
+	l = openLog(t, dir, Config{DeleteDelay: time.Hour}, Deps{Disk: d})
 	if left := deletedFiles(t, dir); len(left) > 0 {
 		t.Errorf("after a restart there are %q", left)
 	}
@@ -81,8 +82,8 @@ func TestDeleteDelay(t *testing.T) {
 	}
 	full = false
 	removed := make(chan struct{})
-	remove := d.remove
-	d.remove = func(path string) error {
+	remove := d.Remove
+	d.Remove = func(path string) error {
 		defer func() {
 			if strings.Contains(path, logSuffix) {
 				close(removed)
@@ -153,15 +154,15 @@ func TestPreallocate(t *testing.T) {
 // No room to preallocate is a full disk, and leaves no file behind.
 func TestPreallocateWithoutRoom(t *testing.T) {
 	dir := t.TempDir()
-	d := realDisk()
+	d := disk.Real()
 	full := false
-	d.reserve = func(*os.File, int64) error {
+	d.Reserve = func(*os.File, int64) error {
 		if full {
 			return syscall.ENOSPC
 		}
 		return nil
 	}
-	l := openLog(t, dir, Config{Preallocate: true}, Deps{disk: d})
+	l := openLog(t, dir, Config{Preallocate: true}, Deps{Disk: d})
 	defer l.Remove()
 	mustAdd(t, l, 2, 2, 50)
 	full = true
@@ -225,7 +226,7 @@ func TestIndexBytes(t *testing.T) {
 // and not all at the same age.
 func TestSegmentJitter(t *testing.T) {
 	now := time.UnixMilli(1e12)
-	l := openLog(t, t.TempDir(), Config{SegmentAge: time.Hour, SegmentJitter: 30 * time.Minute}, Deps{Now: func() time.Time { return now }, disk: unsynced()})
+	l := openLog(t, t.TempDir(), Config{SegmentAge: time.Hour, SegmentJitter: 30 * time.Minute}, Deps{Now: func() time.Time { return now }, Disk: unsynced()})
 	defer l.Remove()
 	ages := map[time.Duration]bool{}
 	for range 30 {

@@ -136,7 +136,7 @@ func (l *Log) seal(s *segment) error {
 	}
 	if x.snapshot != nil {
 		next := segment{log: l, base: record.Offset(s.end.Load())}
-		if err := l.disk.replaceFile(next.path(snapshotSuffix), x.snapshot); err != nil {
+		if err := l.disk.Replace(next.path(snapshotSuffix), x.snapshot); err != nil {
 			return l.judge(err)
 		}
 	}
@@ -159,17 +159,17 @@ func (l *Log) seal(s *segment) error {
 // writeIndexes writes the segment's index files from memory.
 func (s *segment) writeIndexes(x *liveIndex) error {
 	d, size := s.log.disk, s.size.Load()
-	if err := d.replaceFile(s.path(indexSuffix), encodeOffsets(s.base, size, *x.offsets.Load())); err != nil {
+	if err := d.Replace(s.path(indexSuffix), encodeOffsets(s.base, size, *x.offsets.Load())); err != nil {
 		return err
 	}
 	if aborted := *x.aborted.Load(); len(aborted) > 0 {
-		if err := d.replaceFile(s.path(txnSuffix), encodeTxns(s.base, aborted)); err != nil {
+		if err := d.Replace(s.path(txnSuffix), encodeTxns(s.base, aborted)); err != nil {
 			return err
 		}
 	}
 	sum := x.summary()
 	sum.Bytes = size
-	return d.replaceFile(s.path(timeSuffix), encodeTimes(s.base, sum, *x.times.Load()))
+	return d.Replace(s.path(timeSuffix), encodeTimes(s.base, sum, *x.times.Load()))
 }
 
 // checkpoint says durably that everything before point was fsynced; the
@@ -178,7 +178,7 @@ func (l *Log) checkpoint(point record.Offset) error {
 	if err := l.saveEpochs(); err != nil {
 		return err
 	}
-	if err := l.disk.syncDir(l.dir); err != nil {
+	if err := l.disk.SyncDir(l.dir); err != nil {
 		return err
 	}
 	return l.updateMeta(func(m *Meta) { m.RecoveryPoint = max(m.RecoveryPoint, point) })
@@ -191,7 +191,7 @@ func (l *Log) saveEpochs() error {
 	if slices.Equal(epochs, l.savedEpochs) {
 		return nil
 	}
-	if err := l.disk.replaceFile(filepath.Join(l.dir, epochsName), encodeEpochs(epochs)); err != nil {
+	if err := l.disk.Replace(filepath.Join(l.dir, epochsName), encodeEpochs(epochs)); err != nil {
 		return err
 	}
 	l.savedEpochs = epochs
@@ -202,7 +202,7 @@ func (l *Log) saveEpochs() error {
 // cache may have dropped what it could not write.
 func (l *Log) syncFile(f *os.File) error {
 	syncs.Inc()
-	if err := l.disk.sync(f); err != nil {
+	if err := l.disk.Sync(f); err != nil {
 		return l.fail(fmt.Errorf("fsync of %s: %w", f.Name(), err))
 	}
 	return nil
@@ -253,7 +253,7 @@ func (l *Log) syncData() error {
 		}
 	}
 	if newest := segs[len(segs)-1]; l.named.Load() != newest {
-		if err := l.disk.syncDir(l.dir); err != nil {
+		if err := l.disk.SyncDir(l.dir); err != nil {
 			return l.judge(err)
 		}
 		l.named.Store(newest)
@@ -283,13 +283,13 @@ func (l *Log) closeClean() error {
 		return l.judge(err)
 	}
 	end := segment{log: l, base: l.End()}
-	if err := l.disk.replaceFile(end.path(snapshotSuffix), l.producers.encode(end.base)); err != nil {
+	if err := l.disk.Replace(end.path(snapshotSuffix), l.producers.encode(end.base)); err != nil {
 		return l.judge(err)
 	}
 	if err := l.saveEpochs(); err != nil {
 		return l.judge(err)
 	}
-	if err := l.disk.syncDir(l.dir); err != nil {
+	if err := l.disk.SyncDir(l.dir); err != nil {
 		return l.judge(err)
 	}
 	l.changed.Store(false)

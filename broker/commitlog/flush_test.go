@@ -7,6 +7,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/firnlog/firn/broker/disk"
 )
 
 // TestSyncDataOnAFullDisk: small files that find no room keep nothing of what
@@ -14,23 +16,23 @@ import (
 // the active one, and the folder that has their names.
 func TestSyncDataOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	d := realDisk()
+	d := disk.Real()
 	var synced []string
 	noted, full := false, false
-	d.sync = func(f *os.File) error {
+	d.Sync = func(f *os.File) error {
 		if noted {
 			synced = append(synced, filepath.Base(f.Name()))
 		}
 		return nil
 	}
-	write := d.writeAt
-	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+	write := d.WriteAt
+	d.WriteAt = func(f *os.File, p []byte, off int64) (int, error) {
 		if full && filepath.Ext(f.Name()) == tmpSuffix {
 			return 0, &os.PathError{Op: "write", Path: f.Name(), Err: syscall.ENOSPC}
 		}
 		return write(f, p, off)
 	}
-	l := openLog(t, dir, Config{}, Deps{disk: d})
+	l := openLog(t, dir, Config{}, Deps{Disk: d})
 	defer l.Remove()
 	mustAdd(t, l, 1, 1, 100)
 	sealAll(t, l)

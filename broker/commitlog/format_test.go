@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -199,8 +200,8 @@ func FuzzFiles(f *testing.F) {
 	f.Add(Meta{}.encode())
 	f.Add(encodeEpochs([]record.EpochStart{{Epoch: 1, Start: 1}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) >= frameExtra { // let it past the checksum
-			b = endFrame(bytes.Clone(b[:len(b)-4]))
+		if len(b) >= disk.FrameExtra { // let it past the checksum
+			b = disk.EndFrame(bytes.Clone(b[:len(b)-4]))
 		}
 		_, _, _, _ = decodeOffsets(b)
 		_, _, _, _ = decodeTimes(b)

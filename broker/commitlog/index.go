@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sort"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -58,17 +59,17 @@ type Summary struct {
 }
 
 func encodeOffsets(base record.Offset, size int64, entries []offsetEntry) []byte {
-	b := beginFrame(kindOffsets, base, offsetHeadSize+len(entries)*offsetEntrySize)
+	b := disk.BeginFrame(kindOffsets, base, offsetHeadSize+len(entries)*offsetEntrySize)
 	b = binary.BigEndian.AppendUint32(b, uint32(size))
 	for _, e := range entries {
 		b = binary.BigEndian.AppendUint32(b, e.rel)
 		b = binary.BigEndian.AppendUint32(b, e.pos)
 	}
-	return endFrame(b)
+	return disk.EndFrame(b)
 }
 
 func decodeOffsets(b []byte) (base record.Offset, size int64, entries []offsetEntry, err error) {
-	base, body, err := openFrame(kindOffsets, b)
+	base, body, err := disk.OpenFrame[record.Offset](kindOffsets, b)
 	if err != nil {
 		return 0, 0, nil, err
 	}
@@ -108,7 +109,7 @@ func publicOffsets(base record.Offset, entries []offsetEntry) []record.IndexEntr
 }
 
 func encodeTimes(base record.Offset, s Summary, entries []timeEntry) []byte {
-	b := beginFrame(kindTimes, base, timeHeadSize+len(entries)*timeEntrySize)
+	b := disk.BeginFrame(kindTimes, base, timeHeadSize+len(entries)*timeEntrySize)
 	b = binary.BigEndian.AppendUint32(b, uint32(s.Bytes))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.MaxTimestamp))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.MaxTSOffset))
@@ -117,11 +118,11 @@ func encodeTimes(base record.Offset, s Summary, entries []timeEntry) []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(e.ts))
 		b = binary.BigEndian.AppendUint32(b, e.rel)
 	}
-	return endFrame(b)
+	return disk.EndFrame(b)
 }
 
 func decodeTimes(b []byte) (record.Offset, Summary, []timeEntry, error) {
-	base, body, err := openFrame(kindTimes, b)
+	base, body, err := disk.OpenFrame[record.Offset](kindTimes, b)
 	if err != nil {
 		return 0, Summary{}, nil, err
 	}
@@ -162,19 +163,19 @@ func publicTimes(base record.Offset, entries []timeEntry) []record.TimeEntry {
 }
 
 func encodeTxns(base record.Offset, txns []record.AbortedTxn) []byte {
-	b := beginFrame(kindTxns, base, len(txns)*txnEntrySize)
+	b := disk.BeginFrame(kindTxns, base, len(txns)*txnEntrySize)
 	for _, t := range txns {
 		b = binary.BigEndian.AppendUint64(b, uint64(t.ProducerID))
 		b = binary.BigEndian.AppendUint64(b, uint64(t.FirstOffset))
 		b = binary.BigEndian.AppendUint64(b, uint64(t.LastOffset))
 	}
-	return endFrame(b)
+	return disk.EndFrame(b)
 }
 
 // DecodeTxnIndex reads a whole .txnindex file and gives the segment's base
 // offset and its aborted transactions. Errors wrap ErrFormat.
 func DecodeTxnIndex(b []byte) (record.Offset, []record.AbortedTxn, error) {
-	base, body, err := openFrame(kindTxns, b)
+	base, body, err := disk.OpenFrame[record.Offset](kindTxns, b)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -58,8 +59,7 @@ type Deps struct {
 	Now func() time.Time // nil: time.Now
 	// Failed is called once, from any goroutine, when the log fails.
 	Failed func(error)
-
-	disk *disk // nil: the real one
+	Disk   *disk.Disk // nil: the real one
 }
 
 // Log is one partition's folder, open. See the package comment for who may
@@ -68,7 +68,7 @@ type Log struct {
 	dir  string
 	id   record.TopicID
 	deps Deps
-	disk *disk
+	disk *disk.Disk
 	cfg  atomic.Pointer[Config]
 
 	segs      atomic.Pointer[[]*segment] // ascending, at least one; the last is active; changed by edit
@@ -231,10 +231,10 @@ func (l *Log) write(seg *segment, buf []byte, pos int64) error {
 		return l.judge(err)
 	}
 	defer f.Release()
-	if _, err = l.disk.writeAt(f.OS(), buf, pos); err == nil {
+	if _, err = l.disk.WriteAt(f.OS(), buf, pos); err == nil {
 		return nil
 	}
-	if terr := l.disk.trunc(f.OS(), pos); terr != nil {
+	if terr := l.disk.Truncate(f.OS(), pos); terr != nil {
 		return l.fail(fmt.Errorf("appending to %s: %w, and cutting it off again: %w", seg.path(logSuffix), err, terr))
 	}
 	if isFull(err) {
@@ -354,7 +354,7 @@ func (l *Log) giveBack(s *segment) {
 		return
 	}
 	defer f.Release()
-	if err := l.disk.trunc(f.OS(), s.size.Load()); err != nil {
+	if err := l.disk.Truncate(f.OS(), s.size.Load()); err != nil {
 		l.deps.Log.Warn("preallocated room cannot be given back", "segment", s.path(logSuffix), "err", err)
 	}
 }
@@ -368,9 +368,9 @@ func (l *Log) newSegment(base record.Offset) (*segment, error) {
 		return nil, err
 	}
 	if cfg.Preallocate {
-		if err := l.disk.reserve(f, cfg.SegmentBytes); err != nil {
+		if err := l.disk.Reserve(f, cfg.SegmentBytes); err != nil {
 			f.Close()
-			_ = l.disk.remove(s.path(logSuffix)) // nothing is in it
+			_ = l.disk.Remove(s.path(logSuffix)) // nothing is in it
 			return nil, fmt.Errorf("preallocating %d bytes for %s: %w", cfg.SegmentBytes, s.path(logSuffix), err)
 		}
 		s.reserved = true

@@ -20,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -459,10 +460,10 @@ func TestResetTo(t *testing.T) {
 }
 
 // limited is a disk with room for so many bytes of segments.
-func limited(room *atomic.Int64) *disk {
-	d := realDisk()
-	real := d.writeAt
-	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+func limited(room *atomic.Int64) *disk.Disk {
+	d := disk.Real()
+	real := d.WriteAt
+	d.WriteAt = func(f *os.File, p []byte, off int64) (int, error) {
 		if left := room.Add(-int64(len(p))); left < 0 {
 			room.Add(int64(len(p)))
 			n, err := real(f, p[:len(p)/2], off)
@@ -477,7 +478,7 @@ func TestDiskFull(t *testing.T) {
 	var room atomic.Int64
 	room.Store(12000)
 	dir := t.TempDir()
-	l := openLog(t, dir, small, Deps{disk: limited(&room), Failed: func(err error) { t.Errorf("failed: %v", err) }})
+	l := openLog(t, dir, small, Deps{Disk: limited(&room), Failed: func(err error) { t.Errorf("failed: %v", err) }})
 	checkFull(t, l, dir, func() { room.Store(1 << 30) })
 }
 
@@ -540,22 +541,22 @@ func checkFull(t *testing.T, l *Log, dir string, makeRoom func()) {
 func TestFailedDiskStopsTheLog(t *testing.T) {
 	for _, what := range []string{"write", "sync"} {
 		var broken atomic.Bool
-		d := realDisk()
+		d := disk.Real()
 		real := *d
-		d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+		d.WriteAt = func(f *os.File, p []byte, off int64) (int, error) {
 			if broken.Load() && what == "write" {
 				return 0, syscall.EIO
 			}
-			return real.writeAt(f, p, off)
+			return real.WriteAt(f, p, off)
 		}
-		d.sync = func(f *os.File) error {
+		d.Sync = func(f *os.File) error {
 			if broken.Load() && what == "sync" {
 				return syscall.EIO
 			}
-			return real.sync(f)
+			return real.Sync(f)
 		}
 		var calls atomic.Int32
-		l := openLog(t, t.TempDir(), Config{}, Deps{disk: d, Failed: func(error) { calls.Add(1) }})
+		l := openLog(t, t.TempDir(), Config{}, Deps{Disk: d, Failed: func(error) { calls.Add(1) }})
 		mustAdd(t, l, 2, 1, 10)
 		broken.Store(true)
 		err := add(l, 1, 10)
@@ -579,15 +580,15 @@ func TestFailedDiskStopsTheLog(t *testing.T) {
 // not broken.
 func TestNoDescriptors(t *testing.T) {
 	var none atomic.Bool
-	d := realDisk()
+	d := disk.Real()
 	real := *d
-	d.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+	d.WriteAt = func(f *os.File, p []byte, off int64) (int, error) {
 		if none.Load() {
 			return 0, syscall.EMFILE
 		}
-		return real.writeAt(f, p, off)
+		return real.WriteAt(f, p, off)
 	}
-	l := openLog(t, t.TempDir(), small, Deps{disk: d, Failed: func(err error) { t.Errorf("failed: %v", err) }})
+	l := openLog(t, t.TempDir(), small, Deps{Disk: d, Failed: func(err error) { t.Errorf("failed: %v", err) }})
 	mustAdd(t, l, 3, 3, 100)
 	none.Store(true)
 	if err := add(l, 3, 100); !errors.Is(err, syscall.EMFILE) || errors.Is(err, ErrFailed) {
@@ -678,9 +679,9 @@ func TestKilled(t *testing.T) {
 
 // TestConcurrency runs readers against the writer and retention.
 func TestConcurrency(t *testing.T) {
-	d := realDisk()
-	d.sync = func(*os.File) error { return nil } // it is the order that is tried here
-	l := openLog(t, t.TempDir(), Config{SegmentBytes: 3000, IndexIntervalBytes: 200}, Deps{disk: d})
+	d := disk.Real()
+	d.Sync = func(*os.File) error { return nil } // it is the order that is tried here
+	l := openLog(t, t.TempDir(), Config{SegmentBytes: 3000, IndexIntervalBytes: 200}, Deps{Disk: d})
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var reads atomic.Int64

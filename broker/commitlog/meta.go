@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -48,7 +49,7 @@ type Meta struct {
 }
 
 func (m Meta) encode() []byte {
-	b := beginFrame(kindMeta, m.LogStart, metaSize)
+	b := disk.BeginFrame(kindMeta, m.LogStart, metaSize)
 	b = append(b, m.TopicID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.LocalBase))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.RecoveryPoint))
@@ -62,12 +63,12 @@ func (m Meta) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(m.ActiveSize))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Compacted))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.GapsBelow))
-	return endFrame(b)
+	return disk.EndFrame(b)
 }
 
 // DecodeMeta reads a whole partition.meta. Errors wrap ErrFormat.
 func DecodeMeta(b []byte) (Meta, error) {
-	start, body, err := openFrame(kindMeta, b)
+	start, body, err := disk.OpenFrame[record.Offset](kindMeta, b)
 	if err != nil {
 		return Meta{}, err
 	}
@@ -103,9 +104,9 @@ func (l *Log) updateMeta(f func(*Meta)) error {
 	if m == l.meta {
 		return nil
 	}
-	err := l.disk.replaceFile(filepath.Join(l.dir, metaName), m.encode())
+	err := l.disk.Replace(filepath.Join(l.dir, metaName), m.encode())
 	if err == nil {
-		err = l.disk.syncDir(l.dir)
+		err = l.disk.SyncDir(l.dir)
 	}
 	if err == nil {
 		l.meta = m

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -251,7 +252,7 @@ func (ps *Producers) Expire(before int64) int {
 func (ps *Producers) release() { producersKnown.Add(-int64(len(ps.byID))) }
 
 func (ps *Producers) encode(at record.Offset) []byte {
-	b := beginFrame(kindProducers, at, 12+len(ps.byID)*(producerHead+KnownBatches*producerItem))
+	b := disk.BeginFrame(kindProducers, at, 12+len(ps.byID)*(producerHead+KnownBatches*producerItem))
 	b = binary.BigEndian.AppendUint64(b, uint64(ps.forgotten))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(ps.byID)))
 	ps.All(func(p *Producer) {
@@ -269,13 +270,13 @@ func (ps *Producers) encode(at record.Offset) []byte {
 			b = binary.BigEndian.AppendUint64(b, uint64(a.Timestamp))
 		}
 	})
-	return endFrame(b)
+	return disk.EndFrame(b)
 }
 
 // DecodeSnapshot reads a whole .snapshot file: the offset before which
 // everything is included, and the state. Errors wrap ErrFormat.
 func DecodeSnapshot(b []byte) (record.Offset, *Producers, error) {
-	at, body, err := openFrame(kindProducers, b)
+	at, body, err := disk.OpenFrame[record.Offset](kindProducers, b)
 	if err != nil {
 		return 0, nil, err
 	}

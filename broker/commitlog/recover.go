@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -32,9 +33,9 @@ func Open(dir string, id record.TopicID, cfg Config, deps Deps) (*Log, error) {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	l := &Log{dir: dir, id: id, deps: deps, disk: deps.disk, producers: NewProducers()}
+	l := &Log{dir: dir, id: id, deps: deps, disk: deps.Disk, producers: NewProducers()}
 	if l.disk == nil {
-		l.disk = realDisk()
+		l.disk = disk.Real()
 	}
 	l.flush.log, l.trash.log = l, l
 	l.SetConfig(cfg)
@@ -114,7 +115,7 @@ func (r *recovery) prepareActive() {
 	}
 	f, err := s.acquire()
 	if err == nil {
-		err = r.l.disk.reserve(f.OS(), cfg.SegmentBytes)
+		err = r.l.disk.Reserve(f.OS(), cfg.SegmentBytes)
 		f.Release()
 	}
 	if s.reserved = err == nil; err != nil {
@@ -192,8 +193,8 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 		}
 		// A new folder is not synced: if it is lost, nothing was in it.
 		f := *l.disk
-		f.sync = func(*os.File) error { return nil }
-		if err := f.replaceFile(filepath.Join(l.dir, metaName), m.encode()); err != nil {
+		f.Sync = func(*os.File) error { return nil }
+		if err := f.Replace(filepath.Join(l.dir, metaName), m.encode()); err != nil {
 			return err
 		}
 		l.meta = m
@@ -518,10 +519,10 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 	}
 	defer f.Release()
 	cut := s.size.Load() - good
-	if err := l.disk.trunc(f.OS(), good); err != nil {
+	if err := l.disk.Truncate(f.OS(), good); err != nil {
 		return err
 	}
-	if err := l.disk.sync(f.OS()); err != nil {
+	if err := l.disk.Sync(f.OS()); err != nil {
 		return err
 	}
 	s.size.Store(good)
@@ -573,7 +574,7 @@ func (r *recovery) saveBaseSnapshot(s *segment) error {
 		ps.release()
 		return nil
 	}
-	if err = r.l.disk.replaceFile(s.path(snapshotSuffix), r.l.producers.encode(s.base)); isFull(err) {
+	if err = r.l.disk.Replace(s.path(snapshotSuffix), r.l.producers.encode(s.base)); isFull(err) {
 		return nil
 	}
 	return err

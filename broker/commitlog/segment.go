@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -282,7 +283,7 @@ func (x *sealedIndex) floor(less func(offsetEntry) bool) (offsetEntry, error) {
 	n := min(sampleEvery, x.n-first)
 	raw := blockBuffers.Get().(*[sampleEvery * offsetEntrySize]byte)
 	defer blockBuffers.Put(raw)
-	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], frameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
+	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], disk.FrameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
 		return offsetEntry{}, err
 	}
 	best := 0 // the first entry is a sample, less holds for it
@@ -381,7 +382,7 @@ func (s *segment) openIndex() (*sealedIndex, error) {
 // be its own and the entries must lie in it. Whether the segment is damaged
 // shows when it is read.
 func (s *segment) readIndex(r io.Reader) ([]offsetEntry, error) {
-	raw, err := io.ReadAll(io.LimitReader(r, frameExtra+offsetHeadSize+maxIndexEntries*offsetEntrySize+1))
+	raw, err := io.ReadAll(io.LimitReader(r, disk.FrameExtra+offsetHeadSize+maxIndexEntries*offsetEntrySize+1))
 	if err != nil {
 		return nil, err
 	}

@@ -589,7 +589,7 @@ func TestFullDiskIsSaidOnce(t *testing.T) {
 	var said bytes.Buffer
 	var room atomic.Int64
 	room.Store(1 << 30)
-	l, err := Open(t.TempDir(), topicID, small, Deps{disk: limited(&room), Log: slog.New(slog.NewTextHandler(&said, nil))})
+	l, err := Open(t.TempDir(), topicID, small, Deps{Disk: limited(&room), Log: slog.New(slog.NewTextHandler(&said, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,10 +65,10 @@ func (l *Log) swap(group []*segment, w *cleanWriter) (begun bool, err error) {
 	defer dir.Close()
 	s := w.seg
 	pending := swapPath(l.dir, s.base, record.Offset(s.end.Load()), swapSuffix)
-	if err := l.disk.rename(w.path, pending); err != nil {
+	if err := l.disk.Rename(w.path, pending); err != nil {
 		return false, err
 	}
-	if err := l.disk.sync(dir); err != nil {
+	if err := l.disk.Sync(dir); err != nil {
 		return true, l.fail(fmt.Errorf("swapping %s in: %w", pending, err))
 	}
 	l.edit(func(segs []*segment) []*segment {
@@ -100,13 +100,13 @@ func (l *Log) finishSwap(group []*segment, pending string, dir *os.File) error {
 			}
 		}
 	}
-	if err := l.disk.sync(dir); err != nil {
+	if err := l.disk.Sync(dir); err != nil {
 		return err
 	}
-	if err := l.disk.rename(pending, group[0].path(logSuffix)); err != nil {
+	if err := l.disk.Rename(pending, group[0].path(logSuffix)); err != nil {
 		return err
 	}
-	return l.disk.sync(dir)
+	return l.disk.Sync(dir)
 }
 
 // finishSwaps does at open what a crash kept swap from doing.
@@ -148,15 +148,15 @@ func (r *recovery) finishSwap(names []os.DirEntry, name string, base, end record
 		default:
 			continue
 		}
-		if err := d.remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	if err := d.syncDir(dir); err != nil {
+	if err := d.SyncDir(dir); err != nil {
 		return err
 	}
-	if err := d.rename(filepath.Join(dir, name), filepath.Join(dir, fmt.Sprintf("%020d%s", base, logSuffix))); err != nil {
+	if err := d.Rename(filepath.Join(dir, name), filepath.Join(dir, fmt.Sprintf("%020d%s", base, logSuffix))); err != nil {
 		return err
 	}
-	return d.syncDir(dir)
+	return d.SyncDir(dir)
 }

@@ -40,18 +40,18 @@ func (t *trash) put(path string) error {
 	defer t.mu.Unlock()
 	var err error
 	if delay <= 0 || t.stopped {
-		err = t.log.disk.remove(path)
+		err = t.log.disk.Remove(path)
 	} else {
 		var size int64
 		if st, serr := os.Stat(path); serr == nil {
 			size = st.Size()
 		}
 		to := fmt.Sprintf("%s.%d%s", path, t.made, deletedSuffix)
-		if err = t.log.disk.rename(path, to); err == nil {
+		if err = t.log.disk.Rename(path, to); err == nil {
 			t.made++
 			t.addLocked(trashed{path: to, size: size, due: time.Now().Add(delay)})
 		} else if isFull(err) { // the longer name does not fit in the folder
-			err = t.log.disk.remove(path)
+			err = t.log.disk.Remove(path)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -112,7 +112,7 @@ func (t *trash) takeLocked(at time.Time) (due []trashed) {
 
 func (t *trash) remove(files []trashed) {
 	for _, f := range files {
-		if err := t.log.disk.remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := t.log.disk.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.log.deps.Log.Warn("a deleted segment's file cannot be removed; the next start tries again", "file", f.path, "err", err)
 		}
 		trashFiles.Add(-1)

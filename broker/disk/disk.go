@@ -16,9 +16,9 @@ type Disk struct {
 	// Create opens a file for reading and writing, makes it if it is not
 	// there, and leaves it empty. The folder is not synced.
 	Create func(path string) (*os.File, error)
-	// WriteAt writes all of the buffers, one after the other, from a position
-	// on. After an error any part of them may have been written.
-	WriteAt func(f *os.File, off int64, bufs ...[]byte) error
+	// WriteAt writes b at a position. After an error any part of it may have
+	// been written.
+	WriteAt func(f *os.File, b []byte, off int64) (int, error)
 	// Sync makes everything written to a file, or all names in a folder,
 	// durable. After an error nothing is known of what was written since the
 	// last one that succeeded, and trying again tells nothing.
@@ -38,7 +38,7 @@ func Real() *Disk {
 		Create: func(path string) (*os.File, error) {
 			return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 		},
-		WriteAt:  writeAt,
+		WriteAt:  func(f *os.File, b []byte, off int64) (int, error) { return f.WriteAt(b, off) },
 		Sync:     sync,
 		Truncate: func(f *os.File, size int64) error { return f.Truncate(size) },
 		Reserve:  reserve,
@@ -68,7 +68,7 @@ func (d *Disk) Replace(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	err = d.WriteAt(f, 0, content)
+	_, err = d.WriteAt(f, content, 0)
 	if err == nil {
 		err = d.Sync(f)
 	}

@@ -2,60 +2,11 @@ package disk
 
 import (
 	"errors"
-	"io"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// maxBuffers is IOV_MAX: more buffers in one call are refused by the kernel.
-const maxBuffers = 1024
-
-// writeAt is pwritev, called again after a short write.
-func writeAt(f *os.File, off int64, bufs ...[]byte) error {
-	if len(bufs) == 1 {
-		_, err := f.WriteAt(bufs[0], off)
-		return err
-	}
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	rest := append([][]byte(nil), bufs...) // what is shortened below is not the caller's
-	for {
-		for len(rest) > 0 && len(rest[0]) == 0 {
-			rest = rest[1:]
-		}
-		if len(rest) == 0 {
-			return nil
-		}
-		var n int
-		var werr error
-		cerr := raw.Control(func(fd uintptr) {
-			n, werr = unix.Pwritev(int(fd), rest[:min(len(rest), maxBuffers)], off)
-		})
-		switch {
-		case cerr != nil:
-			return cerr
-		case errors.Is(werr, syscall.EINTR):
-			continue
-		case werr != nil:
-			return &os.PathError{Op: "pwritev", Path: f.Name(), Err: werr}
-		case n <= 0:
-			return &os.PathError{Op: "pwritev", Path: f.Name(), Err: io.ErrShortWrite}
-		}
-		off += int64(n)
-		for n > 0 {
-			k := min(n, len(rest[0]))
-			rest[0] = rest[0][k:]
-			n -= k
-			if len(rest[0]) == 0 {
-				rest = rest[1:]
-			}
-		}
-	}
-}
 
 // sync is fdatasync for a file: its length and its bytes, not its times. For
 // a folder the two calls are one.

@@ -17,9 +17,10 @@ import (
 // The number is what the kind says: mostly a base offset. The checksum covers
 // everything before it.
 const (
-	frameHead = 24
+	// FrameHead is the bytes before the body.
+	FrameHead = 24
 	// FrameExtra is by how much a frame is larger than its body.
-	FrameExtra = frameHead + 4
+	FrameExtra = FrameHead + 4
 )
 
 const frameVersion = 1
@@ -30,8 +31,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var ErrFormat = errors.New("damaged or foreign file")
 
 // BeginFrame gives a frame whose body of about size bytes is to be appended.
-func BeginFrame(kind string, number int64, size int) []byte {
-	b := make([]byte, frameHead, FrameExtra+size)
+func BeginFrame[N ~int64](kind string, number N, size int) []byte {
+	b := make([]byte, FrameHead, FrameExtra+size)
 	copy(b, "FIRN")
 	copy(b[4:], kind)
 	binary.BigEndian.PutUint16(b[8:], frameVersion)
@@ -41,13 +42,13 @@ func BeginFrame(kind string, number int64, size int) []byte {
 
 // EndFrame completes what BeginFrame began.
 func EndFrame(b []byte) []byte {
-	binary.BigEndian.PutUint32(b[20:], uint32(len(b)-frameHead))
+	binary.BigEndian.PutUint32(b[20:], uint32(len(b)-FrameHead))
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 // OpenFrame gives number and body of a frame that is all of b. Errors wrap
 // ErrFormat.
-func OpenFrame(kind string, b []byte) (number int64, body []byte, err error) {
+func OpenFrame[N ~int64](kind string, b []byte) (number N, body []byte, err error) {
 	switch {
 	case len(b) < FrameExtra:
 		return 0, nil, fmt.Errorf("%w: %d bytes are too few", ErrFormat, len(b))
@@ -62,5 +63,5 @@ func OpenFrame(kind string, b []byte) (number int64, body []byte, err error) {
 	if got, want := crc32.Checksum(b[:end], castagnoli), binary.BigEndian.Uint32(b[end:]); got != want {
 		return 0, nil, fmt.Errorf("%w: stored crc %08x, computed %08x", ErrFormat, want, got)
 	}
-	return int64(binary.BigEndian.Uint64(b[12:])), b[frameHead:end], nil
+	return N(binary.BigEndian.Uint64(b[12:])), b[FrameHead:end], nil
 }

@@ -69,7 +69,7 @@ func create(d *disk.Disk, dir string, number int, size int64) (f *file, err erro
 	}()
 	zeroes := make([]byte, min(size, 1<<20))
 	for at := int64(0); at < size; at += int64(len(zeroes)) {
-		if err := d.WriteAt(out, at, zeroes[:min(int64(len(zeroes)), size-at)]); err != nil {
+		if _, err := d.WriteAt(out, zeroes[:min(int64(len(zeroes)), size-at)], at); err != nil {
 			return nil, fmt.Errorf("making %s: %w", path, err)
 		}
 	}

@@ -187,7 +187,7 @@ func (c *Checkpoint) Encode() []byte {
 
 // DecodeCheckpoint reads a whole checkpoint. Errors wrap disk.ErrFormat.
 func DecodeCheckpoint(raw []byte) (*Checkpoint, error) {
-	last, b, err := disk.OpenFrame(kindCheckpoint, raw)
+	last, b, err := disk.OpenFrame[int64](kindCheckpoint, raw)
 	if err != nil {
 		return nil, err
 	}

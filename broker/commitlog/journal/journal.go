@@ -376,7 +376,7 @@ func (j *Journal) writeGroup(b *buffer) error {
 		return err
 	}
 	raw := g.finish(b.mem[:b.used])
-	if err := j.disk.WriteAt(f.out, at, raw); err != nil {
+	if _, err := j.disk.WriteAt(f.out, raw, at); err != nil {
 		return fmt.Errorf("writing %s at byte %d: %w", f.path, at, err)
 	}
 	if err := j.disk.Sync(f.out); err != nil {

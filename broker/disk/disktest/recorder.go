@@ -68,11 +68,11 @@ func Record(dir string) (*disk.Disk, *Recorder) {
 		}
 		return f, err
 	}
-	d.WriteAt = func(f *os.File, off int64, bufs ...[]byte) error {
+	d.WriteAt = func(f *os.File, b []byte, off int64) (int, error) {
 		r.mu.Lock()
-		r.ops = append(r.ops, op{kind: write, file: r.fileOf(f), off: off, data: slices.Concat(bufs...)})
+		r.ops = append(r.ops, op{kind: write, file: r.fileOf(f), off: off, data: slices.Clone(b)})
 		r.mu.Unlock()
-		return real.WriteAt(f, off, bufs...)
+		return real.WriteAt(f, b, off)
 	}
 	d.Truncate = func(f *os.File, size int64) error {
 		r.mu.Lock()
