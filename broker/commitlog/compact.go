@@ -541,7 +541,7 @@ type cleanWriter struct {
 func (k *compactor) newWriter(group []*segment) (*cleanWriter, error) {
 	base, end := group[0].base, record.Offset(group[len(group)-1].end.Load())
 	path := swapPath(k.l.dir, base, end, cleanedSuffix)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := k.l.disk.Create(path)
 	if err != nil {
 		return nil, err
 	}

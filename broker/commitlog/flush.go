@@ -147,7 +147,7 @@ func (l *Log) seal(s *segment) error {
 	defer s.mu.Unlock()
 	if s.gone { // deleted meanwhile: what was written for it goes too
 		for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix} {
-			os.Remove(s.path(suffix))
+			_ = l.disk.Remove(s.path(suffix))
 		}
 		return nil
 	}
@@ -253,12 +253,25 @@ func (l *Log) syncData() error {
 		}
 	}
 	if newest := segs[len(segs)-1]; l.named.Load() != newest {
-		if err := l.disk.SyncDir(l.dir); err != nil {
+		if err := l.syncNames(); err != nil {
 			return l.judge(err)
 		}
 		l.named.Store(newest)
 	}
 	return nil
+}
+
+// syncNames makes the names of the files durable, and the first time those of
+// the folder and of its topic's.
+func (l *Log) syncNames() error {
+	if err := l.disk.SyncDir(l.dir); err != nil || l.named.Load() != nil {
+		return err
+	}
+	topic := filepath.Dir(l.dir)
+	if err := l.disk.SyncDir(topic); err != nil {
+		return err
+	}
+	return l.disk.SyncDir(filepath.Dir(topic))
 }
 
 // closeClean writes what an open needs to do without a scan, the clean mark

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
@@ -60,6 +61,14 @@ type Deps struct {
 	// Failed is called once, from any goroutine, when the log fails.
 	Failed func(error)
 	Disk   *disk.Disk // nil: the real one
+
+	// Journal, if any, may hold what was appended and is not in the segments;
+	// the partition is this log's of its topic there.
+	Journal   *journal.Journal
+	Partition int32
+	// PowerLost says that the machine has been restarted since the log was
+	// last open: what was not synced may be there in part, in any order.
+	PowerLost bool
 }
 
 // Log is one partition's folder, open. See the package comment for who may
@@ -83,6 +92,9 @@ type Log struct {
 
 	segsMu   sync.Mutex // of edit: the writer and a compaction change segs; never held across I/O
 	swapping sync.Mutex // a compacted segment takes its place, or segments are deleted; taken before flush.work
+
+	durable  record.Offset // at Open
+	closeErr error
 
 	producers   *Producers // the writer's
 	changed     atomic.Bool
@@ -147,8 +159,8 @@ func (l *Log) edit(f func([]*segment) []*segment) {
 }
 
 func (l *Log) usable() error {
-	if e := l.failed.Load(); e != nil {
-		return fmt.Errorf("%w: %w", ErrFailed, *e)
+	if err := l.failure(); err != nil {
+		return err
 	}
 	if l.closed.Load() {
 		return ErrClosed
@@ -363,7 +375,7 @@ func (l *Log) giveBack(s *segment) {
 func (l *Log) newSegment(base record.Offset) (*segment, error) {
 	cfg := l.cfg.Load()
 	s := &segment{log: l, base: base, created: l.deps.Now(), firstTS: -1, jitter: cfg.jitter()}
-	f, err := os.OpenFile(s.path(logSuffix), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := l.disk.Create(s.path(logSuffix))
 	if err != nil {
 		return nil, err
 	}
@@ -556,9 +568,21 @@ func (l *Log) Close() error {
 	if l.failed.Load() == nil {
 		err = l.closeClean()
 	}
+	l.closeErr = errors.Join(err, l.failure())
 	l.release()
 	return err
 }
+
+func (l *Log) failure() error {
+	if e := l.failed.Load(); e != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, *e)
+	}
+	return nil
+}
+
+// CloseErr says after Close why what was appended may not be on disk; nil when
+// it is, before Close, and after Remove.
+func (l *Log) CloseErr() error { return l.closeErr }
 
 // Remove closes the log and deletes the folder.
 func (l *Log) Remove() error {

@@ -17,6 +17,7 @@ var (
 	segmentsDeleted  = metrics.NewCounter("firn_log_segments_deleted_total")
 	recoveries       = metrics.NewCounter("firn_log_recoveries_total")
 	scannedBytes     = metrics.NewCounter("firn_log_recovery_scanned_bytes_total")
+	refilledBytes    = metrics.NewCounter("firn_log_recovery_journal_bytes_total")
 	tornBytes        = metrics.NewCounter("firn_log_recovery_torn_bytes_total")
 	rebuiltIndexes   = metrics.NewCounter("firn_log_indexes_rebuilt_total")
 	rebuiltProducers = metrics.NewCounter("firn_log_producer_states_rebuilt_total")

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
@@ -73,13 +74,21 @@ type recovery struct {
 	snapshots []record.Offset
 	scanned   []*segment // sealed segments whose small files have to be written
 	fresh     bool       // the folder was empty
+
+	refs []journal.Ref // what the journal has and was not looked at
 }
 
 func (r *recovery) run(id record.TopicID) error {
 	if err := r.list(); err != nil {
 		return err
 	}
+	if r.l.deps.Journal != nil {
+		r.refs = r.l.deps.Journal.Records(r.l.journaled())
+	}
 	if err := r.loadMeta(id); err != nil {
+		return err
+	}
+	if err := r.trustJournal(); err != nil {
 		return err
 	}
 	r.l.gapsBelow.Store(int64(r.l.meta.GapsBelow))
@@ -87,6 +96,7 @@ func (r *recovery) run(id record.TopicID) error {
 		return err
 	}
 	r.loadEpochs()
+	journalEnd := r.journalEnd()
 	if err := r.openSegments(); err != nil {
 		return err
 	}
@@ -99,6 +109,10 @@ func (r *recovery) run(id record.TopicID) error {
 	l.segs.Store(&r.segs)
 	l.tail.Store(&mark{offset: end, seg: active, pos: active.size.Load()})
 	l.start.Store(int64(l.meta.LogStart))
+	l.durable = min(max(l.meta.RecoveryPoint, journalEnd), end)
+	if l.deps.Journal == nil {
+		l.durable = end
+	}
 	r.cutEpochs(end)
 	r.removeStaleSnapshots(end)
 	return nil
@@ -139,7 +153,7 @@ func (r *recovery) list() error {
 		suffix = "." + suffix
 		switch {
 		case strings.HasSuffix(name, tmpSuffix) || strings.HasSuffix(name, deletedSuffix) || strings.HasSuffix(name, cleanedSuffix):
-			if err := os.Remove(filepath.Join(r.l.dir, name)); err != nil {
+			if err := r.l.disk.Remove(filepath.Join(r.l.dir, name)); err != nil {
 				return err
 			}
 			continue
@@ -188,6 +202,9 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 		if n := len(r.segs); n > 0 {
 			m.LogStart, m.GapsBelow = r.segs[0].base, r.segs[n-1].base
 		}
+		if len(r.refs) > 0 {
+			m.LogStart = min(m.LogStart, r.refs[0].Base)
+		}
 		if !r.fresh {
 			l.deps.Log.Warn("partition.meta is missing or damaged, taking the segments' word", "dir", l.dir, "cause", err, "log_start", m.LogStart)
 		}
@@ -206,7 +223,7 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 // dropLeftovers removes segments of before a ResetTo that did not get to it.
 func (r *recovery) dropLeftovers() error {
 	for len(r.segs) > 0 && r.segs[0].base < r.l.meta.LocalBase {
-		if err := r.segs[0].discard(os.Remove); err != nil {
+		if err := r.segs[0].discard(r.l.disk.Remove); err != nil {
 			return err
 		}
 		r.segs = r.segs[1:]
@@ -278,13 +295,16 @@ func (r *recovery) openSegments() error {
 		segmentsOpen.Add(-1) // Open counts
 		l.changed.Store(true)
 		r.segs = []*segment{s}
+		if r.journalEnd() > at {
+			return r.scanAll()
+		}
 		return nil
 	}
 	for i, s := range r.segs[:len(r.segs)-1] {
 		s.end.Store(int64(r.segs[i+1].base))
 	}
 	last := r.segs[len(r.segs)-1]
-	if m.Clean && m.ActiveBase == last.base && m.ActiveSize == last.size.Load() {
+	if m.Clean && r.journalEnd() <= m.End && m.ActiveBase == last.base && m.ActiveSize == last.size.Load() {
 		if err := r.openClean(last); err == nil {
 			return nil
 		} else if !errors.Is(err, ErrFormat) && !errors.Is(err, fs.ErrNotExist) {
@@ -308,7 +328,7 @@ func (r *recovery) skipToLogStart() error {
 		return nil
 	}
 	for _, s := range r.segs {
-		if err := s.discard(os.Remove); err != nil {
+		if err := s.discard(l.disk.Remove); err != nil {
 			return err
 		}
 	}
@@ -416,15 +436,8 @@ func (r *recovery) scanAll() error {
 	}
 	for i := from; i < len(r.segs); i++ {
 		s := r.segs[i]
-		if i > from && s.base != record.Offset(r.segs[i-1].end.Load()) {
-			return s.corrupt(0, fmt.Errorf("%w: the segment before it ends at offset %d", record.ErrCorrupt, r.segs[i-1].end.Load()))
-		}
-		torn, err := r.scanSegment(i)
-		if err != nil {
+		if err := r.scanSegment(i); err != nil {
 			return err
-		}
-		if torn {
-			break
 		}
 		if i < len(r.segs)-1 {
 			s.live.Load().snapshot = l.producers.encode(record.Offset(s.end.Load()))
@@ -434,18 +447,18 @@ func (r *recovery) scanAll() error {
 	return nil
 }
 
-// scanSegment reads segment i with checksums. torn says that it was cut, and
-// that it is the last one now.
-func (r *recovery) scanSegment(i int) (torn bool, err error) {
+// scanSegment reads segment i with checksums. What is torn is cut off, with
+// all segments after it, and what the journal has of it is written again.
+func (r *recovery) scanSegment(i int) error {
 	l, s := r.l, r.segs[i]
 	f, err := s.acquire()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer f.Release()
-	size, next := s.size.Load(), s.base
+	next, good := s.base, int64(0)
 	b := newBuilder(s, l.producers)
-	good, cause := scan(f.OS(), 0, size, func(batch record.Batch, pos int64) (bool, error) {
+	take := func(batch record.Batch, pos int64) (bool, error) {
 		if !s.follows(batch, next) || batch.LastOffset()-s.base > 1<<31-1 {
 			return false, fmt.Errorf("%w: base offset %d, want %d", record.ErrCorrupt, batch.BaseOffset(), next)
 		}
@@ -456,22 +469,54 @@ func (r *recovery) scanSegment(i int) (torn bool, err error) {
 		l.AssignEpoch(batch.LeaderEpoch(), batch.BaseOffset())
 		b.add(batch, pos, f.OS())
 		return true, nil
-	})
+	}
+	for {
+		var cause error
+		good, cause = scan(f.OS(), good, s.size.Load(), take)
+		if cause == nil {
+			cause = r.expectNext(i, next)
+		}
+		if cause != nil && !errors.Is(cause, record.ErrCorrupt) {
+			return fmt.Errorf("reading %s: %w", s.path(logSuffix), cause)
+		}
+		if cause != nil {
+			if err := r.cutTail(i, good, next, cause); err != nil {
+				return err
+			}
+		}
+		if i+1 < len(r.segs) {
+			break
+		}
+		size, err := r.refill(s, good, next)
+		if err != nil {
+			return err
+		}
+		if s.size.Store(size); size == good {
+			break
+		}
+	}
 	scannedBytes.Add(int(good))
 	s.known.trust() // what is not sound is cut off, or the log is not opened
 	b.finish(f.OS())
 	s.live.Store(b.x)
 	s.end.Store(int64(next))
-	if cause == nil {
-		if i == len(r.segs)-1 && next < l.meta.RecoveryPoint {
-			return false, s.corrupt(size, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, l.meta.RecoveryPoint))
-		}
-		return false, nil
+	switch {
+	case i+1 < len(r.segs):
+		return nil
+	case len(r.refs) > 0:
+		return r.roll()
+	case next < l.meta.RecoveryPoint:
+		return s.corrupt(good, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, l.meta.RecoveryPoint))
 	}
-	if !errors.Is(cause, record.ErrCorrupt) {
-		return false, fmt.Errorf("reading %s: %w", s.path(logSuffix), cause)
+	return nil
+}
+
+// expectNext says whether the segment after segment i begins where that ends.
+func (r *recovery) expectNext(i int, next record.Offset) error {
+	if i+1 == len(r.segs) || r.segs[i+1].base == next {
+		return nil
 	}
-	return true, r.cutTail(i, good, next, cause)
+	return fmt.Errorf("%w: the segment ends at offset %d, the next one begins at %d", record.ErrCorrupt, next, r.segs[i+1].base)
 }
 
 // The search for valid batches in what looks like a torn tail compares the
@@ -488,6 +533,41 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 	if next < l.meta.RecoveryPoint {
 		return s.corrupt(good, fmt.Errorf("%w (everything before offset %d was synced, so this is damage and not a torn write)", cause, l.meta.RecoveryPoint))
 	}
+	if !l.deps.PowerLost && !r.journalGoesOn(next) {
+		if err := r.expectNothingValid(i, good, next, cause); err != nil {
+			return err
+		}
+	}
+	f, err := s.acquire()
+	if err != nil {
+		return err
+	}
+	defer f.Release()
+	cut := s.size.Load() - good
+	if err := l.disk.Truncate(f.OS(), good); err != nil {
+		return err
+	}
+	if err := l.disk.Sync(f.OS()); err != nil {
+		return err
+	}
+	s.size.Store(good)
+	for _, later := range r.segs[i+1:] {
+		cut += later.size.Load()
+		if err := later.discard(l.disk.Remove); err != nil {
+			return err
+		}
+	}
+	r.segs = r.segs[:i+1]
+	tornBytes.Add(int(cut))
+	l.deps.Log.Warn("cut off a torn tail", "segment", s.path(logSuffix), "position", good, "bytes", cut, "next_offset", next, "cause", cause)
+	return nil
+}
+
+// expectNothingValid looks for whole batches behind what looks like a torn
+// tail of segment i: where the machine did not lose power, they prove that it
+// is damage.
+func (r *recovery) expectNothingValid(i int, good int64, next record.Offset, cause error) error {
+	s := r.segs[i]
 	budget := searchFloor - searchTimes*good
 	for _, later := range r.segs[i:] {
 		budget += searchTimes * later.size.Load()
@@ -513,28 +593,6 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 			return s.corrupt(good, fmt.Errorf("%w (a valid batch follows at byte %d of %s, so this is damage and not a torn write)", cause, pos, filepath.Base(later.path(logSuffix))))
 		}
 	}
-	f, err := s.acquire()
-	if err != nil {
-		return err
-	}
-	defer f.Release()
-	cut := s.size.Load() - good
-	if err := l.disk.Truncate(f.OS(), good); err != nil {
-		return err
-	}
-	if err := l.disk.Sync(f.OS()); err != nil {
-		return err
-	}
-	s.size.Store(good)
-	for _, later := range r.segs[i+1:] {
-		cut += later.size.Load()
-		if err := later.discard(os.Remove); err != nil {
-			return err
-		}
-	}
-	r.segs = r.segs[:i+1]
-	tornBytes.Add(int(cut))
-	l.deps.Log.Warn("cut off a torn tail", "segment", s.path(logSuffix), "position", good, "bytes", cut, "next_offset", next, "cause", cause)
 	return nil
 }
 
@@ -608,7 +666,7 @@ func (r *recovery) removeStaleSnapshots(end record.Offset) {
 		}
 		if !keep {
 			stale := segment{log: r.l, base: at}
-			os.Remove(stale.path(snapshotSuffix)) // only a waste of space
+			_ = r.l.disk.Remove(stale.path(snapshotSuffix)) // only a waste of space
 		}
 	}
 }

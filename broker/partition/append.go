@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/commitlog"
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/record"
 )
 
@@ -94,24 +96,35 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 		}
 		return res, p.storageError(err)
 	}
-	if err := p.appended(next, cfg); err != nil {
+	if err := p.appended(v, cfg); err != nil {
 		return res, err
 	}
 	return res, nil
 }
 
 // appended is where records that are in the segment become durable, and where
-// the high watermark may pass them. Today the promise is the page cache's
-// (they survive this process, not the machine), or the disk's with
-// flush.messages=1; with more messages, or flush.ms, the disk follows in the
-// background. The shared journal takes this place: it is given the same
-// bytes, and calls committed when its fdatasync has come back. Replication
-// then takes the least of the in-sync replicas' durable ends.
+// the high watermark may pass them: with firn.ack.policy=fsync when the
+// journal has them on disk, with replicated at once, as with Kafka (they
+// survive this process, not the machine) unless flush.messages=1; with more
+// messages, or flush.ms, the disk follows in the background. Replication then
+// takes the least of the in-sync replicas' durable ends.
 //
 // p.mu is held.
-func (p *Partition) appended(end record.Offset, cfg *Config) error {
+func (p *Partition) appended(v *validated, cfg *Config) error {
+	mark := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}
+	if cfg.Fsync && p.deps.Journal != nil {
+		first := v.entries[0].Batch
+		e := journal.Entry{Partition: p.journaled(), Epoch: first.LeaderEpoch(), Base: first.BaseOffset(), End: mark.End}
+		err := p.deps.Journal.Append(p, e, mark, v.buf)
+		if !errors.Is(err, journal.ErrTooLarge) {
+			if err != nil {
+				return p.storageError(err)
+			}
+			return nil
+		}
+	}
 	switch {
-	case cfg.FlushMessages == 1:
+	case cfg.Fsync, cfg.FlushMessages == 1:
 		if err := p.log.SyncData(); err != nil {
 			return p.storageError(err)
 		}
@@ -122,20 +135,60 @@ func (p *Partition) appended(end record.Offset, cfg *Config) error {
 	case cfg.FlushAfter > 0 && cfg.FlushAfter < math.MaxInt64:
 		p.syncer.within(cfg.FlushAfter, p.syncData)
 	}
-	p.committed(end)
+	p.committed(mark)
 	return nil
 }
 
-// committed moves the high watermark to end and the last stable offset after
-// it. The caller holds p.mu, and calls waiters.advance when it no longer does.
-func (p *Partition) committed(end record.Offset) {
-	hw := max(end, record.Offset(p.hw.Load()))
-	lso := hw
+// lastStable is the last stable offset once everything in the log counts.
+// p.mu is held.
+func (p *Partition) lastStable() record.Offset {
 	if first := p.log.Producers().FirstOpenTxn(); first >= 0 {
-		lso = min(first, hw)
+		return min(first, p.log.End())
 	}
-	p.hw.Store(int64(hw))
-	p.lso.Store(int64(lso))
+	return p.log.End()
+}
+
+// committed moves the high watermark and the last stable offset, which never
+// go back. Call waiters.advance after it, without p.mu.
+func (p *Partition) committed(m journal.Mark) {
+	raise(&p.hw, int64(m.End))
+	raise(&p.lso, int64(m.LastStable))
+}
+
+func raise(a *atomic.Int64, v int64) {
+	for {
+		old := a.Load()
+		if v <= old || a.CompareAndSwap(old, v) {
+			return
+		}
+	}
+}
+
+// journaled names the partition in the journal.
+func (p *Partition) journaled() journal.Partition {
+	return journal.Partition{Topic: p.id, Index: int32(p.tp.Partition)}
+}
+
+// Journaled is the journal's word that records are on disk.
+func (p *Partition) Journaled(m journal.Mark) {
+	p.committed(m)
+	p.waiters.advance(m.End)
+}
+
+// Flush makes the segments durable, so that the journal need not keep their
+// records any longer.
+func (p *Partition) Flush() (record.Offset, error) {
+	end := p.log.End()
+	err := p.log.SyncData()
+	if errors.Is(err, commitlog.ErrClosed) {
+		p.mu.Lock() // closing syncs too: until that is over
+		err = p.log.CloseErr()
+		p.mu.Unlock()
+	}
+	if err != nil {
+		return 0, p.storageError(err)
+	}
+	return end, nil
 }
 
 // AwaitHighWatermark calls fn once: with nil when the high watermark is at

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/commitlog"
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/record"
 )
 
@@ -61,6 +62,7 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 		Log:    deps.Log.With("partition", tp.String()),
 		Now:    deps.Now,
 		Failed: p.diskFailed,
+		Disk:   deps.Disk, Journal: deps.Journal, Partition: int32(tp.Partition), PowerLost: deps.PowerLost,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("partition %v: %w", tp, err)
@@ -74,9 +76,17 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 			return nil, errors.Join(fmt.Errorf("partition %v: %w", tp, err), log.Close())
 		}
 	}
-	p.mu.Lock()
-	p.committed(log.End())
-	p.mu.Unlock()
+	if cfg.Fsync && log.Durable() < log.End() {
+		// After a crash of the process the page cache has more than the disk:
+		// nobody may read what a second crash could take back.
+		if err := log.SyncData(); err != nil {
+			return nil, errors.Join(fmt.Errorf("partition %v: %w", tp, err), log.Close())
+		}
+	}
+	p.committed(journal.Mark{End: log.End(), LastStable: p.lastStable()})
+	if deps.Journal != nil {
+		deps.Journal.Claim(p.journaled(), p)
+	}
 	return p, nil
 }
 

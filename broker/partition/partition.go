@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/firnlog/firn/broker/commitlog/journal"
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -37,6 +39,7 @@ type Config struct {
 	LocalRetentionBytes  int64         // local.retention.bytes, resolved: -2 became RetentionBytes
 	LocalRetention       time.Duration // local.retention.ms, resolved likewise
 	RemoteCopyDisabled   bool          // remote.log.copy.disable
+	Fsync                bool          // firn.ack.policy=fsync: acknowledged is on disk; needs Deps.Journal
 	FlushMessages        int64         // flush.messages; <=0 never, 1 before a record is acknowledged
 	FlushAfter           time.Duration // flush.ms; <=0 or max: never, so that 0 ms is given as 1 ns
 	ProducerIDExpiration time.Duration // producer.id.expiration.ms
@@ -78,6 +81,13 @@ type Deps struct {
 	// disk: with a short local retention, or records that are old when they
 	// come, every look would otherwise make a segment, and its objects.
 	TieredRollAge time.Duration
+	// Journal makes appends durable where Config.Fsync asks for it; nil: every
+	// such append syncs the segment.
+	Journal *journal.Journal
+	// PowerLost says that the machine has been restarted since the broker
+	// last ran.
+	PowerLost bool
+	Disk      *disk.Disk // nil: the real one
 	// Failed is called once when the partition's disk failed (write, sync or
 	// rename); the partition refuses everything from then on.
 	Failed func(tp record.TopicPartition, err error)

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/commitlog"
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/record"
 )
 
@@ -83,7 +84,7 @@ func (p *Partition) SetTieredEnd(end record.Offset) {
 			return
 		}
 		p.log.AssignEpoch(record.Epoch(p.epoch.Load()), end)
-		p.committed(end)
+		p.committed(journal.Mark{End: end, LastStable: end})
 		moved = true
 	}
 	if int64(end) > p.tieredEnd.Load() {

@@ -3,6 +3,8 @@ package partition
 import (
 	"sync"
 	"time"
+
+	"github.com/firnlog/firn/broker/commitlog/journal"
 )
 
 // maxSyncs is how many background syncs of all partitions are under way at
@@ -82,5 +84,10 @@ func (s *syncer) stop() {
 // broker; that it was closed meanwhile is none.
 func (p *Partition) syncData() {
 	backgroundSyncs.Inc()
-	_ = p.log.SyncData()
+	p.mu.Lock()
+	mark := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}
+	p.mu.Unlock()
+	if p.log.SyncData() == nil {
+		p.Journaled(mark)
+	}
 }

@@ -15,7 +15,7 @@ type ackLog struct {
 	end  record.Offset
 }
 
-func (l *ackLog) Journaled(end record.Offset)   { l.acks <- end }
+func (l *ackLog) Journaled(m Mark)              { l.acks <- m.End }
 func (l *ackLog) Flush() (record.Offset, error) { return l.end, nil }
 
 // BenchmarkAppend is what acknowledged bytes cost: each of a number of
@@ -38,7 +38,7 @@ func BenchmarkAppend(b *testing.B) {
 					l := &ackLog{p: partitionOf(i), acks: make(chan record.Offset, 1)}
 					wg.Go(func() {
 						for k := i; k < b.N; k += appenders {
-							if err := j.Append(l, Entry{Partition: l.p, Base: l.end}, l.end+1, data); err != nil {
+							if err := j.Append(l, Entry{Partition: l.p, Base: l.end, End: l.end + 1}, Mark{End: l.end + 1}, data); err != nil {
 								b.Error(err)
 								return
 							}

@@ -41,7 +41,7 @@ func TestBitFlips(t *testing.T) {
 		if !ok {
 			t.Fatal("there is nothing to damage")
 		}
-		j, err := Open(dir, small, Deps{})
+		j, err := Open(dir, small, Deps{Disk: disktest.Unsynced()})
 		var damaged *DamagedError
 		if errors.As(err, &damaged) {
 			found++
@@ -88,7 +88,7 @@ func lastSequence(t *testing.T, _ string, rec *disktest.Recorder, seed uint64, c
 		t.Fatal(err)
 	}
 	s := scan{dir: filepath.Join(dir, "j"), refs: map[Partition][]Ref{}}
-	if err := s.run(nil); err != nil {
+	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
 	return s.sequence

@@ -20,10 +20,10 @@
 //	┌───────┬────────┬────────────┬──────────┬────────┬─────────┬────────────┬──────────┬──────────┬─────────┬───────┐
 //	│"FJGR" │crc32c 4│generation 8│sequence 8│length 4│records 4│entries at 4│journal 16│payloads …│entries …│padding│
 //	└───────┴────────┴────────────┴──────────┴────────┴─────────┴────────────┴──────────┴──────────┴─────────┴───────┘
-//	entry, 44 bytes for each record
-//	┌────────┬───────────┬───────┬─────────────┬──────────┬────────┬────────┐
-//	│topic 16│partition 4│epoch 4│base offset 8│position 4│length 4│crc32c 4│
-//	└────────┴───────────┴───────┴─────────────┴──────────┴────────┴────────┘
+//	entry, 52 bytes for each record
+//	┌────────┬───────────┬───────┬─────────────┬────────────┬──────────┬────────┬────────┐
+//	│topic 16│partition 4│epoch 4│base offset 8│end offset 8│position 4│length 4│crc32c 4│
+//	└────────┴───────────┴───────┴─────────────┴────────────┴──────────┴────────┴────────┘
 //
 // All numbers are big-endian. The group's checksum covers the rest of the
 // header and then the entries. The journal's identity is random, so that no

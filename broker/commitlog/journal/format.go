@@ -1,8 +1,12 @@
 package journal
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
@@ -13,7 +17,7 @@ const (
 
 	groupMagic = "FJGR"
 	groupHead  = 52
-	entrySize  = 44
+	entrySize  = 52
 )
 
 // ID is a journal's identity.
@@ -33,6 +37,7 @@ type Entry struct {
 	Partition
 	Epoch record.Epoch  // leader epoch of the first batch
 	Base  record.Offset // of the first record
+	End   record.Offset // that of the last record, plus one
 }
 
 // entry is an Entry as it stands in a group.
@@ -75,6 +80,7 @@ func (e *entry) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(e.Index))
 	b = binary.BigEndian.AppendUint32(b, uint32(e.Epoch))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.Base))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.End))
 	b = binary.BigEndian.AppendUint32(b, e.pos)
 	b = binary.BigEndian.AppendUint32(b, e.length)
 	return binary.BigEndian.AppendUint32(b, e.crc)
@@ -86,10 +92,11 @@ func parseEntry(b []byte) entry {
 			Partition: Partition{Index: int32(binary.BigEndian.Uint32(b[16:]))},
 			Epoch:     record.Epoch(binary.BigEndian.Uint32(b[20:])),
 			Base:      record.Offset(binary.BigEndian.Uint64(b[24:])),
+			End:       record.Offset(binary.BigEndian.Uint64(b[32:])),
 		},
-		pos:    binary.BigEndian.Uint32(b[32:]),
-		length: binary.BigEndian.Uint32(b[36:]),
-		crc:    binary.BigEndian.Uint32(b[40:]),
+		pos:    binary.BigEndian.Uint32(b[40:]),
+		length: binary.BigEndian.Uint32(b[44:]),
+		crc:    binary.BigEndian.Uint32(b[48:]),
 	}
 	copy(e.Topic[:], b)
 	return e
@@ -167,7 +174,7 @@ type Checkpoint struct {
 	Synced map[Partition]record.Offset
 }
 
-// Encode gives the whole file. Partitions come in no order.
+// Encode gives the whole file.
 func (c *Checkpoint) Encode() []byte {
 	b := disk.BeginFrame(kindCheckpoint, c.Last, 32+8*len(c.Needed)+28*len(c.Synced))
 	b = append(b, c.Journal[:]...)
@@ -177,12 +184,19 @@ func (c *Checkpoint) Encode() []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(g))
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(c.Synced)))
-	for p, o := range c.Synced {
+	for _, p := range c.Sorted() {
 		b = append(b, p.Topic[:]...)
 		b = binary.BigEndian.AppendUint32(b, uint32(p.Index))
-		b = binary.BigEndian.AppendUint64(b, uint64(o))
+		b = binary.BigEndian.AppendUint64(b, uint64(c.Synced[p]))
 	}
 	return disk.EndFrame(b)
+}
+
+// Sorted gives the partitions of Synced in an order that is always the same.
+func (c *Checkpoint) Sorted() []Partition {
+	return slices.SortedFunc(maps.Keys(c.Synced), func(a, b Partition) int {
+		return cmp.Or(bytes.Compare(a.Topic[:], b.Topic[:]), cmp.Compare(a.Index, b.Index))
+	})
 }
 
 // DecodeCheckpoint reads a whole checkpoint. Errors wrap disk.ErrFormat.

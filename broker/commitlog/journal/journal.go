@@ -64,12 +64,18 @@ type Deps struct {
 	Disk   *disk.Disk // nil: the real one
 }
 
+// Mark is what a log wants to be told when a record is durable.
+type Mark struct {
+	End        record.Offset // where the log ended with the record
+	LastStable record.Offset // its last stable offset then
+}
+
 // Log is a partition's log as the journal sees it.
 type Log interface {
-	// Journaled says that what was appended for the log is durable up to end.
-	// The journal's goroutine calls it, in the order of the appends; it must
-	// not block.
-	Journaled(end record.Offset)
+	// Journaled says that what was appended for the log is durable, up to the
+	// end of the record that had this mark. The journal's goroutine calls it,
+	// in the order of the appends; it must not block.
+	Journaled(Mark)
 	// Flush makes all that is in the log's segments now durable there and
 	// says up to which offset. An error is the log's failure, which it
 	// reports itself. Of a log that is closed or gone there is nothing to do.
@@ -116,17 +122,17 @@ type buffer struct {
 	used    int
 	pending int // copies under way
 	entries []entry
-	ends    []ended
+	marks   []marked
 }
 
-type ended struct {
+type marked struct {
 	log Log
-	end record.Offset
+	Mark
 }
 
 func (b *buffer) reset() {
-	clear(b.ends)
-	b.used, b.entries, b.ends = groupHead, b.entries[:0], b.ends[:0]
+	clear(b.marks)
+	b.used, b.entries, b.marks = groupHead, b.entries[:0], b.marks[:0]
 }
 
 // Open opens the journal in dir, or makes it, and reads what it holds: Records
@@ -154,7 +160,6 @@ func Open(dir string, cfg Config, deps Deps) (*Journal, error) {
 	}
 	j.writer.Go(j.write)
 	j.done.Go(j.keeper)
-	j.wakeKeeper()
 	return j, nil
 }
 
@@ -166,7 +171,7 @@ func (j *Journal) recover() error {
 		return err
 	}
 	s := scan{dir: j.dir, refs: map[Partition][]Ref{}}
-	if err := s.run(nil); err != nil {
+	if err := s.run(); err != nil {
 		return err
 	}
 	if s.checkpoint == nil {
@@ -271,12 +276,12 @@ func (j *Journal) waitLocked(f *file, p Partition, log Log) {
 	j.names[log] = p
 }
 
-// Append takes a record that ends before offset end, and returns when it has
-// a copy of the payload. log.Journaled is called once the record is durable,
-// in the order of the appends. While there is more than the disk has written,
+// Append takes a record, and returns when it has a copy of the payload.
+// log.Journaled is called with the mark once the record is durable, in the
+// order of the appends. While there is more than the disk has written,
 // Append waits. Errors: ErrTooLarge; ErrClosed and ErrFailed, after which
 // Journaled may never be called for what was appended before.
-func (j *Journal) Append(log Log, e Entry, end record.Offset, payload []byte) error {
+func (j *Journal) Append(log Log, e Entry, m Mark, payload []byte) error {
 	if len(payload) > j.cfg.GroupBytes {
 		return ErrTooLarge
 	}
@@ -298,7 +303,7 @@ func (j *Journal) Append(log Log, e Entry, end record.Offset, payload []byte) er
 	b.used += len(payload)
 	b.pending++
 	b.entries = append(b.entries, entry{Entry: e, pos: uint32(at), length: uint32(len(payload))})
-	b.ends = append(b.ends, ended{log, end})
+	b.marks = append(b.marks, marked{log, m})
 	j.mu.Unlock()
 
 	copy(b.mem[at:], payload)
@@ -329,8 +334,8 @@ func (j *Journal) write() {
 			j.fail(err)
 			return
 		}
-		for _, e := range b.ends {
-			e.log.Journaled(e.end)
+		for _, m := range b.marks {
+			m.log.Journaled(m.Mark)
 		}
 		groups.Inc()
 		journaledRecords.Add(len(b.entries))
@@ -402,7 +407,7 @@ func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group) {
 	f.end += need
 	f.records += len(b.entries)
 	for i, e := range b.entries {
-		j.waitLocked(f, e.Partition, b.ends[i].log)
+		j.waitLocked(f, e.Partition, b.marks[i].log)
 	}
 	return f, at, g
 }

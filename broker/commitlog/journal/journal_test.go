@@ -69,10 +69,10 @@ type point struct {
 	end   record.Offset
 }
 
-func (l *fakeLog) Journaled(end record.Offset) {
+func (l *fakeLog) Journaled(m Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.durable = append(l.durable, point{l.mark(), end})
+	l.durable = append(l.durable, point{l.mark(), m.End})
 }
 
 func (l *fakeLog) Flush() (record.Offset, error) {
@@ -109,7 +109,7 @@ func (l *fakeLog) append(j *Journal, count, size int) error {
 	l.end += record.Offset(count)
 	end := l.end
 	l.mu.Unlock()
-	return j.Append(l, Entry{Partition: l.p, Epoch: 3, Base: base}, end, payload(l.p, base, end, size))
+	return j.Append(l, Entry{Partition: l.p, Epoch: 3, Base: base, End: end}, Mark{End: end}, payload(l.p, base, end, size))
 }
 
 // replay walks what a journal holds of a partition from an offset on, and
@@ -290,7 +290,7 @@ func TestPowerLoss(t *testing.T) {
 }
 
 func checkCrash(dir string, logs []*fakeLog, calls int) error {
-	j, err := Open(dir, small, Deps{})
+	j, err := Open(dir, small, Deps{Disk: disktest.Unsynced()})
 	if err != nil {
 		return err
 	}

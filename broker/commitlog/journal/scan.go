@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,8 +31,7 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 
 // Ref is where a record of the journal is.
 type Ref struct {
-	Epoch  record.Epoch
-	Base   record.Offset
+	Entry
 	file   *file
 	pos    int64
 	length uint32
@@ -51,12 +51,11 @@ type scan struct {
 	newest     int64   // generation
 	sequence   int64   // of the next group
 	refs       map[Partition][]Ref
-	records    int
-	buf        []byte
+	reader     reader
 }
 
-// run reads everything. visit, if any, sees each group that counts.
-func (s *scan) run(visit func(f *file, pos int64, g *group, b []byte)) error {
+// run reads everything.
+func (s *scan) run() error {
 	if err := s.readCheckpoint(); err != nil || s.checkpoint == nil {
 		return err
 	}
@@ -67,7 +66,7 @@ func (s *scan) run(visit func(f *file, pos int64, g *group, b []byte)) error {
 		return err
 	}
 	for i, f := range s.live {
-		cause, err := s.readFile(f, visit)
+		cause, err := s.readFile(f)
 		if err != nil {
 			return err
 		}
@@ -192,7 +191,7 @@ func (s *scan) choose() error {
 
 // readFile takes in the groups of a file up to the first that does not count,
 // and says why that does not.
-func (s *scan) readFile(f *file, visit func(*file, int64, *group, []byte)) (cause, err error) {
+func (s *scan) readFile(f *file) (cause, err error) {
 	of, err := os.Open(f.path)
 	if err != nil {
 		return nil, err
@@ -215,39 +214,46 @@ func (s *scan) readFile(f *file, visit func(*file, int64, *group, []byte)) (caus
 		for _, e := range g.entries {
 			s.add(f, f.end, e)
 		}
-		if visit != nil {
-			visit(f, f.end, &g, b)
-		}
 		s.sequence++
 		f.end += g.length
 	}
 }
 
-// readGroup reads the group at a position; its payloads are not checked. The
-// bytes are valid until the next call.
-func (s *scan) readGroup(of *os.File, size, pos, generation int64) (group, []byte, error) {
-	if cap(s.buf) < disk.Block {
-		s.buf = make([]byte, 1<<20)
+// reader reads groups into memory that it uses again.
+type reader struct{ buf []byte }
+
+// group reads the group at a position, if it is of a generation, 0 for any;
+// its payloads are not checked. The bytes are valid until the next call.
+// Errors wrap disk.ErrFormat, or are the file's.
+func (rd *reader) group(r io.ReaderAt, size, pos, generation int64) (group, []byte, error) {
+	if cap(rd.buf) < disk.Block {
+		rd.buf = make([]byte, 1<<20)
 	}
-	head := s.buf[:disk.Block]
+	head := rd.buf[:disk.Block]
 	if pos+disk.Block > size {
 		return group{}, nil, fmt.Errorf("%w: the file ends", disk.ErrFormat)
 	}
-	if _, err := of.ReadAt(head, pos); err != nil {
+	if _, err := r.ReadAt(head, pos); err != nil {
 		return group{}, nil, err
 	}
 	n, ok := groupLength(head, generation)
 	if !ok || n > size-pos {
 		return group{}, nil, fmt.Errorf("%w: no group of generation %d begins here", disk.ErrFormat, generation)
 	}
-	if int64(cap(s.buf)) < n {
-		s.buf = make([]byte, n)
+	if int64(cap(rd.buf)) < n {
+		rd.buf = make([]byte, n)
 	}
-	b := s.buf[:n]
-	if _, err := of.ReadAt(b, pos); err != nil {
+	b := rd.buf[:n]
+	if _, err := r.ReadAt(b, pos); err != nil {
 		return group{}, nil, err
 	}
 	g, err := parseGroup(b)
+	return g, b, err
+}
+
+// readGroup reads a group of this journal.
+func (s *scan) readGroup(of *os.File, size, pos, generation int64) (group, []byte, error) {
+	g, b, err := s.reader.group(of, size, pos, generation)
 	if err == nil && g.journal != s.id {
 		err = fmt.Errorf("%w: the group is of another journal", disk.ErrFormat)
 	}
@@ -262,10 +268,8 @@ func (s *scan) add(f *file, at int64, e entry) {
 		refs = refs[:n-1]
 	}
 	s.refs[e.Partition] = append(refs, Ref{
-		Epoch: e.Epoch, Base: e.Base,
-		file: f, pos: at + int64(e.pos), length: e.length, crc: e.crc,
+		Entry: e.Entry, file: f, pos: at + int64(e.pos), length: e.length, crc: e.crc,
 	})
-	s.records++
 }
 
 // expectNothing looks for whole groups behind the journal's end in a file:

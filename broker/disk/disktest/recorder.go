@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -52,7 +53,16 @@ type Recorder struct {
 	files int
 }
 
-// Record gives a Disk that does everything for real and remembers it.
+// Unsynced is the real disk, except that nothing is made durable: for states
+// that are looked at and thrown away.
+func Unsynced() *disk.Disk {
+	d := disk.Real()
+	d.Sync = func(*os.File) error { return nil }
+	return d
+}
+
+// Record gives a Disk that does everything and remembers it. Sync is only
+// remembered.
 func Record(dir string) (*disk.Disk, *Recorder) {
 	r := &Recorder{dir: dir, inode: map[uint64]int{}}
 	real := disk.Real()
@@ -82,12 +92,13 @@ func Record(dir string) (*disk.Disk, *Recorder) {
 	}
 	d.Sync = func(f *os.File) error {
 		seen := r.Len()
-		if err := real.Sync(f); err != nil {
-			return err
-		}
+		runtime.Gosched() // others write meanwhile, as they would
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if info, err := f.Stat(); err == nil && info.IsDir() {
+			if !strings.HasPrefix(f.Name(), r.dir) {
+				return nil // a folder around it
+			}
 			r.ops = append(r.ops, op{kind: syncDir, path: r.rel(f.Name()), seen: seen})
 		} else {
 			r.ops = append(r.ops, op{kind: syncFile, file: r.fileOf(f), seen: seen})
