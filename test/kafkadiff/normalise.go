@@ -85,9 +85,11 @@ func (n *normaliser) value(field string, v any) any {
 		}
 		return o
 	case list:
-		l := make(list, len(v))
-		for i, e := range v {
-			l[i] = n.value(field, e)
+		l := make(list, 0, len(v))
+		for _, e := range v {
+			if !ownConfig(field, e) {
+				l = append(l, n.value(field, e))
+			}
 		}
 		return l
 	case id:
@@ -105,6 +107,18 @@ func (n *normaliser) value(field string, v any) any {
 		return n.integer(field, i)
 	}
 	return v
+}
+
+// ownConfig says whether an element of a list is a config that only Firn has:
+// their names say so, and Kafka's answers cannot have them.
+func ownConfig(field string, v any) bool {
+	o, ok := v.(*object)
+	if !ok || field != "Configs" {
+		return false
+	}
+	name, _ := o.get("Name")
+	s, _ := name.(string)
+	return strings.HasPrefix(s, "firn.")
 }
 
 func (n *normaliser) integer(field string, i int64) any {
