@@ -20,6 +20,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/firnlog/firn/broker/api"
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/wire"
@@ -66,6 +67,7 @@ type Broker struct {
 	tier            *tiering.Manager
 	cache           *cache.Cache
 	groups          *groups
+	journal         *journal.Journal
 	topics          *topics
 	wire            *wire.Server
 	http            *http.Server
@@ -76,6 +78,8 @@ type Broker struct {
 	failed   chan struct{} // closed by the first failure
 	mu       sync.Mutex    // guards err
 	err      error         // why the broker cannot go on
+
+	powerLost bool // the machine was restarted since the data folder was last used
 
 	unwatch func()
 }
@@ -200,7 +204,11 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log, TopicID: topicID(b.meta)})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), offsetsParts, b.log)
 	b.groups.segmentBytes = b.configs.values().Groups.OffsetsSegmentBytes
+	if err := b.openJournal(); err != nil {
+		return err
+	}
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
+	b.topics.journal, b.topics.powerLost = b.journal, b.powerLost
 	b.groups.await = b.topics.AwaitApplied
 	img := b.meta.Image()
 	if err := b.topics.setStraysAside(img); err != nil {
@@ -208,8 +216,33 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	}
 	b.topics.cleaner.SetConfig(cleanerConfig(b.configs.values()))
 	b.topics.apply(img, b.configs.values())
+	for _, p := range b.journal.Unclaimed() {
+		if img.TopicIDs[p.Topic] == nil { // deleted; that of a partition which did not open waits for it
+			b.journal.Drop(p)
+		}
+	}
 	return ctx.Err()
 }
+
+// openJournal opens the disk's journal, and finds out whether the machine was
+// restarted since the folder was last used.
+func (b *Broker) openJournal() (err error) {
+	if b.powerLost, err = restarted(b.cfg.DataDir); err != nil {
+		return err
+	}
+	dir := filepath.Join(b.cfg.DataDir, "journal")
+	files := max(4, int(b.configs.values().Storage.JournalBytes/journalFile))
+	b.journal, err = journal.Open(dir, journal.Config{FileBytes: journalFile, Files: files}, journal.Deps{
+		Log: b.log,
+		Failed: func(err error) {
+			b.fail(fmt.Errorf("the journal's disk failed, so nothing more can be acknowledged as durable: %w", err))
+		},
+	})
+	return err
+}
+
+// journalFile is the size of one file of the journal.
+const journalFile = 32 << 20
 
 // apply brings broker configs and partitions to what the metadata says.
 func (b *Broker) apply(img *metastore.Image) {
@@ -386,6 +419,9 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.topics != nil {
 		note("close partitions", b.topics.close())
+	}
+	if b.journal != nil {
+		note("close the journal", b.journal.Close())
 	}
 	if b.cache != nil {
 		note("close the chunk cache", b.cache.Close())

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/broker/brokerconfig"
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
@@ -54,6 +55,9 @@ type topics struct {
 	groups *groups
 	fail   func(error)   // ends the broker: a disk failed
 	age    time.Duration // partition.Deps.TieredRollAge
+
+	journal   *journal.Journal
+	powerLost bool
 
 	cleaner *partition.Cleaner // compacts what is open, while somebody runs it
 
@@ -308,6 +312,8 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 		Cold:          t.tier,
 		Epoch:         mp.Epoch,
 		TieredRollAge: t.age,
+		Journal:       t.journal,
+		PowerLost:     t.powerLost,
 		Failed: func(tp record.TopicPartition, err error) {
 			t.fail(fmt.Errorf("partition %v: its disk failed: %w", tp, err))
 		},

@@ -19,6 +19,7 @@ type Values struct {
 	Topics            Topics
 	Groups            Groups
 	Cleaner           Cleaner
+	Storage           Storage
 	TelemetryMaxBytes int // of one push, compressed
 
 	layers        [layers]map[string]string // what was set, the strongest first
@@ -72,6 +73,11 @@ type Groups struct {
 	OffsetsSegmentBytes   int
 	OffsetsRetention      time.Duration
 	OffsetsCheck          time.Duration
+}
+
+// Storage is how records become durable.
+type Storage struct {
+	JournalBytes int64 // of all files of the journal together
 }
 
 // Cleaner are the means of compaction.

@@ -224,6 +224,7 @@ func (v values) partition(t *Topic) partition.Config {
 	if n := v.str("internal.segment.bytes"); n != "" {
 		c.SegmentBytes = v.long("internal.segment.bytes")
 	}
+	c.Fsync = v.str("firn.ack.policy") == "fsync"
 	if n := v.long("flush.messages"); n != math.MaxInt64 {
 		c.FlushMessages = n
 	}

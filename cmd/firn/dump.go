@@ -72,6 +72,8 @@ func (d dumper) file(ctx context.Context, path string) error {
 		return err
 	case kindObject:
 		return d.object(ctx, path, f, size)
+	case kindJournal:
+		return d.journal(ctx, path, f, size)
 	case kindChunk:
 		h, err := cache.CheckChunk(f, size, nil)
 		if err != nil {

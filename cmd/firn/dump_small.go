@@ -75,6 +75,8 @@ func (d dumper) small(kind fileKind, data []byte) error {
 		}
 	case kindMeta:
 		return d.meta(data)
+	case kindCheckpoint:
+		return d.checkpoint(data)
 	case kindManifest:
 		m, err := tiering.DecodeManifest(data)
 		if err != nil {

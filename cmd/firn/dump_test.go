@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/record"
 )
 
@@ -98,6 +99,8 @@ func TestDetect(t *testing.T) {
 		"01a2046a-420f-7dd9-97ad-869c013e0798": {"?", kindObject},
 		"y":                                    {"… FIRNOBJT", kindObject},
 		"partition.meta":                       {"?", kindMeta},
+		"checkpoint":                           {"FIRNJCKP", kindCheckpoint},
+		"00000001.journal":                     {"?", kindJournal},
 		"leader-epoch-checkpoint":              {"?", kindEpochs},
 	} {
 		if got, ok := detect(strings.NewReader(c.data), int64(len(c.data)), "/dir/"+name); !ok || got != c.want {
@@ -112,10 +115,11 @@ func TestDetect(t *testing.T) {
 // FuzzDump: whatever a file holds, dump ends, without a panic.
 func FuzzDump(f *testing.F) {
 	f.Add("x.log", segment(f))
-	for _, m := range []string{"FIRNCHNK", "FIRNMANI", "FIRNTPTR", "FIRNOIDX", "FIRNTIDX", "FIRNTXNS", "FIRNPROD", "FIRNMETA", "firn-leader-epochs 1\n"} {
+	for _, m := range []string{"FIRNCHNK", "FIRNMANI", "FIRNTPTR", "FIRNOIDX", "FIRNTIDX", "FIRNTXNS", "FIRNPROD", "FIRNMETA", "FIRNJCKP", "firn-leader-epochs 1\n"} {
 		f.Add("x", append([]byte(m), make([]byte, 64)...))
 	}
 	f.Add("x", append(make([]byte, 64), "FIRNOBJT"...))
+	f.Add("1.journal", append([]byte("FJGR"), make([]byte, 5000)...))
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
 		if strings.ContainsAny(name, "/\x00") || name == "" || name == "." || name == ".." || len(name) > 100 {
 			name = "x"
@@ -123,3 +127,50 @@ func FuzzDump(f *testing.F) {
 		dump(t, name, data, true)
 	})
 }
+
+// TestDumpJournal: what a broker's journal holds can be read, group by group.
+func TestDumpJournal(t *testing.T) {
+	dir := t.TempDir()
+	j, err := journal.Open(dir, journal.Config{FileBytes: 1 << 20}, journal.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batches := segment(t)
+	h, err := record.ParseHeader(batches)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := make(durable, 1)
+	e := journal.Entry{Partition: journal.Partition{Topic: record.TopicID{9}, Index: 4}, Epoch: 2, Base: h.BaseOffset(), End: h.LastOffset() + 1}
+	if err := j.Append(l, e, journal.Mark{End: e.End}, batches); err != nil {
+		t.Fatal(err)
+	}
+	<-l
+	raw, err := os.ReadFile(filepath.Join(dir, "00000001.journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := dump(t, "00000001.journal", raw, false)
+	if err != nil || !strings.Contains(text, "group 1 of generation 1, 1 record,") || !strings.Contains(text, "partition 4 offsets") || !strings.Contains(text, "1 group with 1 record") {
+		t.Errorf("%v\n%s", err, text)
+	}
+	raw[60] ^= 1
+	if text, err = dump(t, "00000001.journal", raw, true); err != nil || !strings.Contains(text, `"groups":0`) || !strings.Contains(text, "stored crc") {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if raw, err = os.ReadFile(filepath.Join(dir, "checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = dump(t, "checkpoint", raw, false); err != nil || !strings.Contains(text, "next group 2, 1 partition") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// durable is a log whose segments are always on disk.
+type durable chan record.Offset
+
+func (d durable) Journaled(m journal.Mark)      { d <- m.End }
+func (d durable) Flush() (record.Offset, error) { return 1000, nil }

@@ -33,6 +33,7 @@ func (a *app) logDumpCommand() *cobra.Command {
   *.snapshot                the state of producers
   leader-epoch-checkpoint   leader epochs and where they began
   partition.meta            what a partition remembers across restarts
+  *.journal checkpoint      the journal: what was made durable before its segments were
   objects of the bucket     runs of segments, manifests, pointers
   chunk cache files         a range of an object
 
@@ -59,7 +60,7 @@ With --output json it prints one object per line, each with a "kind".`,
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&batches, "batches", false, "list the record batches of an object's runs too (those of a segment always are)")
+	f.BoolVar(&batches, "batches", false, "list the record batches of an object's runs and of the journal too (those of a segment always are)")
 	f.BoolVarP(&records, "records", "r", false, "list every record")
 	return cmd
 }
@@ -68,29 +69,31 @@ With --output json it prints one object per line, each with a "kind".`,
 type fileKind string
 
 const (
-	kindSegment   fileKind = "segment"
-	kindIndex     fileKind = "offset index"
-	kindTimeIndex fileKind = "time index"
-	kindTxnIndex  fileKind = "transaction index"
-	kindSnapshot  fileKind = "producer snapshot"
-	kindEpochs    fileKind = "leader epochs"
-	kindMeta      fileKind = "partition meta"
-	kindObject    fileKind = "object"
-	kindManifest  fileKind = "manifest"
-	kindPointer   fileKind = "pointer"
-	kindChunk     fileKind = "cache chunk"
+	kindSegment    fileKind = "segment"
+	kindIndex      fileKind = "offset index"
+	kindTimeIndex  fileKind = "time index"
+	kindTxnIndex   fileKind = "transaction index"
+	kindSnapshot   fileKind = "producer snapshot"
+	kindEpochs     fileKind = "leader epochs"
+	kindMeta       fileKind = "partition meta"
+	kindJournal    fileKind = "journal"
+	kindCheckpoint fileKind = "journal checkpoint"
+	kindObject     fileKind = "object"
+	kindManifest   fileKind = "manifest"
+	kindPointer    fileKind = "pointer"
+	kindChunk      fileKind = "cache chunk"
 )
 
 // Bytes that tell a kind, at the start of a file and at the end of one.
 var (
 	magics = map[string]fileKind{
 		"FIRNCHNK": kindChunk, "FIRNMANI": kindManifest, "FIRNTPTR": kindPointer,
-		"FIRNOIDX": kindIndex, "FIRNTIDX": kindTimeIndex, "FIRNTXNS": kindTxnIndex, "FIRNPROD": kindSnapshot, "FIRNMETA": kindMeta,
+		"FIRNOIDX": kindIndex, "FIRNTIDX": kindTimeIndex, "FIRNTXNS": kindTxnIndex, "FIRNPROD": kindSnapshot, "FIRNMETA": kindMeta, "FIRNJCKP": kindCheckpoint,
 		"firn-lea": kindEpochs,
 	}
 	objectEnd = []byte("FIRNOBJT")
-	suffixes  = map[string]fileKind{".log": kindSegment, ".index": kindIndex, ".timeindex": kindTimeIndex, ".txnindex": kindTxnIndex, ".snapshot": kindSnapshot}
-	wholes    = map[string]fileKind{"leader-epoch-checkpoint": kindEpochs, "partition.meta": kindMeta}
+	suffixes  = map[string]fileKind{".log": kindSegment, ".index": kindIndex, ".timeindex": kindTimeIndex, ".txnindex": kindTxnIndex, ".snapshot": kindSnapshot, ".journal": kindJournal}
+	wholes    = map[string]fileKind{"leader-epoch-checkpoint": kindEpochs, "partition.meta": kindMeta, "checkpoint": kindCheckpoint}
 )
 
 // detect tells a file's kind: by its magic, and where that is damaged, by its

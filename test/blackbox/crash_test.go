@@ -156,6 +156,46 @@ func TestKillWhileEverythingMoves(t *testing.T) {
 	w.verify(t, b)
 }
 
+// TestKillWhileJournaling kills the broker again and again while records are
+// acknowledged by the journal, which is used up and used again meanwhile.
+func TestKillWhileJournaling(t *testing.T) {
+	b := firntest.Start(t, "--set", "firn.journal.bytes=134217728", "--set", "firn.ack.policy=fsync")
+	b.CreateTopic("durable", 5, "segment.bytes", "4194304")
+	w := newWriter(b, "durable", 32<<10)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.run(ctx) })
+	syncs, checkpoints := 0.0, 0.0
+	for range 6 {
+		<-time.After(time.Duration(500+rnd.IntN(1500)) * time.Millisecond)
+		syncs += b.Metric("firn_journal_syncs_total")
+		checkpoints += b.Metric("firn_journal_checkpoints_total")
+		b.Kill()
+		b.Start()
+	}
+	cancel()
+	wg.Wait()
+	fctx, done := firntest.Context(t)
+	defer done()
+	if err := w.cl.Flush(fctx); err != nil {
+		t.Fatal(err)
+	}
+	w.verify(t, b)
+	t.Logf("%v syncs, %v checkpoints", syncs, checkpoints)
+	if syncs == 0 || checkpoints == 0 {
+		t.Error("the journal was not used, or not used up")
+	}
+	b.Stop()
+	b.Start()
+	w.verify(t, b)
+	if n := b.Metric("firn_log_recovery_journal_bytes_total"); n > 0 {
+		t.Errorf("after a clean stop %v bytes were taken from the journal", n)
+	}
+}
+
 // TestCleanStopKeepsEverything stops and starts politely in mid-traffic.
 func TestCleanStopKeepsEverything(t *testing.T) {
 	b := firntest.Start(t)
