@@ -25,7 +25,8 @@ var systems = []system{
 	{"ideal", "ideal", nil, "the bare server: one write, no sync; fetch by sendfile"},
 	{"ideal-copy", "ideal-copy", nil, "the bare server: fetch by copying"},
 	{"ideal-synced", "ideal", map[string]string{"flush.messages": "1"}, "the bare server: one write to a shared file, one sync for a group"},
-	{"firn", "firn", nil, "Firn, this checkout, its defaults"},
+	{"firn", "firn", map[string]string{"firn.ack.policy": "replicated"}, "Firn, this checkout: acknowledged from the page cache"},
+	{"firn-synced", "firn", map[string]string{"firn.ack.policy": "fsync"}, "Firn, this checkout: acknowledged from the disk, by the journal"},
 	{"kafka", "kafka", nil, "Apache Kafka, its defaults: acknowledged from the page cache"},
 	{"kafka-synced", "kafka", map[string]string{"flush.messages": "1"}, "Apache Kafka, flush.messages=1: a sync for each batch"},
 }
