@@ -176,13 +176,15 @@ func (p *Partition) Journaled(m journal.Mark) {
 }
 
 // Flush makes the segments durable, so that the journal need not keep their
-// records any longer.
+// records any longer; of a deleted partition it forgets everything.
 func (p *Partition) Flush() (record.Offset, error) {
 	end := p.log.End()
 	err := p.log.SyncData()
 	if errors.Is(err, commitlog.ErrClosed) {
 		p.mu.Lock() // closing syncs too: until that is over
-		err = p.log.CloseErr()
+		if err = p.log.CloseErr(); p.deleted {
+			end, err = -1, nil
+		}
 		p.mu.Unlock()
 	}
 	if err != nil {

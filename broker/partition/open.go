@@ -36,6 +36,7 @@ type Partition struct {
 	// across callbacks, channels or object storage.
 	mu       sync.Mutex
 	unsynced int64 // records since the last sync, for flush.messages
+	deleted  bool
 	syncer   syncer
 
 	// compacting is held by whoever compacts the log: one at a time. It is
@@ -213,7 +214,14 @@ func (p *Partition) Close() error {
 // Delete closes the partition, if it is not closed yet, and removes its
 // folder. Spans stay readable.
 func (p *Partition) Delete() error {
-	return p.shut(p.log.Remove)
+	err := p.shut(func() error {
+		p.deleted = true
+		return p.log.Remove()
+	})
+	if p.deps.Journal != nil {
+		p.deps.Journal.Drop(p.journaled())
+	}
+	return err
 }
 
 func (p *Partition) shut(f func() error) error {

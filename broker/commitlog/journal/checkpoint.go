@@ -185,6 +185,10 @@ func (j *Journal) settle(files []*file, synced map[Log]record.Offset) *Checkpoin
 	defer j.mu.Unlock()
 	for l, end := range synced {
 		p := j.names[l]
+		if end < 0 {
+			delete(j.synced, p)
+			continue
+		}
 		j.synced[p] = max(j.synced[p], end)
 	}
 	c := &Checkpoint{Journal: j.id, Sequence: j.sequence, Synced: maps.Clone(j.synced)}

@@ -78,7 +78,8 @@ type Log interface {
 	Journaled(Mark)
 	// Flush makes all that is in the log's segments now durable there and
 	// says up to which offset. An error is the log's failure, which it
-	// reports itself. Of a log that is closed or gone there is nothing to do.
+	// reports itself. Of a log that is closed there is nothing to do; one that
+	// was deleted says -1, and nothing is remembered of it.
 	Flush() (record.Offset, error)
 }
 

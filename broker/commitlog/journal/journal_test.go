@@ -61,6 +61,7 @@ type fakeLog struct {
 	end     record.Offset
 	durable []point // acknowledged
 	flushed []point
+	deleted bool
 }
 
 // point is an offset that was reached after so many calls of the disk.
@@ -78,6 +79,9 @@ func (l *fakeLog) Journaled(m Mark) {
 func (l *fakeLog) Flush() (record.Offset, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.deleted {
+		return -1, nil
+	}
 	l.flushed = append(l.flushed, point{l.mark(), l.end})
 	return l.end, nil
 }
@@ -316,4 +320,36 @@ func checkCrash(dir string, logs []*fakeLog, calls int) error {
 		}
 	}
 	return nil
+}
+
+// TestDeletedPartitionsAreForgotten: what was synced of partitions that are no
+// more does not stay in the checkpoint for ever.
+func TestDeletedPartitionsAreForgotten(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, small, nil)
+	kept := &fakeLog{p: partitionOf(0), mark: noMark}
+	for i := range 40 {
+		gone := &fakeLog{p: partitionOf(i + 1), mark: noMark}
+		for _, l := range []*fakeLog{kept, gone} {
+			if err := l.append(j, 1, 4000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		gone.delete()
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = open(t, dir, small, nil)
+	defer j.Close()
+	if len(j.synced) != 1 || j.Synced(kept.p) != kept.end {
+		t.Errorf("the checkpoint has %v", j.synced)
+	}
+}
+
+// delete has the log say that it is no more.
+func (l *fakeLog) delete() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deleted = true
 }
