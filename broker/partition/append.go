@@ -116,11 +116,11 @@ func (p *Partition) appended(v *validated, cfg *Config) error {
 		first := v.entries[0].Batch
 		e := journal.Entry{Partition: p.journaled(), Epoch: first.LeaderEpoch(), Base: first.BaseOffset(), End: mark.End}
 		err := p.deps.Journal.Append(p, e, mark, v.buf)
-		if !errors.Is(err, journal.ErrTooLarge) {
-			if err != nil {
-				return p.storageError(err)
-			}
+		switch {
+		case err == nil:
 			return nil
+		case !errors.Is(err, journal.ErrTooLarge) && !errors.Is(err, journal.ErrNoRoom):
+			return p.storageError(err)
 		}
 	}
 	switch {

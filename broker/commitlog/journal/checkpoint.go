@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/firnlog/firn/record"
 )
@@ -19,8 +20,10 @@ const flushers = 16
 // configuration allows, and has the logs flushed that the oldest files wait
 // for.
 func (j *Journal) keeper() {
+	var again <-chan time.Time
 	for {
 		select {
+		case <-again:
 		case <-j.stop:
 			if j.failed() == nil {
 				if err := j.checkpoint(true); err != nil {
@@ -30,16 +33,39 @@ func (j *Journal) keeper() {
 			return
 		case <-j.keep:
 		}
-		if err := j.makeFile(); err != nil {
-			j.deps.Log.Warn("the journal cannot have another file and goes on with those it has", "dir", j.dir, "err", err)
-		}
-		if j.due() {
+		again = nil
+		err := j.makeFile()
+		if err != nil || j.due() {
 			if err := j.checkpoint(false); err != nil {
 				j.fail(err)
 				return
 			}
 		}
+		if j.without(err) {
+			again = time.After(retry)
+		}
 	}
+}
+
+// retry is when a file that could not be made is tried again.
+const retry = time.Second
+
+// without notes whether there is no free file because one could not be made.
+func (j *Journal) without(err error) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.free) > 0 {
+		err = nil
+	}
+	switch was := j.noRoom; {
+	case err != nil && was == nil:
+		j.deps.Log.Warn("the journal has no file left and cannot make another: until it can, each append syncs its segment", "dir", j.dir, "err", err)
+	case err == nil && was != nil:
+		j.deps.Log.Info("the journal has a file again", "dir", j.dir)
+	}
+	j.noRoom = err
+	j.room.Broadcast()
+	return err != nil
 }
 
 func (j *Journal) wakeKeeper() {

@@ -18,6 +18,10 @@ import (
 // to be made durable in another way.
 var ErrTooLarge = errors.New("journal: record is too large for a group")
 
+// ErrNoRoom says that the disk is full and no file of the journal is free. It
+// passes; meanwhile logs have to be made durable in another way.
+var ErrNoRoom = errors.New("journal: disk is full")
+
 // ErrClosed says that the journal was closed.
 var ErrClosed = errors.New("journal: closed")
 
@@ -102,6 +106,7 @@ type Journal struct {
 	free     []*file
 	used     []*file // ascending by generation
 	files    int     // free, used, and being made
+	noRoom   error   // why the last file could not be made; nil when there is a free one
 	newest   int64   // generation
 	sequence int64   // of the next group
 	refs     map[Partition][]Ref
@@ -280,14 +285,14 @@ func (j *Journal) waitLocked(f *file, p Partition, log Log) {
 // Append takes a record, and returns when it has a copy of the payload.
 // log.Journaled is called with the mark once the record is durable, in the
 // order of the appends. While there is more than the disk has written,
-// Append waits. Errors: ErrTooLarge; ErrClosed and ErrFailed, after which
-// Journaled may never be called for what was appended before.
+// Append waits. Errors: ErrTooLarge and ErrNoRoom; ErrClosed and ErrFailed,
+// after which Journaled may never be called for what was appended before.
 func (j *Journal) Append(log Log, e Entry, m Mark, payload []byte) error {
 	if len(payload) > j.cfg.GroupBytes {
 		return ErrTooLarge
 	}
 	j.mu.Lock()
-	for j.err == nil && !j.ending && !j.fits(len(payload)) {
+	for j.err == nil && !j.ending && j.noRoom == nil && !j.fits(len(payload)) {
 		appendsWaited.Inc()
 		j.room.Wait()
 	}
@@ -298,6 +303,9 @@ func (j *Journal) Append(log Log, e Entry, m Mark, payload []byte) error {
 	case j.ending:
 		defer j.mu.Unlock()
 		return ErrClosed
+	case j.noRoom != nil:
+		defer j.mu.Unlock()
+		return fmt.Errorf("%w: %w", ErrNoRoom, j.noRoom)
 	}
 	b := j.fill
 	at, i := b.used, len(b.entries)

@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -352,4 +354,43 @@ func (l *fakeLog) delete() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deleted = true
+}
+
+// TestNoRoom: a disk on which no file of the journal can be made is said to
+// those who append, and what was appended becomes durable when it has room.
+func TestNoRoom(t *testing.T) {
+	d := disk.Real()
+	full := make(chan bool, 1)
+	full <- true
+	create := d.Create
+	d.Create = func(path string) (*os.File, error) {
+		is := <-full
+		full <- is
+		if is && strings.HasSuffix(path, fileSuffix) {
+			return nil, syscall.ENOSPC
+		}
+		return create(path)
+	}
+	j := open(t, t.TempDir(), small, d)
+	defer j.Close()
+	l := &fakeLog{p: partitionOf(0), mark: noMark}
+	err := error(nil)
+	for err == nil {
+		err = l.append(j, 1, 1000)
+	}
+	if !errors.Is(err, ErrNoRoom) || !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("append on a full disk: %v", err)
+	}
+	if len(l.durablePoints()) > 0 {
+		t.Error("something is durable without a file")
+	}
+	<-full
+	full <- false
+	for err != nil {
+		err = l.append(j, 1, 1000)
+		runtime.Gosched()
+	}
+	for len(l.durablePoints()) == 0 {
+		runtime.Gosched()
+	}
 }
