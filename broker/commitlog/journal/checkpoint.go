@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/firnlog/firn/record"
@@ -35,6 +36,10 @@ func (j *Journal) keeper() {
 		}
 		again = nil
 		err := j.makeFile()
+		if err != nil && !passes(err) {
+			j.fail(err)
+			return
+		}
 		if err != nil || j.due() {
 			if err := j.checkpoint(false); err != nil {
 				j.fail(err)
@@ -49,6 +54,17 @@ func (j *Journal) keeper() {
 
 // retry is when a file that could not be made is tried again.
 const retry = time.Second
+
+// passes says whether a file can be made later that could not be made: the
+// disk is full, or the process is out of something; the disk has not failed.
+func passes(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
 
 // without notes whether there is no free file because one could not be made.
 func (j *Journal) without(err error) bool {
