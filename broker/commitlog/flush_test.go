@@ -13,7 +13,7 @@ import (
 
 // TestSyncDataOnAFullDisk: small files that find no room keep nothing of what
 // was appended from the disk. The segments that could not be sealed are synced,
-// the active one, and the folder that has their names.
+// the active one, the folder that has their names and, once, those above it.
 func TestSyncDataOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	d := disk.Real()
@@ -21,7 +21,7 @@ func TestSyncDataOnAFullDisk(t *testing.T) {
 	noted, full := false, false
 	d.Sync = func(f *os.File) error {
 		if noted {
-			synced = append(synced, filepath.Base(f.Name()))
+			synced = append(synced, f.Name())
 		}
 		return nil
 	}
@@ -46,16 +46,15 @@ func TestSyncDataOnAFullDisk(t *testing.T) {
 	mustAdd(t, l, 1, 1, 100)
 	l.flush.stop() // what it can do is done
 	noted = true
-	for call, want := range [][]string{
-		{"00000000000000000001.log", "00000000000000000002.log", "00000000000000000003.log", filepath.Base(dir)},
-		{"00000000000000000001.log", "00000000000000000002.log", "00000000000000000003.log"},
-	} {
+	segments := []string{l.dir + "/00000000000000000001.log", l.dir + "/00000000000000000002.log", l.dir + "/00000000000000000003.log"}
+	topic := filepath.Dir(l.dir)
+	for call, want := range [][]string{append([]string{l.dir, topic, filepath.Dir(topic)}, segments...), segments} {
 		synced = nil
 		if err := l.SyncData(); err != nil {
 			t.Fatalf("call %d: %v", call, err)
 		}
-		slices.SortFunc(synced, func(a, b string) int { return len(b) - len(a) })
-		slices.Sort(synced[:3])
+		slices.Sort(synced)
+		slices.Sort(want)
 		if !slices.Equal(synced, want) {
 			t.Errorf("call %d synced %q, want %q", call, synced, want)
 		}
