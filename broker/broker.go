@@ -221,6 +221,9 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 			b.journal.Drop(p)
 		}
 	}
+	if err := noteStart(b.cfg.DataDir); err != nil {
+		return err
+	}
 	return ctx.Err()
 }
 
