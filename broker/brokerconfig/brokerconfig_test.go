@@ -64,7 +64,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Values{
-		Network:           Network{MaxConnections: 10_000, MaxPerIP: math.MaxInt32, PerIPOverrides: map[netip.Addr]int{}, MaxConnectionRate: math.MaxInt32, MaxIdle: 10 * time.Minute, MaxRequestBytes: 100 << 20, QueuedBytes: 512 << 20, SendBuffer: 200 << 10},
+		Network:           Network{MaxConnections: 10_000, MaxPerIP: math.MaxInt32, PerIPOverrides: map[netip.Addr]int{}, MaxConnectionRate: math.MaxInt32, MaxIdle: 10 * time.Minute, MaxRequestBytes: 100 << 20, QueuedBytes: 512 << 20},
 		Fetch:             Fetch{MaxBytes: 55 << 20, Sessions: 1000},
 		Topics:            Topics{AutoCreate: true, Delete: true, Partitions: 1, ReplicationFactor: 1, MaxTopics: 50_000, MaxPartitions: 100_000, MaxDescribed: 2000, RetentionCheck: 5 * time.Second, ProducerIDExpiration: 24 * time.Hour},
 		Groups:            Groups{MaxGroups: 100_000, MaxSize: 10_000, MaxGroupBytes: 32 << 20, MaxGroupOffsets: 1_000_000, MaxBytes: 1 << 30, InitialRebalanceDelay: 3 * time.Second, MinSession: 6 * time.Second, MaxSession: 30 * time.Minute, MaxMetadataBytes: 4096, OffsetsPartitions: 50, OffsetsSegmentBytes: 100 << 20, OffsetsRetention: 7 * 24 * time.Hour, OffsetsCheck: 10 * time.Minute},

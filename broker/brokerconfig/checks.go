@@ -52,6 +52,14 @@ func notZero(v string) error {
 	return nil
 }
 
+// checkSendBuffer takes sizes of a socket's buffer and what stands for none.
+func checkSendBuffer(v string) error {
+	if n, err := strconv.ParseInt(v, 10, 64); err != nil || n < -1 || 0 < n && n < 4096 {
+		return errors.New("give 4096 or more, 0 for a size that follows the connection, or -1 for the kernel's choice")
+	}
+	return nil
+}
+
 func checkOverrides(v string) error {
 	_, err := parseOverrides(v)
 	return err

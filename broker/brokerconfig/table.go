@@ -62,8 +62,8 @@ var rows = []Definition{
 		Doc: "The largest request; a connection that announces a larger one is closed.",
 		put: number(func(v *Values) *int { return &v.Network.MaxRequestBytes })},
 
-	{Name: "socket.send.buffer.bytes", Type: integer, Default: "204800", Kafka: "102400", check: atLeast(4096), Valid: "4096 and up",
-		Doc: "The kernel's buffer for what is sent to a client (SO_SNDBUF). More serves a distant client faster and costs memory for each.",
+	{Name: "socket.send.buffer.bytes", Type: integer, Default: "0", Kafka: "102400", check: checkSendBuffer, Valid: "4096 and up; 0 follows the connection; -1 is the kernel's choice",
+		Doc: "The kernel's buffer for what is sent to a client (SO_SNDBUF). 0 follows each connection: from 200 KiB, with which a near client is served fastest, to 4 MiB, about twice what is on its way to a distant one at a time. Where net.core.wmem_max is lower than that, a connection that needs more is left to the kernel, up to the last number of net.ipv4.tcp_wmem. Any other size is fixed.",
 		put: number(func(v *Values) *int { return &v.Network.SendBuffer })},
 
 	// Fetches.

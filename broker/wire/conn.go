@@ -91,21 +91,23 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 		used:   time.Now(),
 	}
 	var raw syscall.RawConn
+	var buf sendBuffer
 	if tcp, ok := nc.(*net.TCPConn); ok {
-		// A failure leaves the kernel's own size, which works too.
-		_ = tcp.SetWriteBuffer(cfg.SendBuffer)
+		buf = newSendBuffer(tcp, cfg.SendBuffer)
 		if rc, err := tcp.SyscallConn(); err == nil && rawSockets {
 			raw = rc
 		}
 	}
 	c.in = newInput(nc, raw)
-	c.out = newSender(nc, raw, c.nextStep)
+	c.out = newSender(nc, raw, buf, c.nextStep)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	return c
 }
 
 // run serves the connection until it is closed, by either side.
 func (c *conn) run() {
+	mSendBuffer.Add(float64(c.out.kernel.size))
+	defer func() { mSendBuffer.Add(-float64(c.out.kernel.size)) }()
 	halfClosed := c.read()
 	c.in.drop()
 	if halfClosed {

@@ -20,7 +20,7 @@ type Config struct {
 	MaxConnectionRate   int                // accepted per second [max.connection.creation.rate]; further ones wait; default no limit
 	MaxInflight         int                // requests of one connection whose reply is not sent yet; default 64
 	MaxInflightBytes    int64              // of requests being answered, all connections together, and as much of replies that wait to be taken [queued.max.request.bytes]; negative: no limit; default 256 MiB
-	SendBuffer          int                // SO_SNDBUF of new connections, bytes [socket.send.buffer.bytes]; default 200 KiB
+	SendBuffer          int                // SO_SNDBUF of new connections, bytes [socket.send.buffer.bytes]; negative: the kernel's choice; default: it follows the connection, from 200 KiB to 4 MiB
 	IdleTimeout         time.Duration      // a connection on which nothing moves is closed [connections.max.idle.ms]; negative: never; default 10 min
 }
 
@@ -33,7 +33,6 @@ func (c Config) withDefaults() Config {
 	set(&c.MaxFrameBytes, 100<<20)
 	set(&c.MaxConnections, 10_000)
 	set(&c.MaxInflight, 64)
-	set(&c.SendBuffer, 200<<10)
 	switch {
 	case c.MaxInflightBytes == 0:
 		c.MaxInflightBytes = 256 << 20

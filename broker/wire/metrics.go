@@ -70,6 +70,10 @@ var (
 	mReplyBytes        = metrics.NewCounter(`firn_wire_reply_bytes_total`)
 	mSendfile          = metrics.NewCounter(`firn_wire_file_bytes_total{how="sendfile"}`)
 	mCopied            = metrics.NewCounter(`firn_wire_file_bytes_total{how="copy"}`)
+	mSendBuffer        = metrics.NewGauge(`firn_wire_send_buffer_bytes`, nil) // asked for; the kernel may take twice as much
+	mSendBufferGrown   = metrics.NewCounter(`firn_wire_send_buffer_changes_total{to="larger"}`)
+	mSendBufferShrunk  = metrics.NewCounter(`firn_wire_send_buffer_changes_total{to="smaller"}`)
+	mSendBufferKernel  = metrics.NewCounter(`firn_wire_send_buffer_changes_total{to="kernel"}`) // net.core.wmem_max is too low
 	mBudgetWaits       = metrics.NewCounter(`firn_wire_inflight_bytes_waits_total`)
 	mBudgetWaitSeconds = metrics.NewFloatCounter(`firn_wire_inflight_bytes_wait_seconds_total`)
 	mTrailing          = metrics.NewCounter(`firn_wire_trailing_bytes_requests_total`)

@@ -33,12 +33,21 @@ var (
 type sender struct {
 	nc      net.Conn
 	raw     syscall.RawConn // for sendfile; nil where everything is copied
+	kernel  sendBuffer
 	timeout func() time.Duration
 	buf     *[]byte // nil when empty
 }
 
-func newSender(nc net.Conn, raw syscall.RawConn, timeout func() time.Duration) sender {
-	return sender{nc: nc, raw: raw, timeout: timeout}
+func newSender(nc net.Conn, raw syscall.RawConn, kernel sendBuffer, timeout func() time.Duration) sender {
+	return sender{nc: nc, raw: raw, kernel: kernel, timeout: timeout}
+}
+
+// sent notes that the kernel took n bytes.
+func (s *sender) sent(n int) {
+	mReplyBytes.Add(n)
+	if s.kernel.due(n) {
+		s.kernel.follow()
+	}
 }
 
 // buffer gives the gathered bytes, to be appended to.
@@ -86,7 +95,7 @@ func (s *sender) write(b []byte) error {
 			return err
 		}
 		n, err := s.nc.Write(b[:min(len(b), writeStep)])
-		mReplyBytes.Add(n)
+		s.sent(n)
 		if err != nil {
 			return err
 		}

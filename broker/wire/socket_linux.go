@@ -2,8 +2,11 @@ package wire
 
 import (
 	"io"
+	"math"
+	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,7 +72,7 @@ func (s *sender) sendfile(sp record.Span) error {
 		}
 		off += int64(n)
 		mSendfile.Add(n)
-		mReplyBytes.Add(n)
+		s.sent(n)
 	}
 	return nil
 }
@@ -101,8 +104,60 @@ func (s *sender) flushMore() error {
 		if err != nil {
 			return err
 		}
-		mReplyBytes.Add(n)
+		s.sent(n)
 		b = b[n:]
 	}
 	return nil
+}
+
+// pathTo asks the kernel about the way to a connection's peer; the zero path
+// when it cannot say.
+func pathTo(tcp *net.TCPConn) (p path) {
+	_ = control(tcp, func(fd int) error {
+		i, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return err
+		}
+		rtt := i.Min_rtt
+		if rtt == 0 || rtt == math.MaxUint32 {
+			rtt = i.Rtt
+		}
+		p = path{
+			rtt:    time.Duration(rtt) * time.Microsecond,
+			rate:   int64(min(i.Delivery_rate, math.MaxInt64)),
+			window: int64(i.Snd_cwnd) * int64(i.Snd_mss),
+		}
+		return nil
+	})
+	return p
+}
+
+// resizeBuffer asks for a send buffer of n bytes and says whether it could.
+// Where net.core.wmem_max does not allow as much, and the kernel is of Linux
+// 5.14 or later, the kernel's own sizing is let loose again, which goes up to
+// the last of net.ipv4.tcp_wmem.
+func resizeBuffer(tcp *net.TCPConn, n int) bool {
+	return control(tcp, func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n); err != nil {
+			return err
+		}
+		// The kernel counts its overhead too: it takes double and says double.
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF); err == nil && got < 2*n {
+			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) == nil {
+				mSendBufferKernel.Inc()
+			}
+		}
+		return nil
+	}) == nil
+}
+
+func control(tcp *net.TCPConn, f func(fd int) error) error {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
+		return e
+	}
+	return err
 }

@@ -2,7 +2,11 @@
 
 package wire
 
-import "github.com/firnlog/firn/record"
+import (
+	"net"
+
+	"github.com/firnlog/firn/record"
+)
 
 // Elsewhere everything is copied and read through the net package: sendfile's
 // calling conventions differ, and brokers run on Linux.
@@ -13,3 +17,8 @@ func readSocket(uintptr, []byte) (int, bool, error) { panic("not reached: rawSoc
 func (s *sender) sendfile(sp record.Span) error { return s.copyFile(sp) }
 
 func (s *sender) flushMore() error { return s.flush() }
+
+// The buffer keeps its first size: elsewhere TCP_INFO differs.
+func pathTo(*net.TCPConn) path { return path{} }
+
+func resizeBuffer(*net.TCPConn, int) bool { return false }
