@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"broker/config":            {"broker/brokerconfig", "broker/nearest"},
 	"broker/telemetry":         {"record"},
 	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                   {"broker/api", "broker/commitlog/journal", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"broker":                   {"broker/api", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
 }
 

@@ -93,8 +93,9 @@ type Log struct {
 	segsMu   sync.Mutex // of edit: the writer and a compaction change segs; never held across I/O
 	swapping sync.Mutex // a compacted segment takes its place, or segments are deleted; taken before flush.work
 
-	durable  record.Offset // at Open
-	closeErr error
+	durable   record.Offset // at Open
+	recovered Recovered     // by Open
+	closeErr  error
 
 	producers   *Producers // the writer's
 	changed     atomic.Bool

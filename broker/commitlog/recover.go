@@ -55,6 +55,8 @@ func Open(dir string, id record.TopicID, cfg Config, deps Deps) (*Log, error) {
 		l.producers.release()
 		return nil, fmt.Errorf("opening %s: %w", dir, err)
 	}
+	r.did.note(&r)
+	l.recovered = r.did
 	r.prepareActive()
 	segmentsOpen.Add(int64(len(r.segs)))
 	l.size.Store(0)
@@ -74,6 +76,7 @@ type recovery struct {
 	snapshots []record.Offset
 	scanned   []*segment // sealed segments whose small files have to be written
 	fresh     bool       // the folder was empty
+	did       Recovered
 
 	refs []journal.Ref // what the journal has and was not looked at
 }
@@ -156,6 +159,7 @@ func (r *recovery) list() error {
 			if err := r.l.disk.Remove(filepath.Join(r.l.dir, name)); err != nil {
 				return err
 			}
+			r.did.Removed = append(r.did.Removed, name)
 			continue
 		case name == metaName || name == epochsName:
 			r.fresh = false
@@ -167,7 +171,7 @@ func (r *recovery) list() error {
 		}
 		switch suffix {
 		case logSuffix:
-			st, err := e.Info()
+			st, err := os.Stat(filepath.Join(r.l.dir, name)) // Verify has links
 			if err != nil {
 				return err
 			}
@@ -206,6 +210,7 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 			m.LogStart = min(m.LogStart, r.refs[0].Base)
 		}
 		if !r.fresh {
+			r.did.Anew = append(r.did.Anew, metaName)
 			l.deps.Log.Warn("partition.meta is missing or damaged, taking the segments' word", "dir", l.dir, "cause", err, "log_start", m.LogStart)
 		}
 		// A new folder is not synced: if it is lost, nothing was in it.
@@ -223,7 +228,7 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 // dropLeftovers removes segments of before a ResetTo that did not get to it.
 func (r *recovery) dropLeftovers() error {
 	for len(r.segs) > 0 && r.segs[0].base < r.l.meta.LocalBase {
-		if err := r.segs[0].discard(r.l.disk.Remove); err != nil {
+		if err := r.remove(r.segs[0]); err != nil {
 			return err
 		}
 		r.segs = r.segs[1:]
@@ -242,6 +247,7 @@ func (r *recovery) loadEpochs() {
 		}
 	}
 	if len(r.segs) > 0 && !errors.Is(err, fs.ErrNotExist) {
+		r.did.Anew = append(r.did.Anew, epochsName)
 		r.l.deps.Log.Warn("leader-epoch-checkpoint is damaged, reading epochs from the records", "dir", r.l.dir, "cause", err)
 	}
 	r.epochsFromHeaders()
@@ -285,6 +291,7 @@ func (r *recovery) openSegments() error {
 	if len(r.segs) == 0 {
 		at := max(m.LocalBase, m.RecoveryPoint, m.LogStart)
 		if m.RecoveryPoint > m.LocalBase {
+			r.did.Missing = Range{max(m.LocalBase, m.LogStart), m.RecoveryPoint}
 			l.deps.Log.Error("all segments are missing; going on after what was synced, so that no offset is used twice", "dir", l.dir, "offset", at)
 			l.producers.ForgetAll()
 		}
@@ -306,10 +313,12 @@ func (r *recovery) openSegments() error {
 	last := r.segs[len(r.segs)-1]
 	if m.Clean && r.journalEnd() <= m.End && m.ActiveBase == last.base && m.ActiveSize == last.size.Load() {
 		if err := r.openClean(last); err == nil {
+			r.did.Clean = true
 			return nil
 		} else if !errors.Is(err, ErrFormat) && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		} else {
+			r.did.Anew = append(r.did.Anew, filepath.Base(last.path(".*index")))
 			l.deps.Log.Warn("closed properly, but its small files do not fit: scanning the active segment", "dir", l.dir, "cause", err)
 			l.producers.release()
 			l.producers = NewProducers()
@@ -328,7 +337,7 @@ func (r *recovery) skipToLogStart() error {
 		return nil
 	}
 	for _, s := range r.segs {
-		if err := s.discard(l.disk.Remove); err != nil {
+		if err := r.remove(s); err != nil {
 			return err
 		}
 	}
@@ -496,6 +505,7 @@ func (r *recovery) scanSegment(i int) error {
 		}
 	}
 	scannedBytes.Add(int(good))
+	r.did.Scanned += good
 	s.known.trust() // what is not sound is cut off, or the log is not opened
 	b.finish(f.OS())
 	s.live.Store(b.x)
@@ -559,6 +569,7 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 	}
 	r.segs = r.segs[:i+1]
 	tornBytes.Add(int(cut))
+	r.did.Cut = append(r.did.Cut, Cut{Segment: filepath.Base(s.path(logSuffix)), Position: good, Bytes: cut, Offset: next, Cause: cause})
 	l.deps.Log.Warn("cut off a torn tail", "segment", s.path(logSuffix), "position", good, "bytes", cut, "next_offset", next, "cause", cause)
 	return nil
 }

@@ -28,7 +28,7 @@ func (r *recovery) trustJournal() error {
 		return nil
 	}
 	for _, s := range r.segs {
-		if err := s.discard(l.disk.Remove); err != nil {
+		if err := r.remove(s); err != nil {
 			return err
 		}
 	}
@@ -89,6 +89,7 @@ func (r *recovery) refill(s *segment, pos int64, next record.Offset) (int64, err
 			return pos, fmt.Errorf("writing what the journal has to %s: %w", s.path(logSuffix), err)
 		}
 		pos += int64(len(b))
+		r.did.refilled(next, ref.End, len(b))
 		next = ref.End
 		refilledBytes.Add(len(b))
 		r.refs = r.refs[1:]

@@ -126,6 +126,7 @@ func (r *recovery) finishSwaps() error {
 		if err := r.finishSwap(names, e.Name(), base, end); err != nil {
 			return fmt.Errorf("swapping %s in: %w", e.Name(), err)
 		}
+		r.did.Swapped = append(r.did.Swapped, e.Name())
 		r.l.deps.Log.Info("finished the swap of a compacted segment", "dir", r.l.dir, "file", e.Name())
 	}
 	return nil

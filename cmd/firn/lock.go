@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lockName is the file of a data folder that its broker has locked.
+const lockName = "firn.lock"
+
 // holder is what the lock file of a data folder says of its owner. It is for
 // people; the lock itself is the kernel's and goes with the process.
 type holder struct {
@@ -27,7 +30,7 @@ func lockFolder(dir, kafka string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, failf("choose another folder with --data DIR", "data folder %s cannot be made: %w", dir, err)
 	}
-	path := filepath.Join(dir, "firn.lock")
+	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, failf("choose a folder that this user may write to, with --data DIR", "data folder %s cannot be locked: %w", dir, err)

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) logCommand() *cobra.Command {
-	cmd := group("log", "Look into Firn's files", "Look into the files and objects that Firn writes. The broker need not run.", a.logDumpCommand())
+	cmd := group("log", "Look into Firn's files", "Look into the files and objects that Firn writes. The broker need not run.", a.logDumpCommand(), a.logVerifyCommand())
 	cmd.Example = "  firn log dump firn-data/logs/flights/0-*/*.log"
 	return cmd
 }

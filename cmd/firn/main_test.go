@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 //	exits CODE COMMAND…   run it and want this exit code
 //	broker DIR FLAGS…     start a broker on free ports; sets FIRN_BROKERS and HTTP
 //	stopbroker            SIGTERM, and want exit code 0
+//	killbroker            SIGKILL
 //	flip FILE BYTE        change one byte of a file
 //	until COMMAND…        run it again until it succeeds, for up to a minute
 func TestScripts(t *testing.T) {
@@ -38,7 +39,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "broker": startBroker, "stopbroker": stopBroker, "flip": flip, "until": until,
+			"exits": exits, "broker": startBroker, "stopbroker": stopBroker, "killbroker": killBroker, "flip": flip, "until": until,
 		},
 	})
 }
@@ -168,4 +169,16 @@ func stopBroker(ts *testscript.TestScript, neg bool, args []string) {
 	case <-time.After(time.Minute):
 		ts.Fatalf("the broker did not stop")
 	}
+}
+
+func killBroker(ts *testscript.TestScript, neg bool, args []string) {
+	brokersMu.Lock()
+	b := brokers[ts]
+	delete(brokers, ts)
+	brokersMu.Unlock()
+	if neg || len(args) > 0 || b == nil {
+		ts.Fatalf("usage: killbroker, after broker")
+	}
+	ts.Check(b.cmd.Process.Kill())
+	<-b.done
 }
