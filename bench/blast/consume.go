@@ -21,10 +21,13 @@ type Consume struct {
 	MaxBytes  int   // of a partition in a response
 	Bytes     int64 // of whole batches, as they are on the wire, by all consumers together
 
+	Once bool            // each consumer ends at the end of the topic
+	Wait time.Duration   // that the broker may have for a response
 	Done <-chan struct{} // if not nil: ends it before
 }
 
-// Run reads until p.Bytes are read or p.Done is closed.
+// Run reads until p.Bytes are read, p.Done is closed or with p.Once all was
+// read.
 func (p Consume) Run(ctx context.Context) (*Result, error) {
 	ends, err := p.Topic.Ends(ctx)
 	if err != nil {
@@ -57,17 +60,21 @@ func (p Consume) Run(ctx context.Context) (*Result, error) {
 			stop := f.c.closeWith(ctx)
 			defer stop()
 			var r Result
-			for quota.Load() > 0 && !ended(p.Done) {
+			for quota.Load() > 0 && !ended(p.Done) && !f.over() {
 				asked := time.Now()
 				before := f.bytes
-				if err := f.fetch(0, nil); err != nil {
+				if err := f.fetch(p.Wait, nil); err != nil {
 					return err
 				}
 				r.Latency.Record(time.Since(asked), 1)
 				r.Requests++
 				quota.Add(before - f.bytes)
 				for i, o := range f.offsets {
-					if o >= ends[i] {
+					switch {
+					case o < ends[i]:
+					case p.Once:
+						f.offsets[i] = unasked
+					default:
 						f.offsets[i] = 0
 					}
 				}
@@ -107,6 +114,22 @@ type fetcher struct {
 	bytes    int64 // of whole batches, so far
 }
 
+// unasked is the offset of a partition that is left out of requests.
+const unasked = -1
+
+// over says whether no partition is left to ask for.
+func (f *fetcher) over() bool { return f.asked() == 0 }
+
+func (f *fetcher) asked() int {
+	n := 0
+	for _, o := range f.offsets {
+		if o != unasked {
+			n++
+		}
+	}
+	return n
+}
+
 func newFetcher(c *conn, t Topic, maxBytes int) *fetcher {
 	return &fetcher{c: c, topic: t, maxBytes: maxBytes, offsets: make([]int64, t.Partitions)}
 }
@@ -128,9 +151,12 @@ func (f *fetcher) fetch(wait time.Duration, arrived func(partition int, base int
 	b = be.AppendUint32(b, 0xffffffff) // and none wanted
 	b = be.AppendUint32(b, 1)
 	b = appendString(b, f.topic.Name)
-	b = be.AppendUint32(b, uint32(len(f.offsets)))
+	b = be.AppendUint32(b, uint32(f.asked()))
 	for i := range f.offsets {
 		p := (f.from + i) % len(f.offsets)
+		if f.offsets[p] == unasked {
+			continue
+		}
 		b = be.AppendUint32(b, uint32(p))
 		b = be.AppendUint32(b, 0xffffffff) // leader epoch not known
 		b = be.AppendUint64(b, uint64(f.offsets[p]))

@@ -18,6 +18,7 @@ var metrics = []metric{
 	{"throughput", "throughput", "MB/s", 0},
 	{"brokerCPU", "broker CPU", "s/GB", 2},
 	{"driverCPU", "driver CPU", "s/GB", 2},
+	{"storeCPU", "object store CPU", "s/GB", 2},
 	{"ackP50", "acknowledged p50", "ms", 2},
 	{"ackP99", "acknowledged p99", "ms", 2},
 	{"ackP999", "acknowledged p99.9", "ms", 2},

@@ -28,7 +28,9 @@ type trial struct {
 	values  [][]byte
 	flush   func() // of dirty pages to the disk
 	profile func(phase string) (wait func() error)
-	p       *process // that runs now
+	configs map[string]string // of the topics
+	store   *store            // nil: none
+	p       *process          // that runs now
 	topic   blast.Topic
 	asked   time.Time // for the topic
 	round   int
@@ -50,12 +52,19 @@ func (t *trial) run(ctx context.Context) error {
 			t.p.kill()
 		}
 	}()
+	t.configs = t.sys.topic
+	if st, ok := t.w.step().(interface{ prepare(t *trial) error }); ok {
+		defer func() { t.store.stop() }()
+		if err := st.prepare(t); err != nil {
+			return err
+		}
+	}
 	if err := t.start(); err != nil {
 		return err
 	}
 	t.topic = blast.Topic{Addr: t.p.addr, Name: "bench", Partitions: t.w.Partitions}
 	t.asked = time.Now()
-	if err := t.topic.Create(ctx, t.sys.topic); err != nil {
+	if err := t.topic.Create(ctx, t.configs); err != nil {
 		return err
 	}
 	err := t.w.step().run(t)
@@ -76,7 +85,7 @@ func (t *trial) start() error {
 func (t *trial) phase(name string, f func() (*blast.Result, error)) error {
 	t.flush()
 	runtime.GC()
-	m, err := begin(t.p.pid())
+	m, err := begin(t.p.pid(), t.store.pid())
 	if err != nil {
 		return err
 	}
@@ -97,6 +106,9 @@ func (t *trial) phase(name string, f func() (*blast.Result, error)) error {
 		gb := float64(r.Bytes) / 1e9
 		v["throughput"] = gb * 1000 / r.Took.Seconds()
 		v["brokerCPU"], v["driverCPU"] = u.broker/gb, u.driver/gb
+		if t.store != nil {
+			v["storeCPU"] = u.store / gb
+		}
 	}
 	if r.Retries > 0 {
 		v["retries"] = float64(r.Retries)
@@ -251,7 +263,7 @@ func (t *trial) since(began time.Time, phase string, m *meter) error {
 }
 
 func (m *Many) run(t *trial) error {
-	meter, err := begin(t.p.pid())
+	meter, err := begin(t.p.pid(), t.store.pid())
 	if err != nil {
 		return err
 	}
@@ -311,7 +323,7 @@ func (s *Start) run(t *trial) error {
 	if err := t.start(); err != nil {
 		return err
 	}
-	m, err := begin(t.p.pid())
+	m, err := begin(t.p.pid(), t.store.pid())
 	if err != nil {
 		return err
 	}
@@ -325,7 +337,7 @@ func (i *Idle) run(t *trial) error {
 	if err := t.load(i.Batch, i.Load); err != nil {
 		return err
 	}
-	m, err := begin(t.p.pid())
+	m, err := begin(t.p.pid(), t.store.pid())
 	if err != nil {
 		return err
 	}

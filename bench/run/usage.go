@@ -17,6 +17,7 @@ type usage struct {
 	took    time.Duration
 	broker  float64 // CPU seconds, user and system
 	driver  float64
+	store   float64 // of the object store
 	foreign float64 // CPU of everybody else, part of what all cores had
 	peakRSS int64   // of the broker since its start, bytes
 }
@@ -24,13 +25,14 @@ type usage struct {
 // meter measures from begin to end. Kernel threads do not count as foreign:
 // they write the broker's own pages to the disk.
 type meter struct {
-	pid                         int
-	at                          time.Time
-	all, kernel, broker, driver float64
+	pid                                int
+	store                              int // pid of the object store, 0 for none
+	at                                 time.Time
+	all, kernel, broker, driver, other float64
 }
 
-func begin(pid int) (*meter, error) {
-	m := &meter{pid: pid}
+func begin(pid, store int) (*meter, error) {
+	m := &meter{pid: pid, store: store}
 	return m, m.read()
 }
 
@@ -38,6 +40,11 @@ func (m *meter) read() error {
 	var err error
 	if m.broker, err = processCPU(m.pid); err != nil {
 		return err
+	}
+	if m.store != 0 {
+		if m.other, err = processCPU(m.store); err != nil {
+			return err
+		}
 	}
 	if m.driver, err = ownCPU(); err != nil {
 		return err
@@ -51,16 +58,16 @@ func (m *meter) read() error {
 }
 
 func (m *meter) end() (usage, error) {
-	now := meter{pid: m.pid}
+	now := meter{pid: m.pid, store: m.store}
 	if err := now.read(); err != nil {
-		return usage{}, fmt.Errorf("the broker is gone: %w", err)
+		return usage{}, fmt.Errorf("the broker or its store is gone: %w", err)
 	}
 	_, peak, err := memory(m.pid)
 	if err != nil {
 		return usage{}, err
 	}
-	u := usage{took: now.at.Sub(m.at), broker: now.broker - m.broker, driver: now.driver - m.driver, peakRSS: peak}
-	foreign := (now.all - m.all) - (now.kernel - m.kernel) - u.broker - u.driver
+	u := usage{took: now.at.Sub(m.at), broker: now.broker - m.broker, driver: now.driver - m.driver, store: now.other - m.other, peakRSS: peak}
+	foreign := (now.all - m.all) - (now.kernel - m.kernel) - u.broker - u.driver - u.store
 	u.foreign = max(foreign, 0) / (u.took.Seconds() * float64(runtime.NumCPU()))
 	return u, nil
 }

@@ -29,6 +29,7 @@ type Workload struct {
 	CatchUp  *CatchUp  `yaml:"catchUp,omitempty"`
 	Many     *Many     `yaml:",omitempty"`
 	Client   *Client   `yaml:",omitempty"`
+	Cold     *Cold     `yaml:",omitempty"`
 	Start    *Start    `yaml:",omitempty"`
 	Idle     *Idle     `yaml:",omitempty"`
 
@@ -96,6 +97,20 @@ type Many struct {
 // the phases "produce" and "consume"; bytes and MB/s are those of values.
 type Client struct {
 	Bytes Size
+}
+
+// Cold has one consumer read everything from offset 0 after all of it went to
+// an object store, a MinIO that the runner starts, and no local copy is left:
+// in the phase "cache empty" each chunk comes from the store, in "cache warm"
+// from Firn's cache on local disk. "ranged GETs" before them reads the same
+// objects in ranges of 4 MiB without Firn: what the store gives.
+type Cold struct {
+	Batch    Batch
+	Load     Size          // written first
+	MaxBytes Size          `yaml:"maxBytes"` // of a partition in a response
+	Streams  int           // ranged GETs at once
+	Delay    time.Duration // of the first byte of each response of the store
+	Rate     Size          // bytes a second of each connection to the store; 0: neither delay nor limit
 }
 
 // Start measures the time and the CPU from the start of the process, on a
@@ -203,6 +218,9 @@ func (w *Workload) step() step {
 	if w.Client != nil {
 		all = append(all, w.Client)
 	}
+	if w.Cold != nil {
+		all = append(all, w.Cold)
+	}
 	if w.Start != nil {
 		all = append(all, w.Start)
 	}
@@ -232,10 +250,13 @@ func (w *Workload) check() error {
 	}
 	st := w.step()
 	if st == nil {
-		return errors.New("one of produce, tail, openLoop, catchUp, many, client, start and idle is needed")
+		return errors.New("one of produce, tail, openLoop, catchUp, many, client, cold, start and idle is needed")
 	}
 	if err := st.check(); err != nil {
 		return err
+	}
+	if w.Cold != nil && slices.ContainsFunc(w.Systems, func(s string) bool { return findSystem(s).server != "firn" }) {
+		return errors.New("cold is for Firn only")
 	}
 	for _, g := range w.Must {
 		if err := g.check(w.Systems); err != nil {
@@ -308,6 +329,13 @@ func (c *Client) check() error {
 		return errors.New("client needs bytes")
 	}
 	return nil
+}
+
+func (c *Cold) check() error {
+	if c.Load < rangeSize || c.MaxBytes < 1 || c.Streams < 1 || c.Delay > 0 && c.Rate < 1 {
+		return errors.New("cold needs load of 4MiB or more, maxBytes, streams, and with a delay a rate")
+	}
+	return c.Batch.check()
 }
 
 func (s *Start) check() error {
