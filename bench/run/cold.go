@@ -108,12 +108,12 @@ func (c *Cold) run(t *trial) error {
 	if err != nil {
 		return err
 	}
-	if err := t.phase("ranged GETs", func() (*blast.Result, error) { return rangedGets(t.ctx, st, ranges, c.Streams) }); err != nil {
+	if err := t.phase("ranged GETs", 0, func() (*blast.Result, error) { return rangedGets(t.ctx, st, ranges, c.Streams) }); err != nil {
 		return err
 	}
 	read := blast.Consume{Topic: t.topic, Consumers: 1, MaxBytes: int(c.MaxBytes), Bytes: math.MaxInt64, Once: true, Wait: 500 * time.Millisecond}
 	for _, phase := range []string{"cache empty", "cache warm"} {
-		if err := t.phase(phase, func() (*blast.Result, error) {
+		if err := t.phase(phase, c.Load, func() (*blast.Result, error) {
 			r, err := read.Run(t.ctx)
 			if err == nil {
 				r.Latency = blast.Histogram{} // of a fetch: its size decides it

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // machine says where the figures come from. dir is on the disk that the
@@ -18,9 +20,19 @@ func machine(dir string) []Fact {
 		{"kernel", output("uname", "-srm")},
 		{"disk", output("findmnt", "-n", "-o", "SOURCE,FSTYPE,OPTIONS", "--target", dir)},
 		{"dirty pages", fmt.Sprintf("written from %s %%, waited for at %s %% of memory", setting("vm/dirty_background_ratio"), setting("vm/dirty_ratio"))},
+		{"memory that was freed", freed()},
 		{"Go", runtime.Version()},
 		{"driver", fmt.Sprintf("bench/blast in the runner's process; values of %d bytes of flight records as JSON, %d MiB of different ones", valueSize, pool>>20)},
 	}
+}
+
+// freed says whether the kernel tells the host of free pages, so that their
+// next touch is slow.
+func freed() string {
+	if _, err := os.Stat("/sys/module/page_reporting"); err != nil {
+		return "stays the machine's"
+	}
+	return "may go back to the host (free page reporting)"
 }
 
 // field is the value of the first line "name : value" of a file.
@@ -43,6 +55,14 @@ func setting(name string) string {
 		return err.Error()
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// settle writes what is dirty in the page cache to the disk, and has had as
+// much memory touched as will be written next: a virtual machine may give
+// memory back to its host seconds after it was freed.
+func settle(dir string, writes int64) error {
+	unix.Sync()
+	return warm(dir, writes)
 }
 
 // warm writes a file of so many bytes and deletes it: the first touch of a

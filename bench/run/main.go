@@ -22,8 +22,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firnlog/firn/bench/blast"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/test/flights"
@@ -84,7 +82,7 @@ type runner struct {
 	servers map[string]server
 	values  [][]byte
 	batches map[Batch]*blast.Batches
-	flush   func() // before each phase
+	settle  func(dir string, writes int64) error // before each phase
 }
 
 func run(ctx context.Context, o options, files []string) error {
@@ -108,7 +106,7 @@ func run(ctx context.Context, o options, files []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	r := &runner{options: o, flush: unix.Sync, servers: map[string]server{}, batches: map[Batch]*blast.Batches{}, results: &Results{Began: time.Now().UTC().Format(time.RFC3339)}}
+	r := &runner{options: o, settle: settle, servers: map[string]server{}, batches: map[Batch]*blast.Batches{}, results: &Results{Began: time.Now().UTC().Format(time.RFC3339)}}
 	if err := r.prepare(ctx, dir, all); err != nil {
 		return err
 	}
@@ -246,7 +244,7 @@ func (r *runner) trial(ctx context.Context, w *Workload, sys *system, dir string
 		return nil, err
 	}
 	defer os.RemoveAll(trialDir)
-	t := &trial{w: w, sys: sys, server: r.servers[sys.server], dir: trialDir, batches: r.encoded, values: r.values, flush: r.flush, round: round}
+	t := &trial{w: w, sys: sys, server: r.servers[sys.server], dir: trialDir, batches: r.encoded, values: r.values, settle: r.settle, round: round}
 	t.profile = func(phase string) func() error {
 		if r.profile == 0 || t.server.profile() == "" {
 			return func() error { return nil }

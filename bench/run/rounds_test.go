@@ -56,7 +56,7 @@ func testRunner(t *testing.T, o options) (*runner, string) {
 		rows = append(rows, fmt.Appendf(nil, `{"row":%d,"next":%d}`, i, i+1))
 	}
 	o.out = filepath.Join(dir, "out")
-	r := &runner{options: o, flush: func() {}, servers: map[string]server{}, batches: map[Batch]*blast.Batches{}, values: blast.Join(rows, valueSize, pool), results: &Results{}}
+	r := &runner{options: o, settle: func(string, int64) error { return nil }, servers: map[string]server{}, batches: map[Batch]*blast.Batches{}, values: blast.Join(rows, valueSize, pool), results: &Results{}}
 	ideal, err := newServer(t.Context(), "ideal", dir)
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ type trial struct {
 	dir     string
 	batches func(Batch) (*blast.Batches, error)
 	values  [][]byte
-	flush   func() // of dirty pages to the disk
+	settle  func(dir string, writes int64) error // the machine, before something is measured
 	profile func(phase string) (wait func() error)
 	configs map[string]string // of the topics
 	store   *store            // nil: none
@@ -80,10 +80,12 @@ func (t *trial) start() error {
 	return err
 }
 
-// phase measures what f does and keeps it under that name. What is dirty in
-// the page cache by then is written before.
-func (t *trial) phase(name string, f func() (*blast.Result, error)) error {
-	t.flush()
+// phase measures what f does and keeps it under that name. f writes about so
+// many bytes.
+func (t *trial) phase(name string, writes Size, f func() (*blast.Result, error)) error {
+	if err := t.settle(t.dir, int64(writes)); err != nil {
+		return err
+	}
 	runtime.GC()
 	m, err := begin(t.p.pid(), t.store.pid())
 	if err != nil {
@@ -146,7 +148,7 @@ func (p *Produce) run(t *trial) error {
 	}
 	job := blast.Produce{Topic: t.topic, Batches: batches, Connections: p.Connections, InFlight: p.InFlight, Acks: p.Acks, Bytes: int64(p.Bytes), Limit: passLimit}
 	for pass := 1; pass <= p.Passes; pass++ {
-		if err := t.phase("pass "+strconv.Itoa(pass), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+		if err := t.phase("pass "+strconv.Itoa(pass), p.Bytes, func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
 			return err
 		}
 		// So that what follows the first pass is not a first touch of anything.
@@ -181,12 +183,15 @@ func (s *Tail) run(t *trial) error {
 	if _, err := read(s.Bytes / 8); err != nil { // a JVM has to see the code once
 		return err
 	}
-	return t.phase("read", func() (*blast.Result, error) { return read(s.Bytes) })
+	return t.phase("read", 0, func() (*blast.Result, error) { return read(s.Bytes) })
 }
 
 func (o *OpenLoop) run(t *trial) error {
 	return o.named(t, "open loop", t.topic)
 }
+
+// writes is how much it sends.
+func (o *OpenLoop) writes() Size { return Size(o.For.Seconds() * float64(o.Rate)) }
 
 func (o *OpenLoop) named(t *trial, phase string, topic blast.Topic) error {
 	batches, err := t.batches(o.Batch)
@@ -194,7 +199,7 @@ func (o *OpenLoop) named(t *trial, phase string, topic blast.Topic) error {
 		return err
 	}
 	job := blast.OpenLoop{Topic: topic, Batches: batches, Acks: o.Acks, Rate: int64(o.Rate), For: o.For, Settle: o.Settle}
-	return t.phase(phase, func() (*blast.Result, error) { return job.Run(t.ctx) })
+	return t.phase(phase, o.writes(), func() (*blast.Result, error) { return job.Run(t.ctx) })
 }
 
 func (c *CatchUp) run(t *trial) error {
@@ -278,7 +283,7 @@ func (m *Many) run(t *trial) error {
 		return err
 	}
 	job := blast.OpenLoop{Topic: t.topic, Batches: trickle, Acks: m.Trickle.Acks, Rate: int64(m.Trickle.Rate), For: m.Trickle.For, Settle: m.Trickle.Settle, Unread: true}
-	if err := t.phase("trickle", func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+	if err := t.phase("trickle", m.Trickle.writes(), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
 		return err
 	}
 	few := t.topic
@@ -292,7 +297,7 @@ func (m *Many) run(t *trial) error {
 	}
 	for _, topic := range []blast.Topic{few, t.topic} {
 		job := blast.Produce{Topic: topic, Batches: batches, Connections: m.Connections, InFlight: m.InFlight, Acks: -1, Bytes: int64(m.Bytes), Limit: passLimit}
-		if err := t.phase(fmt.Sprintf("%d partitions", topic.Partitions), func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+		if err := t.phase(fmt.Sprintf("%d partitions", topic.Partitions), m.Bytes, func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
 			return err
 		}
 	}
@@ -301,11 +306,14 @@ func (m *Many) run(t *trial) error {
 
 func (c *Client) run(t *trial) error {
 	client := franz.Client{Topic: t.topic, Values: t.values, Bytes: int64(c.Bytes)}
-	if err := t.phase("produce", func() (*blast.Result, error) { return client.Produce(t.ctx) }); err != nil {
+	if err := t.phase("produce", c.Bytes, func() (*blast.Result, error) { return client.Produce(t.ctx) }); err != nil {
 		return err
 	}
-	return t.phase("consume", func() (*blast.Result, error) { return client.Consume(t.ctx) })
+	return t.phase("consume", 0, func() (*blast.Result, error) { return client.Consume(t.ctx) })
 }
+
+// startTouches is what memory a broker that starts may touch: Kafka's heap.
+const startTouches = 1 << 30
 
 func (s *Start) run(t *trial) error {
 	if err := t.writeAll(); err != nil {
@@ -319,7 +327,9 @@ func (s *Start) run(t *trial) error {
 	} else if err := t.p.stop(); err != nil {
 		return err
 	}
-	t.flush()
+	if err := t.settle(t.dir, startTouches); err != nil {
+		return err
+	}
 	if err := t.start(); err != nil {
 		return err
 	}
