@@ -121,7 +121,7 @@ func (m *Manager) readRun(ctx context.Context, p *part, v *view, i int, from rec
 		w.counted = s.lastBlock.pos
 	}
 	pos := r.floor(from)
-	m.cold.ahead1(r, pos, int64(maxBytes))
+	m.cold.ahead1(p, r, pos, int64(maxBytes))
 	first, err := w.find(&pos, from)
 	if err != nil || first == nil {
 		return nil, nil, err

@@ -21,7 +21,7 @@ type coldReader struct {
 	ahead    chan struct{} // one place per readahead GET under way
 	pace     *rate.Limiter // of readahead bytes; nil: none
 	lat      latencies     // of ranged GETs, to know when one is late
-	attempts sync.Pool     // *[]byte: buffers of GETs that may be hedged
+	attempts sync.Pool     // *[]byte: buffers of hedges
 }
 
 func newColdReader(m *Manager) *coldReader {
@@ -113,15 +113,33 @@ func (r *run) checkBlock(no int64) func([]byte) error {
 	}
 }
 
-// prefetch starts to get a block in the background if a place is free. False:
-// there is none, so do not ask for later blocks either.
-func (c *coldReader) prefetch(r *run, no int64) bool {
+// place takes a place for a readahead GET of p if there is one for it, and
+// says how to give it back. A partition may take one as long as no fewer are
+// free than it has: n partitions that are read at the same time come to an
+// (n+1)th of the places each, and none is kept out by those before it.
+func (c *coldReader) place(p *part) (give func(), ok bool) {
+	if int(p.ahead.Load()) >= cap(c.ahead)-len(c.ahead) {
+		return nil, false
+	}
 	select {
 	case c.ahead <- struct{}{}:
 	default:
+		return nil, false
+	}
+	p.ahead.Add(1)
+	return func() {
+		p.ahead.Add(-1)
+		<-c.ahead
+	}, true
+}
+
+// prefetch starts to get a block of p in the background if there is a place
+// for it. False: there is none, so do not ask for later blocks either.
+func (c *coldReader) prefetch(p *part, r *run, no int64) bool {
+	done, ok := c.place(p)
+	if !ok {
 		return false
 	}
-	done := func() { <-c.ahead }
 	off, n := r.blockRange(no)
 	started := c.m.deps.Cache.Prefetch(r.key, off, n, func(ctx context.Context, b []byte) error {
 		if c.pace != nil {
@@ -166,42 +184,43 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 	if !may {
 		return c.get(ctx, key, off, p)
 	}
-	type answer struct {
-		b   []byte
-		err error
-	}
-	answers := make(chan answer, 2)
-	ask := func(b []byte) {
-		err := c.get(ctx, key, off, b)
-		answers <- answer{b, err}
-	}
-	// Each attempt has a buffer of its own: the loser may still write when
-	// the winner's bytes are in use. The winner's is used again.
-	go ask(c.attempt(len(p)))
+	firstCtx, cancelFirst := context.WithCancel(ctx)
+	defer cancelFirst()
+	first := make(chan error, 1)
+	go func() { first <- c.get(firstCtx, key, off, p) }()
 	timer := time.NewTimer(late)
 	defer timer.Stop()
-	asked := 1
-	var err error
-	for done := 0; done < asked; {
-		select {
-		case a := <-answers:
-			if done++; a.err == nil {
-				copy(p, a.b)
-				c.attempts.Put(&a.b)
-				return nil
-			}
-			err = a.err
-		case <-timer.C:
-			if c.lat.spend() {
-				hedges.Inc()
-				asked++
-				go ask(c.attempt(len(p)))
-			}
-		case <-ctx.Done():
-			return fmt.Errorf("object %s, %d bytes at %d: %w", key, len(p), off, ctx.Err())
-		}
+	select {
+	case err := <-first:
+		return err
+	case <-timer.C:
 	}
-	return err
+	if !c.lat.spend() {
+		return <-first
+	}
+	hedges.Inc()
+	// It has a buffer of its own, since the first may still be writing to p.
+	second := make(chan error, 1)
+	b := c.attempt(len(p))
+	go func() { second <- c.get(ctx, key, off, b) }()
+	select {
+	case err := <-first:
+		if err == nil {
+			return nil // the end of ctx ends the second, and its buffer is left to it
+		}
+		if err = <-second; err != nil {
+			return err
+		}
+	case err := <-second:
+		if err != nil {
+			return <-first
+		}
+		cancelFirst()
+		<-first
+	}
+	copy(p, b)
+	c.attempts.Put(&b)
+	return nil
 }
 
 // attempt gives a buffer of n bytes.

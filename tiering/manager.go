@@ -61,6 +61,8 @@ type part struct {
 	lastUpload time.Time
 	copied     copyState
 	streams    streams
+
+	ahead atomic.Int32 // readahead GETs under way
 }
 
 // Open starts a Manager. It makes no call to the store. ctx is not kept.

@@ -53,10 +53,10 @@ func (p *part) advance(s stream, sequential bool, next record.Offset, last index
 
 // ahead1 starts the blocks that one read is about to wait for, all but the
 // first, so that they come at the same time.
-func (c *coldReader) ahead1(r *run, pos, n int64) {
+func (c *coldReader) ahead1(p *part, r *run, pos, n int64) {
 	last := (r.Position + min(pos+n, r.Length) - 1) / int64(r.Block)
 	for no := (r.Position+pos)/int64(r.Block) + 1; no <= last; no++ {
-		if !c.prefetch(r, no) {
+		if !c.prefetch(p, r, no) {
 			return
 		}
 	}
@@ -71,7 +71,7 @@ func (m *Manager) readahead(p *part, v *view, i int, r *run, end, window int64) 
 		if n := min(window, r.Length-end); n > 0 {
 			first, last := (r.Position+end)/int64(r.Block), (r.Position+end+n-1)/int64(r.Block)
 			for no := first; no <= last; no++ {
-				if !m.cold.prefetch(r, no) {
+				if !m.cold.prefetch(p, r, no) {
 					return
 				}
 			}
@@ -91,9 +91,8 @@ func (m *Manager) readahead(p *part, v *view, i int, r *run, end, window int64) 
 
 // fetchIndexAhead gets an index into memory in the background.
 func (m *Manager) fetchIndexAhead(p *part, v *view, e *Entry) {
-	select {
-	case m.cold.ahead <- struct{}{}:
-	default:
+	give, ok := m.cold.place(p)
+	if !ok {
 		return
 	}
 	m.mu.RLock()
@@ -103,12 +102,12 @@ func (m *Manager) fetchIndexAhead(p *part, v *view, e *Entry) {
 	}
 	m.mu.RUnlock()
 	if closed {
-		<-m.cold.ahead
+		give()
 		return
 	}
 	go func() {
 		defer m.work.Done()
-		defer func() { <-m.cold.ahead }()
+		defer give()
 		// Whoever needs it meets the error again.
 		_, _ = m.cold.index(m.ctx, p, v.ptr.Cluster, e)
 	}()

@@ -2,6 +2,7 @@ package blast_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -68,6 +69,12 @@ func TestAgainstFirn(t *testing.T) {
 			}
 			if r.Bytes != wire {
 				t.Fatalf("%d bytes read, want %d", r.Bytes, wire)
+			}
+			if r, err = (blast.Consume{Topic: topic, Consumers: 2, MaxBytes: 10_000, Bytes: math.MaxInt64, Once: true, Wait: time.Second}).Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if r.Bytes != 2*wire {
+				t.Fatalf("%d bytes read once by two consumers, want %d", r.Bytes, 2*wire)
 			}
 			loop := topic
 			loop.Name += "-loop"

@@ -69,6 +69,8 @@ func TestWrongWorkloadsAreRefused(t *testing.T) {
 		"does not":        good + "must: [{metric: rss, of: firn, over: kafka, atLeast: 1}]\n",
 		"atLeast":         good + "must: [{metric: rss, of: firn}]\n",
 		"not none, lz4":   strings.Replace(good, "16KiB", "16KiB, codec: gzip", 1),
+		"for Firn only":   "name: x\nsystems: [kafka]\npartitions: 1\ncold: {batch: {size: 1MiB}, load: 8MiB, maxBytes: 1MiB, streams: 1}\n",
+		"with a delay":    "name: x\nsystems: [firn]\npartitions: 1\ncold: {batch: {size: 1MiB}, load: 8MiB, maxBytes: 1MiB, streams: 1, delay: 1s}\n",
 		"name is missing": strings.Replace(good, "name: x", "name: x y", 1),
 	} {
 		if _, err := write(t, text); err == nil || !strings.Contains(err.Error(), what) {
