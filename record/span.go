@@ -85,7 +85,7 @@ func (s Span) ReadAt(p []byte, off int64) (int, error) {
 		if short {
 			p = p[:s.Len-off]
 		}
-		n, err := s.File.f.ReadAt(p, s.Off+off)
+		n, err := s.File.ReadAt(p, s.Off+off)
 		if err == nil && short {
 			err = io.EOF
 		}

@@ -75,7 +75,7 @@ func (l *Log) read(from record.Offset, maxBytes int64, limit record.Offset, minO
 	if err != nil {
 		return Run{}, err
 	}
-	run, err := s.run(f.OS(), tail, from, maxBytes, limit, minOne)
+	run, err := s.run(f, tail, from, maxBytes, limit, minOne)
 	if err != nil || run.Span.Len == 0 {
 		f.Release()
 		return run, err
@@ -262,12 +262,12 @@ func (s *segment) searchTime(ts int64, from record.Offset, tail *mark) (record.T
 	defer f.Release()
 	found, ok := none, false
 	var inner error
-	err = s.walkSound(f.OS(), e, size, func(h record.Batch, pos int64) bool {
+	err = s.walkSound(f, e, size, func(h record.Batch, pos int64) bool {
 		if h.MaxTimestamp() < ts || h.LastOffset() < from {
 			return true
 		}
 		var b record.Batch
-		if b, inner = readSound(f.OS(), pos); inner == nil {
+		if b, inner = readSound(f, pos); inner == nil {
 			found, ok, inner = b.FirstAtOrAfter(ts, from, MaxBatchBytes)
 		}
 		if inner != nil {
@@ -323,12 +323,12 @@ func (s *segment) maxFrom(from record.Offset, tail *mark) (Summary, error) {
 	}
 	defer f.Release()
 	var inner error
-	err = s.walkSound(f.OS(), e, size, func(h record.Batch, at int64) bool {
+	err = s.walkSound(f, e, size, func(h record.Batch, at int64) bool {
 		if h.LastOffset() < from || h.MaxTimestamp() <= sum.MaxTimestamp {
 			return true
 		}
 		var b record.Batch
-		if b, inner = readSound(f.OS(), at); inner != nil {
+		if b, inner = readSound(f, at); inner != nil {
 			inner = s.damaged(at, inner)
 			return false
 		}

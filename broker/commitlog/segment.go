@@ -283,7 +283,7 @@ func (x *sealedIndex) floor(less func(offsetEntry) bool) (offsetEntry, error) {
 	n := min(sampleEvery, x.n-first)
 	raw := blockBuffers.Get().(*[sampleEvery * offsetEntrySize]byte)
 	defer blockBuffers.Put(raw)
-	if _, err := x.file.OS().ReadAt(raw[:n*offsetEntrySize], disk.FrameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
+	if _, err := x.file.ReadAt(raw[:n*offsetEntrySize], disk.FrameHead+offsetHeadSize+int64(first)*offsetEntrySize); err != nil {
 		return offsetEntry{}, err
 	}
 	best := 0 // the first entry is a sample, less holds for it

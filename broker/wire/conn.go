@@ -99,8 +99,8 @@ func newConn(s *Server, id uint64, nc net.Conn) *conn {
 		}
 	}
 	c.in = newInput(nc, raw)
-	c.out = newSender(nc, raw, buf, c.nextStep)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	c.out = newSender(nc, raw, buf, c.ctx.Done(), c.nextStep)
 	return c
 }
 

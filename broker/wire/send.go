@@ -17,7 +17,7 @@ const (
 	// several pieces are cheaper.
 	directSpan = 32 << 10
 	// sendStep bounds one sendfile call, so that a deadline is set anew for
-	// each.
+	// each, and how much of a file is looked for in memory, or loaded, at a time.
 	sendStep = 1 << 20
 	// writeStep bounds one write: what a peer must take within IdleTimeout.
 	writeStep = 256 << 10
@@ -34,12 +34,16 @@ type sender struct {
 	nc      net.Conn
 	raw     syscall.RawConn // for sendfile; nil where everything is copied
 	kernel  sendBuffer
+	stop    <-chan struct{} // closed when the connection has ended
 	timeout func() time.Duration
 	buf     *[]byte // nil when empty
+
+	step *transfer // what try does; made when it is first needed
+	try  func(fd uintptr) bool
 }
 
-func newSender(nc net.Conn, raw syscall.RawConn, kernel sendBuffer, timeout func() time.Duration) sender {
-	return sender{nc: nc, raw: raw, kernel: kernel, timeout: timeout}
+func newSender(nc net.Conn, raw syscall.RawConn, kernel sendBuffer, stop <-chan struct{}, timeout func() time.Duration) sender {
+	return sender{nc: nc, raw: raw, kernel: kernel, stop: stop, timeout: timeout}
 }
 
 // sent notes that the kernel took n bytes.

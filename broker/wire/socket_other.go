@@ -18,6 +18,8 @@ func (s *sender) sendfile(sp record.Span) error { return s.copyFile(sp) }
 
 func (s *sender) flushMore() error { return s.flush() }
 
+type transfer struct{}
+
 // The buffer keeps its first size: elsewhere TCP_INFO differs.
 func pathTo(*net.TCPConn) path { return path{} }
 
