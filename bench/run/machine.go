@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -55,6 +56,19 @@ func setting(name string) string {
 		return err.Error()
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// empty cuts all files of a folder to nothing. They are deleted only at the end
+// of the run: ext4 passes over each inode that was deleted within some minutes
+// when it looks for a free one, so that after many deletions a new file takes
+// a millisecond, which would count against whoever is measured next.
+func empty(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			err = os.Truncate(path, 0)
+		}
+		return err
+	})
 }
 
 // settle writes what is dirty in the page cache to the disk, and has had as

@@ -238,12 +238,12 @@ func (r *runner) round(ctx context.Context, p *plan, dir string) error {
 	return nil
 }
 
-func (r *runner) trial(ctx context.Context, w *Workload, sys *system, dir string, round int) ([]Sample, error) {
+func (r *runner) trial(ctx context.Context, w *Workload, sys *system, dir string, round int) (samples []Sample, err error) {
 	trialDir, err := os.MkdirTemp(dir, "round-")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(trialDir)
+	defer func() { err = errors.Join(err, empty(trialDir)) }()
 	t := &trial{w: w, sys: sys, server: r.servers[sys.server], dir: trialDir, batches: r.encoded, values: r.values, settle: r.settle, round: round}
 	t.profile = func(phase string) func() error {
 		if r.profile == 0 || t.server.profile() == "" {

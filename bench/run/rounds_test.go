@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,7 +89,7 @@ func TestRounds(t *testing.T) {
 	for _, f := range r.results.Failures {
 		t.Errorf("%s, %s: %s", f.Workload, f.System, f.Error)
 	}
-	phases := map[string]string{"produce": "pass 1,pass 2", "tail": "read", "latency": "open loop", "catchup": "alone,catching up", "many": "first write,trickle,100 partitions,200 partitions", "idle": "idle"}
+	phases := map[string]string{"produce": "pass 1,pass 2", "tail": "read", "latency": "open loop", "catchup": "alone,catching up", "many": "created,first write,trickle,100 partitions,200 partitions", "idle": "idle"}
 	want := map[string]string{"produce": "throughput brokerCPU driverCPU ackP999 peakRSS", "tail": "throughput brokerCPU", "latency": "ackP50 endP50 endP999", "catchup": "endP99 read", "many": "throughput ackP99", "idle": "rss cpuSeconds"}
 	for i := range r.results.Workloads {
 		w := &r.results.Workloads[i]
@@ -121,8 +122,16 @@ func TestRounds(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "round-*")); len(left) > 0 {
-		t.Errorf("folders of brokers are left: %v", left)
+	left := int64(0)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(path, "round-") && d.Type().IsRegular() {
+			st, statErr := d.Info()
+			left, err = left+st.Size(), statErr
+		}
+		return err
+	})
+	if err != nil || left > 0 {
+		t.Errorf("%d bytes of brokers are left, %v", left, err)
 	}
 }
 

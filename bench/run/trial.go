@@ -59,15 +59,28 @@ func (t *trial) run(ctx context.Context) error {
 			return err
 		}
 	}
+	// What the system before it left dirty is not this one's to wait for.
+	if err := t.settle(t.dir, 0); err != nil {
+		return err
+	}
 	if err := t.start(); err != nil {
 		return err
 	}
 	t.topic = blast.Topic{Addr: t.p.addr, Name: "bench", Partitions: t.w.Partitions}
+	m, err := t.begin()
+	if err != nil {
+		return err
+	}
 	t.asked = time.Now()
 	if err := t.topic.Create(ctx, t.configs); err != nil {
 		return err
 	}
-	err := t.w.step().run(t)
+	if t.w.Many != nil {
+		if err := t.since(t.asked, "created", m, &blast.Result{}); err != nil {
+			return err
+		}
+	}
+	err = t.w.step().run(t)
 	if err != nil && t.p != nil {
 		return fmt.Errorf("%w\nthe end of what the broker printed:\n%s", err, t.p.tail())
 	}
@@ -87,7 +100,7 @@ func (t *trial) phase(name string, writes Size, f func() (*blast.Result, error))
 		return err
 	}
 	runtime.GC()
-	m, err := begin(t.p.pid(), t.store.pid())
+	m, err := t.begin()
 	if err != nil {
 		return err
 	}
@@ -152,7 +165,7 @@ func (p *Produce) run(t *trial) error {
 			return err
 		}
 		// So that what follows the first pass is not a first touch of anything.
-		if err := t.writeAll(); err != nil {
+		if _, err := t.writeAll(); err != nil {
 			return err
 		}
 	}
@@ -240,19 +253,21 @@ func (c *CatchUp) run(t *trial) error {
 	return nil
 }
 
+// begin starts to measure what the broker and others take of the machine.
+func (t *trial) begin() (*meter, error) { return begin(t.p.pid(), t.store.pid()) }
+
 // writeAll has every partition of the topic take a write.
-func (t *trial) writeAll() error {
+func (t *trial) writeAll() (*blast.Result, error) {
 	batches, err := t.batches(Batch{Size: 4 << 10})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes}.Run(t.ctx)
-	return err
+	return blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes}.Run(t.ctx)
 }
 
 // since keeps how long it took and what the broker's process cost so far. m
-// tells how much of the machine others took meanwhile.
-func (t *trial) since(began time.Time, phase string, m *meter) error {
+// tells how much of the machine others took meanwhile, r what the driver did.
+func (t *trial) since(began time.Time, phase string, m *meter, r *blast.Result) error {
 	took := time.Since(began)
 	u, err := m.end()
 	if err != nil {
@@ -262,20 +277,24 @@ func (t *trial) since(began time.Time, phase string, m *meter) error {
 	if err != nil {
 		return err
 	}
-	t.samples = append(t.samples, Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: phase, Foreign: u.foreign,
-		Values: map[string]float64{"seconds": took.Seconds(), "cpuSeconds": cpu, "peakRSS": float64(u.peakRSS) / (1 << 20)}})
+	v := map[string]float64{"seconds": took.Seconds(), "cpuSeconds": cpu, "peakRSS": float64(u.peakRSS) / (1 << 20)}
+	if r.Retries > 0 {
+		v["retries"] = float64(r.Retries)
+	}
+	t.samples = append(t.samples, Sample{Workload: t.w.Name, System: t.sys.name, Round: t.round, Phase: phase, Foreign: u.foreign, Values: v})
 	return nil
 }
 
 func (m *Many) run(t *trial) error {
-	meter, err := begin(t.p.pid(), t.store.pid())
+	meter, err := t.begin()
 	if err != nil {
 		return err
 	}
-	if err := t.writeAll(); err != nil {
+	r, err := t.writeAll()
+	if err != nil {
 		return err
 	}
-	if err := t.since(t.asked, "first write", meter); err != nil {
+	if err := t.since(t.asked, "first write", meter, r); err != nil {
 		return err
 	}
 	trickle, err := t.batches(m.Trickle.Batch)
@@ -316,7 +335,7 @@ func (c *Client) run(t *trial) error {
 const startTouches = 1 << 30
 
 func (s *Start) run(t *trial) error {
-	if err := t.writeAll(); err != nil {
+	if _, err := t.writeAll(); err != nil {
 		return err
 	}
 	if err := t.load(s.Batch, s.Load); err != nil {
@@ -333,21 +352,22 @@ func (s *Start) run(t *trial) error {
 	if err := t.start(); err != nil {
 		return err
 	}
-	m, err := begin(t.p.pid(), t.store.pid())
+	m, err := t.begin()
 	if err != nil {
 		return err
 	}
-	if err := t.writeAll(); err != nil {
+	r, err := t.writeAll()
+	if err != nil {
 		return err
 	}
-	return t.since(t.p.began, "start", m)
+	return t.since(t.p.began, "start", m, r)
 }
 
 func (i *Idle) run(t *trial) error {
 	if err := t.load(i.Batch, i.Load); err != nil {
 		return err
 	}
-	m, err := begin(t.p.pid(), t.store.pid())
+	m, err := t.begin()
 	if err != nil {
 		return err
 	}
