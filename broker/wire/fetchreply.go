@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -251,14 +252,34 @@ func (f *FetchReply) release() {
 	f.Spans = nil
 }
 
-// memory is the number of bytes of records that are held in memory.
+// What a Fetch reply takes in memory until it is sent, besides records:
+// per partition its fields and their encoding, and per span.
+const (
+	partitionMemory = int64(unsafe.Sizeof(kmsg.FetchResponseTopicPartition{})+unsafe.Sizeof([]record.Span{})) + partitionMeta
+	spanMemory      = int64(unsafe.Sizeof(record.Span{}))
+	// partitionMeta is about what a partition is when encoded: numbers, lengths,
+	// tags, its share of the topic.
+	partitionMeta = 96
+)
+
+// memory is about how many bytes the reply holds in memory, those of records
+// included that are not in files.
 func (f *FetchReply) memory() (n int64) {
+	n = f.partitions() * partitionMemory
 	for _, topic := range f.Spans {
 		for _, spans := range topic {
+			n += int64(len(spans)) * spanMemory
 			for _, s := range spans {
 				n += int64(len(s.Bytes))
 			}
 		}
+	}
+	return n
+}
+
+func (f *FetchReply) partitions() (n int64) {
+	for i := range f.Body.Topics {
+		n += int64(len(f.Body.Topics[i].Partitions))
 	}
 	return n
 }

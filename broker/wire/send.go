@@ -19,6 +19,9 @@ const (
 	// sendStep bounds one sendfile call, so that a deadline is set anew for
 	// each, and how much of a file is looked for in memory, or loaded, at a time.
 	sendStep = 1 << 20
+	// smallMeta is up to what size the encoded part of a Fetch reply is memory of
+	// its own, bytes.
+	smallMeta = 4 << 10
 	// writeStep bounds one write: what a peer must take within IdleTimeout.
 	writeStep = 256 << 10
 )
@@ -111,10 +114,21 @@ func (s *sender) write(b []byte) error {
 // fetch sends a Fetch reply. The last of it may be gathered. It releases no
 // span.
 func (s *sender) fetch(correlationID int32, f *FetchReply) error {
-	meta := getBuffer()
-	plan, err := newFetchPlan(*meta, correlationID, f)
-	*meta = plan.meta
-	defer putBuffer(meta)
+	// What is encoded is held until the peer has taken the records: where it is
+	// small, not as one of the large buffers.
+	var meta []byte
+	if n := 64 + f.partitions()*partitionMeta; n <= smallMeta {
+		meta = make([]byte, 0, n)
+	} else {
+		pooled := getBuffer()
+		defer func() {
+			*pooled = meta
+			putBuffer(pooled)
+		}()
+		meta = *pooled
+	}
+	plan, err := newFetchPlan(meta, correlationID, f)
+	meta = plan.meta
 	if err != nil {
 		return err
 	}
