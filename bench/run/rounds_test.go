@@ -210,3 +210,38 @@ func TestProcessEndsWithItsTrial(t *testing.T) {
 		t.Errorf("a start that was called off: %v", err)
 	}
 }
+
+// A start is measured until all partitions took a write, after a stop and
+// after a kill with as much in the journal as was asked for.
+func TestStart(t *testing.T) {
+	r, dir := testRunner(t, options{rounds: 1, foreign: 1000})
+	var err error
+	if r.servers["firn"], err = newServer(t.Context(), "firn", dir); err != nil {
+		t.Fatal(err)
+	}
+	var all []*Workload
+	for _, text := range []string{
+		"name: stop\nsystems: [firn]\npartitions: 5\nstart: {batch: {size: 64KiB}, load: 1MB, after: stop}\n",
+		"name: kill\nsystems: [firn-synced]\npartitions: 5\nstart: {batch: {size: 64KiB}, load: 1MB, window: 8MiB, after: kill}\n",
+	} {
+		w, err := write(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, w)
+	}
+	if err := r.rounds(t.Context(), all, dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.results.Failures {
+		t.Errorf("%s, %s: %s", f.Workload, f.System, f.Error)
+	}
+	for i := range r.results.Workloads {
+		w := &r.results.Workloads[i]
+		for _, key := range []string{"seconds", "cpuSeconds"} {
+			if got := r.results.series(w, key, w.Systems[0]); got[1] <= 0 {
+				t.Errorf("%s: %s is %v", w.Name, key, got)
+			}
+		}
+	}
+}

@@ -256,15 +256,6 @@ func (c *CatchUp) run(t *trial) error {
 // begin starts to measure what the broker and others take of the machine.
 func (t *trial) begin() (*meter, error) { return begin(t.p.pid(), t.store.pid()) }
 
-// writeAll has every partition of the topic take a write.
-func (t *trial) writeAll() (*blast.Result, error) {
-	batches, err := t.batches(Batch{Size: 4 << 10})
-	if err != nil {
-		return nil, err
-	}
-	return blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes}.Run(t.ctx)
-}
-
 // since keeps how long it took and what the broker's process cost so far. m
 // tells how much of the machine others took meanwhile, r what the driver did.
 func (t *trial) since(began time.Time, phase string, m *meter, r *blast.Result) error {
@@ -329,38 +320,6 @@ func (c *Client) run(t *trial) error {
 		return err
 	}
 	return t.phase("consume", 0, func() (*blast.Result, error) { return client.Consume(t.ctx) })
-}
-
-// startTouches is what memory a broker that starts may touch: Kafka's heap.
-const startTouches = 1 << 30
-
-func (s *Start) run(t *trial) error {
-	if _, err := t.writeAll(); err != nil {
-		return err
-	}
-	if err := t.load(s.Batch, s.Load); err != nil {
-		return err
-	}
-	if s.After == "kill" {
-		t.p.kill()
-	} else if err := t.p.stop(); err != nil {
-		return err
-	}
-	if err := t.settle(t.dir, startTouches); err != nil {
-		return err
-	}
-	if err := t.start(); err != nil {
-		return err
-	}
-	m, err := t.begin()
-	if err != nil {
-		return err
-	}
-	r, err := t.writeAll()
-	if err != nil {
-		return err
-	}
-	return t.since(t.p.began, "start", m, r)
 }
 
 func (i *Idle) run(t *trial) error {

@@ -25,7 +25,7 @@ type usage struct {
 // meter measures from begin to end. Kernel threads do not count as foreign:
 // they write the broker's own pages to the disk.
 type meter struct {
-	pid                                int
+	pid                                int // 0: the broker is not there yet
 	store                              int // pid of the object store, 0 for none
 	at                                 time.Time
 	all, kernel, broker, driver, other float64
@@ -38,8 +38,10 @@ func begin(pid, store int) (*meter, error) {
 
 func (m *meter) read() error {
 	var err error
-	if m.broker, err = processCPU(m.pid); err != nil {
-		return err
+	if m.pid != 0 {
+		if m.broker, err = processCPU(m.pid); err != nil {
+			return err
+		}
 	}
 	if m.store != 0 {
 		if m.other, err = processCPU(m.store); err != nil {

@@ -116,9 +116,10 @@ type Cold struct {
 // Start measures the time and the CPU from the start of the process, on a
 // folder that holds data, until every partition took a write.
 type Start struct {
-	Batch Batch
-	Load  Size   // written first
-	After string // "stop" or "kill"
+	Batch  Batch
+	Load   Size   // written first
+	Window Size   // then written until so much is in Firn's journal since its last checkpoint; of topics that are synced only
+	After  string // "stop" or "kill"
 }
 
 // Idle measures memory and CPU of a broker that was loaded and is left alone.
