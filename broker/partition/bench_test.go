@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/record"
 )
 
@@ -55,19 +60,62 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// TestAppendAllocates guards the hot path: nothing per record.
-func TestAppendAllocates(t *testing.T) {
+// BenchmarkValidate is what Append looks at before it takes a batch: the
+// checksum and each record.
+func BenchmarkValidate(b *testing.B) {
+	for name, records := range map[string]int{"16KiB": 15, "1MiB": 1000} {
+		b.Run(name, func(b *testing.B) {
+			values := make([]string, records)
+			for i := range values {
+				values[i] = strings.Repeat("x", 1024)
+			}
+			batch, cfg, now := plain(b, 1, values...), testConfig(), time.Now()
+			b.SetBytes(int64(len(batch)))
+			b.ReportAllocs()
+			for b.Loop() {
+				var v validated
+				if err := v.fromClient(batch, &cfg, now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A produced batch costs as many allocations with a thousand records as with
+// one, from the request's bytes to the segment.
+func TestProduceDoesNotAllocatePerRecord(t *testing.T) {
 	p := open(t, t.TempDir(), testConfig(), Deps{})
 	defer p.Delete()
-	values := make([]string, 200)
-	batch := plain(t, 1, values...)
-	got := testing.AllocsPerRun(500, func() {
-		batch.SetBaseOffset(0)
-		if _, err := p.Append(batch, Client); err != nil {
-			t.Fatal(err)
+	allocations := func(values ...string) float64 {
+		req := kmsg.NewPtrProduceRequest()
+		req.Version, req.Acks = 11, -1
+		rp := kmsg.NewProduceRequestTopicPartition()
+		rp.Records = plain(t, 1, values...)
+		req.Topics = []kmsg.ProduceRequestTopic{{Topic: "t", Partitions: []kmsg.ProduceRequestTopicPartition{rp}}}
+		body := req.AppendTo(nil)
+		decode := func() []byte {
+			got, err := wire.DecodeRequest(0, 11, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return got.(*kmsg.ProduceRequest).Topics[0].Partitions[0].Records
 		}
-	})
-	if got > 8 {
-		t.Fatalf("%v allocations for a batch of 200 records", got)
+		return testing.AllocsPerRun(500, func() {
+			batch := record.Batch(decode())
+			batch.SetBaseOffset(0) // the one before is where it was appended
+			if res, err := p.Append(batch, Client); err != nil || res.LastOffset-res.BaseOffset != record.Offset(len(values)-1) {
+				t.Fatal(res, err)
+			}
+		})
+	}
+	// Of the same size, since what segments and indexes cost goes by bytes.
+	many := make([]string, 1000)
+	for i := range many {
+		many[i] = strings.Repeat("x", 100)
+	}
+	ofOne, ofMany := allocations(strings.Repeat("x", len(plain(t, 1, many...))-100)), allocations(many...)
+	if ofMany > ofOne+1 || ofOne > 16 {
+		t.Errorf("%v allocations for a request of one record, %v for one as large of a thousand", ofOne, ofMany)
 	}
 }

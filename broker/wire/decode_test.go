@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/metrics"
+	"strconv"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -434,13 +435,38 @@ func FuzzHeader(f *testing.F) {
 }
 
 func BenchmarkDecodeProduce(b *testing.B) {
-	for _, size := range []int{1 << 10, 1 << 20} {
-		b.Run(byteSize(size), func(b *testing.B) {
+	for name, size := range map[string]int{"16KiB": 16 << 10, "1MiB": 1 << 20} {
+		b.Run(name, func(b *testing.B) {
 			body := produceBody(11, 1, size)
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := DecodeRequest(0, 11, body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkDecodeFetch(b *testing.B) {
+	for _, partitions := range []int{1, 1000} {
+		b.Run(strconv.Itoa(partitions), func(b *testing.B) {
+			f := kmsg.NewPtrFetchRequest()
+			f.Version = 17
+			topic := kmsg.NewFetchRequestTopic()
+			topic.TopicID = [16]byte{1}
+			for i := range partitions {
+				p := kmsg.NewFetchRequestTopicPartition()
+				p.Partition, p.FetchOffset, p.PartitionMaxBytes = int32(i), 1_000_000, 1<<20
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			f.Topics = append(f.Topics, topic)
+			body := f.AppendTo(nil)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := DecodeRequest(1, 17, body); err != nil {
 					b.Fatal(err)
 				}
 			}
