@@ -56,7 +56,7 @@ func TestBlastAndIdeal(t *testing.T) {
 	}{
 		{name: "plain", o: options{sndbuf: 200 << 10}},
 		{name: "copy", o: options{copy: true}},
-		{name: "synced", o: options{sndbuf: 200 << 10, journal: 16 << 20}, configs: map[string]string{"flush.messages": "1"}},
+		{name: "synced", o: options{sndbuf: 200 << 10}, configs: map[string]string{"flush.messages": "1"}},
 		{name: "zstd", o: options{sndbuf: 200 << 10}, codec: record.Zstd},
 	} {
 		t.Run(test.name, func(t *testing.T) {

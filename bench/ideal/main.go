@@ -5,9 +5,9 @@
 // restart, and is no part of Firn.
 //
 //	produce   frame → crc32c → one write → answer
-//	          topics with flush.messages=1: all partitions share one file of
-//	          written zeroes that is used again and again, and one fdatasync
-//	          lets go all the answers whose writes came before it
+//	          topics with flush.messages=1: all partitions share one file,
+//	          and one fdatasync lets go all the answers whose writes came
+//	          before it
 //	fetch     file → socket by sendfile with an explicit offset, or (-copy)
 //	          through a buffer, with a send buffer of -sndbuf bytes
 //
@@ -30,7 +30,6 @@ func main() {
 	flag.StringVar(&o.dir, "data", "", "folder for its files, made if it is not there")
 	flag.BoolVar(&o.copy, "copy", false, "answer fetches by copying instead of sendfile")
 	flag.IntVar(&o.sndbuf, "sndbuf", 200<<10, "SO_SNDBUF of connections; 0 leaves it to the kernel")
-	flag.Int64Var(&o.journal, "journal", 1<<30, "bytes of the file that topics with flush.messages=1 share")
 	flag.Parse()
 	if err := run(*addr, o); err != nil {
 		fmt.Fprintln(os.Stderr, "ideal:", err)

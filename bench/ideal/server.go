@@ -13,10 +13,9 @@ import (
 )
 
 type options struct {
-	dir     string
-	copy    bool
-	sndbuf  int
-	journal int64
+	dir    string
+	copy   bool
+	sndbuf int
 }
 
 type server struct {
@@ -32,7 +31,7 @@ func newServer(o options) (*server, error) {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &server{options: o, journal: &journal{size: o.journal, kick: make(chan struct{}, 1)}, topics: map[string][]*partition{}}, nil
+	return &server{options: o, journal: &journal{kick: make(chan struct{}, 1)}, topics: map[string][]*partition{}}, nil
 }
 
 // serve answers connections until ln is closed.

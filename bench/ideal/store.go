@@ -24,7 +24,7 @@ type partition struct {
 }
 
 // batch lies at pos of the file. Readers see it once it is in batches, which
-// in a journal is after its sync.
+// in the shared file is after its sync.
 type batch struct {
 	base, end int64 // offsets
 	pos       int64
@@ -112,7 +112,6 @@ func (p *partition) find(offset int64, limit int, wake chan struct{}) (pos int64
 // journal is the file that all synced partitions share. A goroutine syncs what
 // was written while it synced before.
 type journal struct {
-	size int64
 	kick chan struct{}
 
 	mu    sync.Mutex
@@ -128,7 +127,7 @@ type written struct {
 	answer []byte
 }
 
-// open makes the file, full of written zeroes, when it is not there.
+// open makes the file when it is not there.
 func (j *journal) open(dir string) (*os.File, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -139,28 +138,15 @@ func (j *journal) open(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	zeroes := make([]byte, 1<<20)
-	for at := int64(0); at < j.size; at += int64(len(zeroes)) {
-		if _, err := f.WriteAt(zeroes, at); err != nil {
-			return nil, err
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
 	j.file = f
 	go j.sync(f)
 	return f, nil
 }
 
-// reserve gives n bytes of the file; after its end comes its beginning, and
-// what was there is gone.
+// reserve gives n bytes at the file's end.
 func (j *journal) reserve(n int) int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.at+int64(n) > j.size {
-		j.at = 0
-	}
 	pos := j.at
 	j.at += int64(n)
 	return pos

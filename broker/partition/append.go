@@ -113,13 +113,12 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 func (p *Partition) appended(v *validated, cfg *Config) error {
 	mark := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}
 	if cfg.Fsync && p.deps.Journal != nil {
-		first := v.entries[0].Batch
-		e := journal.Entry{Partition: p.journaled(), Epoch: first.LeaderEpoch(), Base: first.BaseOffset(), End: mark.End}
-		err := p.deps.Journal.Append(p, e, mark, v.buf)
-		switch {
-		case err == nil:
+		err := p.journal(v, mark)
+		if err == nil {
+			p.uncovered = false
 			return nil
-		case !errors.Is(err, journal.ErrTooLarge) && !errors.Is(err, journal.ErrNoRoom):
+		}
+		if !errors.Is(err, journal.ErrNoRoom) {
 			return p.storageError(err)
 		}
 	}
@@ -128,15 +127,29 @@ func (p *Partition) appended(v *validated, cfg *Config) error {
 		if err := p.log.SyncData(); err != nil {
 			return p.storageError(err)
 		}
-		p.unsynced = 0
+		p.unsynced, p.uncovered = 0, false
+		p.committed(mark)
+		return nil
 	case cfg.FlushMessages > 0 && p.unsynced >= cfg.FlushMessages:
 		p.unsynced = 0
 		p.syncer.within(0, p.syncData)
 	case cfg.FlushAfter > 0 && cfg.FlushAfter < math.MaxInt64:
 		p.syncer.within(cfg.FlushAfter, p.syncData)
 	}
+	p.uncovered = true
 	p.committed(mark)
 	return nil
+}
+
+// journal has the journal make durable what was appended, and all before it
+// that is on no disk yet. p.mu is held.
+func (p *Partition) journal(v *validated, mark journal.Mark) error {
+	if p.uncovered {
+		return p.deps.Journal.Sync(p, p.journaled(), mark, len(v.buf))
+	}
+	first := v.entries[0].Batch
+	e := journal.Entry{Partition: p.journaled(), Epoch: first.LeaderEpoch(), Base: first.BaseOffset(), End: mark.End}
+	return p.deps.Journal.Append(p, e, mark, v.buf)
 }
 
 // lastStable is the last stable offset once everything in the log counts.

@@ -34,10 +34,11 @@ type Partition struct {
 	// mu makes the writing methods of log one goroutine's at a time, and with
 	// them the order of appends. It is held across local disk I/O, never
 	// across callbacks, channels or object storage.
-	mu       sync.Mutex
-	unsynced int64 // records since the last sync, for flush.messages
-	deleted  bool
-	syncer   syncer
+	mu        sync.Mutex
+	unsynced  int64 // records since the last sync, for flush.messages
+	uncovered bool  // there are records which neither the journal nor a sync made durable
+	deleted   bool
+	syncer    syncer
 
 	// compacting is held by whoever compacts the log: one at a time. It is
 	// taken before mu.
@@ -77,12 +78,14 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 			return nil, errors.Join(fmt.Errorf("partition %v: %w", tp, err), log.Close())
 		}
 	}
-	if cfg.Fsync && log.Durable() < log.End() {
+	p.uncovered = log.Durable() < log.End()
+	if cfg.Fsync && p.uncovered {
 		// After a crash of the process the page cache has more than the disk:
 		// nobody may read what a second crash could take back.
 		if err := log.SyncData(); err != nil {
 			return nil, errors.Join(fmt.Errorf("partition %v: %w", tp, err), log.Close())
 		}
+		p.uncovered = false
 	}
 	p.committed(journal.Mark{End: log.End(), LastStable: p.lastStable()})
 	if deps.Journal != nil {

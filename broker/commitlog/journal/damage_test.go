@@ -157,8 +157,9 @@ func TestGroupFormat(t *testing.T) {
 		g := group{journal: id, generation: rapid.Int64Min(1).Draw(t, "generation"), sequence: rapid.Int64Min(0).Draw(t, "sequence")}
 		for range rapid.IntRange(1, 20).Draw(t, "records") {
 			p := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "payload")
+			base := record.Offset(rapid.Int64Range(0, 1<<62).Draw(t, "base"))
 			g.entries = append(g.entries, entry{
-				Entry: Entry{Partition: partitionOf(rapid.IntRange(0, 99).Draw(t, "partition")), Epoch: record.Epoch(rapid.Int32().Draw(t, "epoch")), Base: record.Offset(rapid.Int64().Draw(t, "base"))},
+				Entry: Entry{Partition: partitionOf(rapid.IntRange(0, 99).Draw(t, "partition")), Epoch: record.Epoch(rapid.Int32().Draw(t, "epoch")), Base: base, End: base + record.Offset(len(p))},
 				pos:   uint32(len(mem)), length: uint32(len(p)), crc: record.CRC32C(p),
 			})
 			mem = append(mem, p...)
@@ -186,7 +187,7 @@ func TestGroupFormat(t *testing.T) {
 }
 
 func FuzzGroup(f *testing.F) {
-	g := group{generation: 1, sequence: 2, entries: []entry{{Entry: Entry{Partition: partitionOf(1)}, pos: groupHead, length: 4}}}
+	g := group{generation: 1, sequence: 2, entries: []entry{{Entry: Entry{Partition: partitionOf(1), End: 1}, pos: groupHead, length: 4}}}
 	mem := append(make([]byte, groupHead, 8192), "abcd"...)
 	f.Add(g.finish(mem))
 	f.Fuzz(func(t *testing.T, b []byte) {

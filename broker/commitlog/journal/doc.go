@@ -29,7 +29,10 @@
 // header and then the entries. The journal's identity is random, so that no
 // record can be made to look like a group. An entry's covers its
 // payload: whole record batches with the offsets they have in the log. A
-// position counts from the group's start. Padding is anything.
+// position counts from the group's start. Padding is anything. An entry without
+// a payload says that the partition's segments are durable up to its offset,
+// base and end in one: what is too large to be copied was synced there before
+// the group was written.
 //
 // The generation of a file is one more than that of the file written before
 // it, so that what a file held when it was last used is not taken for what it

@@ -32,7 +32,8 @@ type Partition struct {
 func (p Partition) String() string { return fmt.Sprintf("%v-%d", p.Topic, p.Index) }
 
 // Entry describes one record of the journal: whole record batches of one
-// partition, one after the other.
+// partition, one after the other, or, without a payload and with Base equal to
+// End, that its segments are durable up to there.
 type Entry struct {
 	Partition
 	Epoch record.Epoch  // leader epoch of the first batch
@@ -142,7 +143,7 @@ func parseGroup(b []byte) (group, error) {
 	g.entries = make([]entry, n)
 	for i := range g.entries {
 		e := parseEntry(b[at+int64(i)*entrySize:])
-		if e.pos < groupHead || int64(e.pos)+int64(e.length) > at {
+		if e.pos < groupHead || int64(e.pos)+int64(e.length) > at || (e.length == 0) != (e.Base == e.End) {
 			return group{}, fmt.Errorf("%w: record %d at byte %d of %d bytes in a group of %d", disk.ErrFormat, i, e.pos, e.length, g.length)
 		}
 		g.entries[i] = e

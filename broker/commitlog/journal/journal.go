@@ -14,10 +14,6 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// ErrTooLarge says that a record is larger than a group can be. Its log has
-// to be made durable in another way.
-var ErrTooLarge = errors.New("journal: record is too large for a group")
-
 // ErrNoRoom says that the disk is full and no file of the journal is free. It
 // passes; meanwhile logs have to be made durable in another way.
 var ErrNoRoom = errors.New("journal: disk is full")
@@ -35,6 +31,8 @@ type Config struct {
 	Files       int   // how many files there are at most, at least 3; 0: 8
 	GroupBytes  int   // of the payloads that one sync makes durable, at most; 0: 4 MiB
 	GroupCount  int   // of the records that one sync makes durable, at most; 0: 4096
+	CopyBytes   int   // a payload of more stays in its segment alone, which is synced with the group; 0: 128 KiB, at most GroupBytes
+	SyncBytes   int   // of payloads that one group leaves in their segments, at most, one aside; 0: 16 MiB
 	WindowCount int   // of the records in files that are needed, about; 0: one million
 }
 
@@ -50,14 +48,17 @@ func (c Config) orDefaults() Config {
 	set(&c.Files, 8)
 	set(&c.GroupBytes, 4<<20)
 	set(&c.GroupCount, 4096)
+	set(&c.CopyBytes, 128<<10)
+	set(&c.SyncBytes, 16<<20)
 	set(&c.WindowCount, 1_000_000)
+	c.CopyBytes = min(c.CopyBytes, c.GroupBytes)
 	c.Files = max(c.Files, 3)
 	return c
 }
 
 // groupMemory is the size of a group's buffer.
 func (c Config) groupMemory() int {
-	return int(disk.RoundUp(int64(groupHead + c.GroupBytes + c.GroupCount*entrySize)))
+	return int(disk.RoundUp(int64(groupHead + c.GroupBytes + 2*c.GroupCount*entrySize)))
 }
 
 // Deps are what a journal uses and does not own.
@@ -83,7 +84,8 @@ type Log interface {
 	// Flush makes all that is in the log's segments now durable there and
 	// says up to which offset. An error is the log's failure, which it
 	// reports itself. Of a log that is closed there is nothing to do; one that
-	// was deleted says -1, and nothing is remembered of it.
+	// was deleted says -1, and nothing is remembered of it. Append may be
+	// waiting meanwhile.
 	Flush() (record.Offset, error)
 }
 
@@ -128,7 +130,11 @@ type buffer struct {
 	used    int
 	pending int // copies under way
 	entries []entry
+	logs    []Log // of the entries; they wait for their segments
 	marks   []marked
+
+	large int               // bytes of payloads that are in segments alone
+	flush map[Log]Partition // whose segments those are
 }
 
 type marked struct {
@@ -136,9 +142,17 @@ type marked struct {
 	Mark
 }
 
+func newBuffer(c Config) *buffer {
+	b := &buffer{mem: disk.AlignedBytes(c.groupMemory()), flush: map[Log]Partition{}}
+	b.reset()
+	return b
+}
+
 func (b *buffer) reset() {
+	clear(b.logs)
 	clear(b.marks)
-	b.used, b.entries, b.marks = groupHead, b.entries[:0], b.marks[:0]
+	clear(b.flush)
+	b.used, b.large, b.entries, b.logs, b.marks = groupHead, 0, b.entries[:0], b.logs[:0], b.marks[:0]
 }
 
 // Open opens the journal in dir, or makes it, and reads what it holds: Records
@@ -160,10 +174,7 @@ func Open(dir string, cfg Config, deps Deps) (*Journal, error) {
 	if err := j.recover(); err != nil {
 		return nil, fmt.Errorf("opening the journal %s: %w", dir, err)
 	}
-	for _, b := range []**buffer{&j.fill, &j.spare} {
-		*b = &buffer{mem: disk.AlignedBytes(j.cfg.groupMemory())}
-		(*b).reset()
-	}
+	j.fill, j.spare = newBuffer(j.cfg), newBuffer(j.cfg)
 	j.writer.Go(j.write)
 	j.done.Go(j.keeper)
 	return j, nil
@@ -185,7 +196,7 @@ func (j *Journal) recover() error {
 			return err
 		}
 		s.checkpoint = &Checkpoint{Journal: s.id, Sequence: 1, Synced: map[Partition]record.Offset{}}
-		s.sequence = 1
+		s.sequence, s.synced = 1, s.checkpoint.Synced
 		if err := j.replaceCheckpoint(s.checkpoint); err != nil {
 			return err
 		}
@@ -218,7 +229,7 @@ func (j *Journal) recover() error {
 		}
 	}
 	j.id, j.used, j.newest, j.sequence = s.id, s.live, s.newest, s.sequence
-	j.refs, j.synced = s.refs, s.checkpoint.Synced
+	j.refs, j.synced = s.refs, s.synced
 	j.files = len(j.free) + len(j.used)
 	return nil
 }
@@ -234,8 +245,8 @@ func (j *Journal) Records(p Partition) []Ref {
 // Read gives a record's payload. Errors: *DamagedError, or of the file system.
 func (j *Journal) Read(r Ref) ([]byte, error) { return r.read() }
 
-// Synced says up to which offset a partition's segments were durable at the
-// last checkpoint; 0 when nothing is known.
+// Synced says up to which offset a partition's segments are durable, as far as
+// the journal knows; 0 when it knows nothing.
 func (j *Journal) Synced(p Partition) record.Offset {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -282,36 +293,28 @@ func (j *Journal) waitLocked(f *file, p Partition, log Log) {
 	j.names[log] = p
 }
 
-// Append takes a record, and returns when it has a copy of the payload.
-// log.Journaled is called with the mark once the record is durable, in the
-// order of the appends. While there is more than the disk has written,
-// Append waits. Errors: ErrTooLarge and ErrNoRoom; ErrClosed and ErrFailed,
-// after which Journaled may never be called for what was appended before.
+// Append makes a record durable that is in its log's segments: it returns when
+// it has a copy of the payload, or, of one larger than Config.CopyBytes, has
+// noted to sync the segments (Sync). log.Journaled is called with the mark once
+// the record is durable, in the order of the appends. While there is more than
+// the disk has written, Append waits. Errors: ErrNoRoom, after which the log
+// has to be made durable in another way; ErrClosed and ErrFailed, after which
+// Journaled may never be called for what was appended before.
 func (j *Journal) Append(log Log, e Entry, m Mark, payload []byte) error {
-	if len(payload) > j.cfg.GroupBytes {
-		return ErrTooLarge
+	if len(payload) > j.cfg.CopyBytes {
+		return j.Sync(log, e.Partition, m, len(payload))
 	}
 	j.mu.Lock()
-	for j.err == nil && !j.ending && j.noRoom == nil && !j.fits(len(payload)) {
-		appendsWaited.Inc()
-		j.room.Wait()
-	}
-	switch {
-	case j.err != nil:
-		defer j.mu.Unlock()
-		return j.err
-	case j.ending:
-		defer j.mu.Unlock()
-		return ErrClosed
-	case j.noRoom != nil:
-		defer j.mu.Unlock()
-		return fmt.Errorf("%w: %w", ErrNoRoom, j.noRoom)
+	if err := j.awaitLocked(func(b *buffer) bool { return b.used+len(payload) <= groupHead+j.cfg.GroupBytes }); err != nil {
+		j.mu.Unlock()
+		return err
 	}
 	b := j.fill
 	at, i := b.used, len(b.entries)
 	b.used += len(payload)
 	b.pending++
 	b.entries = append(b.entries, entry{Entry: e, pos: uint32(at), length: uint32(len(payload))})
+	b.logs = append(b.logs, log)
 	b.marks = append(b.marks, marked{log, m})
 	j.mu.Unlock()
 
@@ -327,8 +330,38 @@ func (j *Journal) Append(log Log, e Entry, m Mark, payload []byte) error {
 	return nil
 }
 
-func (j *Journal) fits(n int) bool {
-	return j.fill.used+n <= groupHead+j.cfg.GroupBytes && len(j.fill.entries) < j.cfg.GroupCount
+// Sync is Append for what is in the segments and not in the journal: the next
+// group flushes the log, and says in the journal up to where that is durable.
+// n is how many bytes that is, about.
+func (j *Journal) Sync(log Log, p Partition, m Mark, n int) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.awaitLocked(func(b *buffer) bool { return b.large == 0 || b.large+n <= j.cfg.SyncBytes }); err != nil {
+		return err
+	}
+	b := j.fill
+	b.large += n
+	b.flush[log] = p
+	b.marks = append(b.marks, marked{log, m})
+	j.work.Broadcast()
+	return nil
+}
+
+// awaitLocked waits until the group that fills has room.
+func (j *Journal) awaitLocked(fits func(*buffer) bool) error {
+	for j.err == nil && !j.ending && j.noRoom == nil && (len(j.fill.marks) >= j.cfg.GroupCount || !fits(j.fill)) {
+		appendsWaited.Inc()
+		j.room.Wait()
+	}
+	switch {
+	case j.err != nil:
+		return j.err
+	case j.ending:
+		return ErrClosed
+	case j.noRoom != nil:
+		return fmt.Errorf("%w: %w", ErrNoRoom, j.noRoom)
+	}
+	return nil
 }
 
 // write is the goroutine that makes groups durable, one after the other: each
@@ -339,6 +372,10 @@ func (j *Journal) write() {
 		if b == nil {
 			return
 		}
+		if err := j.flushGroup(b); err != nil {
+			j.fail(err)
+			return
+		}
 		if err := j.writeGroup(b); err != nil {
 			j.fail(err)
 			return
@@ -347,8 +384,9 @@ func (j *Journal) write() {
 			m.log.Journaled(m.Mark)
 		}
 		groups.Inc()
-		journaledRecords.Add(len(b.entries))
+		journaledRecords.Add(len(b.marks))
 		journaledBytes.Add(b.used - groupHead)
+		syncedBytes.Add(b.large)
 		b.reset()
 		j.mu.Lock()
 		j.spare = b
@@ -361,7 +399,7 @@ func (j *Journal) write() {
 func (j *Journal) next() *buffer {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for j.err == nil && len(j.fill.entries) == 0 {
+	for j.err == nil && len(j.fill.marks) == 0 {
 		if j.ending {
 			return nil
 		}
@@ -379,8 +417,29 @@ func (j *Journal) next() *buffer {
 	return b
 }
 
+// flushGroup makes durable what a group left in its segments, and has the
+// group say so.
+func (j *Journal) flushGroup(b *buffer) error {
+	if len(b.flush) == 0 {
+		return nil
+	}
+	synced, err := flush(slices.Collect(maps.Keys(b.flush)))
+	if err != nil {
+		return err
+	}
+	for log, end := range synced {
+		if end >= 0 {
+			b.entries = append(b.entries, entry{Entry: Entry{Partition: b.flush[log], Base: end, End: end}, pos: groupHead})
+		}
+	}
+	return nil
+}
+
 // writeGroup makes a group durable.
 func (j *Journal) writeGroup(b *buffer) error {
+	if len(b.entries) == 0 {
+		return nil // all that it had was of deleted partitions
+	}
 	need := disk.RoundUp(int64(b.used + len(b.entries)*entrySize))
 	f, at, g := j.place(b, need)
 	if f == nil {
@@ -415,8 +474,11 @@ func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group) {
 	j.sequence++
 	f.end += need
 	f.records += len(b.entries)
-	for i, e := range b.entries {
-		j.waitLocked(f, e.Partition, b.marks[i].log)
+	for i, log := range b.logs {
+		j.waitLocked(f, b.entries[i].Partition, log)
+	}
+	for _, e := range b.entries[len(b.logs):] {
+		j.synced[e.Partition] = max(j.synced[e.Partition], e.End)
 	}
 	return f, at, g
 }

@@ -33,7 +33,7 @@ func newSeed(t *testing.T) uint64 {
 	return s
 }
 
-var small = Config{FileBytes: 64 << 10, Files: 4, GroupBytes: 16 << 10, GroupCount: 8}
+var small = Config{FileBytes: 64 << 10, Files: 4, GroupBytes: 16 << 10, GroupCount: 8, CopyBytes: 8 << 10, SyncBytes: 32 << 10}
 
 // partitionOf gives the i-th partition of the tests.
 func partitionOf(i int) Partition {
@@ -171,15 +171,58 @@ func TestJournalKeepsWhatItAcknowledged(t *testing.T) {
 	}
 }
 
-func TestTooLargeIsRefused(t *testing.T) {
+// TestLargeStaysInTheSegment: what is too large to be copied is durable once
+// its log was flushed, also when the next open finds the journal alone.
+func TestLargeStaysInTheSegment(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	live := t.TempDir()
+	d, rec := disktest.Record(live)
+	j := open(t, filepath.Join(live, "j"), small, d)
+	l := &fakeLog{p: partitionOf(0), mark: rec.Mark}
+	for _, size := range []int{100, small.CopyBytes + 1, 100 * small.SyncBytes, 100} {
+		if err := l.append(j, 1, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(l.durablePoints()) < 4 {
+		runtime.Gosched()
+	}
+	crashed := t.TempDir()
+	if err := rec.Crash(rand.New(rand.NewPCG(1, 1)), rec.Len(), crashed); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = open(t, filepath.Join(crashed, "j"), small, nil)
+	defer j.Close()
+	if got := j.Synced(l.p); got < 3 {
+		t.Errorf("the journal says that segments are durable up to %d, want 3 at least", got)
+	}
+	for _, r := range j.Records(l.p) {
+		if r.Base == 1 || r.Base == 2 {
+			t.Errorf("the journal has the large record of offset %d", r.Base)
+		}
+	}
+	if got, err := replay(j, l.p, j.Synced(l.p)); got != 4 || err != nil {
+		t.Errorf("journal and segments reach %d: %v", got, err)
+	}
+}
+
+// TestOfDeletedNothingIsSynced: a group that had nothing but a large record
+// of a deleted partition writes nothing.
+func TestOfDeletedNothingIsSynced(t *testing.T) {
 	j := open(t, t.TempDir(), small, nil)
 	defer j.Close()
-	l := &fakeLog{p: partitionOf(0), mark: noMark}
-	if err := l.append(j, 1, small.GroupBytes+1); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("got %v, want ErrTooLarge", err)
-	}
+	l := &fakeLog{p: partitionOf(0), mark: noMark, deleted: true}
 	if err := l.append(j, 1, small.GroupBytes); err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	for len(l.durablePoints()) == 0 {
+		runtime.Gosched()
+	}
+	if got := j.Synced(l.p); got != 0 {
+		t.Errorf("synced %d", got)
 	}
 }
 
@@ -211,7 +254,6 @@ func TestFailedSyncFailsEverything(t *testing.T) {
 	mu.Lock()
 	broken = true
 	mu.Unlock()
-	before := l.end
 	for err == nil {
 		err = l.append(j, 1, 100)
 	}
@@ -224,7 +266,6 @@ func TestFailedSyncFailsEverything(t *testing.T) {
 	if err := j.Close(); !errors.Is(err, ErrFailed) {
 		t.Errorf("Close gave %v", err)
 	}
-	_ = before
 	if len(told) > 0 {
 		t.Error("Failed was called twice")
 	}
@@ -245,7 +286,7 @@ func workload(t *testing.T, rng *rand.Rand, j *Journal, logs []*fakeLog, appends
 			for range appends {
 				size := 24 + rng.IntN(600)
 				if rng.IntN(8) == 0 {
-					size = rng.IntN(small.GroupBytes)
+					size = rng.IntN(2 * small.GroupBytes)
 				}
 				if err := l.append(j, 1+rng.IntN(4), size); err != nil {
 					t.Error(err)

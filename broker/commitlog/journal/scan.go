@@ -51,6 +51,7 @@ type scan struct {
 	newest     int64   // generation
 	sequence   int64   // of the next group
 	refs       map[Partition][]Ref
+	synced     map[Partition]record.Offset // as Checkpoint's, and what groups say
 	reader     reader
 }
 
@@ -100,7 +101,7 @@ func (s *scan) readCheckpoint() error {
 	if err != nil {
 		return &DamagedError{filepath.Join(s.dir, checkpointName), 0, err}
 	}
-	s.checkpoint, s.id, s.newest = c, c.Journal, c.Last
+	s.checkpoint, s.id, s.newest, s.synced = c, c.Journal, c.Last, c.Synced
 	return nil
 }
 
@@ -263,6 +264,10 @@ func (s *scan) readGroup(of *os.File, size, pos, generation int64) (group, []byt
 // add takes a record in. One that begins at or below what its partition
 // already has replaces that: the log was cut back in between.
 func (s *scan) add(f *file, at int64, e entry) {
+	if e.length == 0 {
+		s.synced[e.Partition] = max(s.synced[e.Partition], e.End)
+		return
+	}
 	refs := s.refs[e.Partition]
 	for n := len(refs); n > 0 && refs[n-1].Base >= e.Base; n-- {
 		refs = refs[:n-1]
