@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// Disk is the calls, as functions that a test may replace one by one. None is
-// nil. All of them may be called from several goroutines.
+// Disk is the calls, as functions that a test may replace one by one. None but
+// SyncAll is nil. All of them may be called from several goroutines.
 type Disk struct {
 	// Create opens a file for reading and writing, makes it if it is not
 	// there, and leaves it empty. The folder is not synced.
@@ -23,6 +23,11 @@ type Disk struct {
 	// durable. After an error nothing is known of what was written since the
 	// last one that succeeded, and trying again tells nothing.
 	Sync func(f *os.File) error
+	// SyncAll does the same for everything, names too, that was written to the
+	// file system of f, which had been open before that was written. It costs
+	// one round through the disk instead of one for each file. Nil where the
+	// system has no such call, or one that does not say that it failed.
+	SyncAll func(f *os.File) error
 	// Truncate cuts a file or makes it longer.
 	Truncate func(f *os.File, size int64) error
 	// Reserve takes room for a file of a size without changing its length. A
@@ -40,6 +45,7 @@ func Real() *Disk {
 		},
 		WriteAt:  func(f *os.File, b []byte, off int64) (int, error) { return f.WriteAt(b, off) },
 		Sync:     sync,
+		SyncAll:  syncAll(),
 		Truncate: func(f *os.File, size int64) error { return f.Truncate(size) },
 		Reserve:  reserve,
 		Rename:   os.Rename,

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
@@ -10,15 +11,16 @@ import (
 
 // sync is fdatasync for a file: its length and its bytes, not its times. For
 // a folder the two calls are one.
-func sync(f *os.File) error {
+func sync(f *os.File) error { return control(f, "fdatasync", unix.Fdatasync) }
+
+func control(f *os.File, op string, call func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var serr error
 	cerr := raw.Control(func(fd uintptr) {
 		for {
-			if serr = unix.Fdatasync(int(fd)); !errors.Is(serr, syscall.EINTR) {
+			if err = call(int(fd)); !errors.Is(err, syscall.EINTR) {
 				return
 			}
 		}
@@ -26,10 +28,26 @@ func sync(f *os.File) error {
 	if cerr != nil {
 		return cerr
 	}
-	if serr != nil {
-		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: serr}
+	if err != nil {
+		return &os.PathError{Op: op, Path: f.Name(), Err: err}
 	}
 	return nil
+}
+
+// syncAll is syncfs, from Linux 5.8 on: before, it said nothing of writes that
+// had failed (syncfs(2)).
+func syncAll() func(*os.File) error {
+	var u unix.Utsname
+	var major, minor int
+	if unix.Uname(&u) != nil {
+		return nil
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); n < 2 || major < 5 || major == 5 && minor < 8 {
+		return nil
+	}
+	return func(f *os.File) error {
+		return control(f, "syncfs", unix.Syncfs)
+	}
 }
 
 // OpenDirect opens a file for writing past the page cache. Writes must begin

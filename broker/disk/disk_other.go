@@ -9,6 +9,8 @@ import (
 
 func sync(f *os.File) error { return f.Sync() }
 
+func syncAll() func(*os.File) error { return nil }
+
 // OpenDirect opens a file for writing past the page cache, which this system
 // does not offer.
 func OpenDirect(string) (*os.File, error) { return nil, errors.ErrUnsupported }

@@ -67,6 +67,7 @@ func Shadow(from, to string, copies []string) (*Disk, error) {
 		return real.Truncate(f, size)
 	}
 	d.Sync = func(*os.File) error { return nil }
+	d.SyncAll = d.Sync
 	d.Reserve = func(*os.File, int64) error { return nil }
 	return d, nil
 }

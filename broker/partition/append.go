@@ -188,6 +188,14 @@ func (p *Partition) Journaled(m journal.Mark) {
 	p.waiters.advance(m.End)
 }
 
+// End is up to where the segments are written, of a deleted partition -1.
+func (p *Partition) End() record.Offset {
+	if p.deleted.Load() {
+		return -1
+	}
+	return p.log.End()
+}
+
 // Flush makes the segments durable, so that the journal need not keep their
 // records any longer; of a deleted partition it forgets everything.
 func (p *Partition) Flush() (record.Offset, error) {
@@ -195,7 +203,7 @@ func (p *Partition) Flush() (record.Offset, error) {
 	err := p.log.SyncData()
 	if errors.Is(err, commitlog.ErrClosed) {
 		p.mu.Lock() // closing syncs too: until that is over
-		if err = p.log.CloseErr(); p.deleted {
+		if err = p.log.CloseErr(); p.deleted.Load() {
 			end, err = -1, nil
 		}
 		p.mu.Unlock()

@@ -30,6 +30,7 @@ type Partition struct {
 	lso       atomic.Int64 // last stable offset, at most hw
 	tieredEnd atomic.Int64
 	closed    atomic.Bool
+	deleted   atomic.Bool
 
 	// mu makes the writing methods of log one goroutine's at a time, and with
 	// them the order of appends. It is held across local disk I/O, never
@@ -37,7 +38,6 @@ type Partition struct {
 	mu        sync.Mutex
 	unsynced  int64 // records since the last sync, for flush.messages
 	uncovered bool  // there are records which neither the journal nor a sync made durable
-	deleted   bool
 	syncer    syncer
 
 	// compacting is held by whoever compacts the log: one at a time. It is
@@ -218,7 +218,7 @@ func (p *Partition) Close() error {
 // folder. Spans stay readable.
 func (p *Partition) Delete() error {
 	err := p.shut(func() error {
-		p.deleted = true
+		p.deleted.Store(true)
 		return p.log.Remove()
 	})
 	if p.deps.Journal != nil {

@@ -17,6 +17,7 @@ type ackLog struct {
 
 func (l *ackLog) Journaled(m Mark)              { l.acks <- m.End }
 func (l *ackLog) Flush() (record.Offset, error) { return l.end, nil }
+func (l *ackLog) End() record.Offset            { return l.end }
 
 // BenchmarkAppend is what acknowledged bytes cost: each of a number of
 // appenders waits until its record is durable before it appends another.

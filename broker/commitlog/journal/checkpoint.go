@@ -148,7 +148,7 @@ func (j *Journal) checkpoint(all bool) error {
 	if len(files) == 0 {
 		return nil
 	}
-	synced, err := flush(logs)
+	synced, err := j.flushAll(logs)
 	if err != nil {
 		return err
 	}
@@ -192,6 +192,18 @@ func (j *Journal) waitedFor(all bool) ([]*file, []Log) {
 		logs = append(logs, l)
 	}
 	return files, logs
+}
+
+// flushAll flushes logs, with one call for all when they are many.
+func (j *Journal) flushAll(logs []Log) (map[Log]record.Offset, error) {
+	if len(logs) < j.cfg.SyncAllFrom || j.disk.SyncAll == nil {
+		return flush(logs)
+	}
+	synced := make(map[Log]record.Offset, len(logs))
+	for _, l := range logs {
+		synced[l] = l.End()
+	}
+	return synced, j.disk.SyncAll(j.root)
 }
 
 // flush flushes logs, several at a time, and says how far each is durable.

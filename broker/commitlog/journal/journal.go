@@ -33,6 +33,7 @@ type Config struct {
 	GroupCount  int   // of the records that one sync makes durable, at most; 0: 4096
 	CopyBytes   int   // a payload of more stays in its segment alone, which is synced with the group; 0: 128 KiB, at most GroupBytes
 	SyncBytes   int   // of payloads that one group leaves in their segments, at most, one aside; 0: 16 MiB
+	SyncAllFrom int   // how many logs a checkpoint flushes by syncing all of the file system; 0: 64
 	WindowCount int   // of the records in files that are needed, about; 0: one million
 }
 
@@ -50,6 +51,7 @@ func (c Config) orDefaults() Config {
 	set(&c.GroupCount, 4096)
 	set(&c.CopyBytes, 128<<10)
 	set(&c.SyncBytes, 16<<20)
+	set(&c.SyncAllFrom, 64)
 	set(&c.WindowCount, 1_000_000)
 	c.CopyBytes = min(c.CopyBytes, c.GroupBytes)
 	c.Files = max(c.Files, 3)
@@ -87,6 +89,9 @@ type Log interface {
 	// was deleted says -1, and nothing is remembered of it. Append may be
 	// waiting meanwhile.
 	Flush() (record.Offset, error)
+	// End is up to where the log's segments are written, -1 when it was
+	// deleted. It must not block.
+	End() record.Offset
 }
 
 // Journal is an open journal. All methods may be called from any goroutine.
@@ -118,6 +123,7 @@ type Journal struct {
 	writing bool // the newest file is one that this process writes
 
 	writer  sync.WaitGroup
+	root    *os.File      // the folder, for disk.SyncAll
 	keep    chan struct{} // wakes the keeper
 	stop    chan struct{} // closed when the writer has ended
 	closing sync.Once
@@ -173,6 +179,10 @@ func Open(dir string, cfg Config, deps Deps) (*Journal, error) {
 	j.room.L, j.work.L = &j.mu, &j.mu
 	if err := j.recover(); err != nil {
 		return nil, fmt.Errorf("opening the journal %s: %w", dir, err)
+	}
+	var err error
+	if j.root, err = os.Open(dir); err != nil {
+		return nil, err
 	}
 	j.fill, j.spare = newBuffer(j.cfg), newBuffer(j.cfg)
 	j.writer.Go(j.write)
@@ -545,5 +555,6 @@ func (j *Journal) Close() error {
 	for _, f := range slices.Concat(j.used, j.free) {
 		f.close()
 	}
+	j.root.Close()
 	return j.err
 }

@@ -88,6 +88,11 @@ func (l *fakeLog) Flush() (record.Offset, error) {
 	return l.end, nil
 }
 
+func (l *fakeLog) End() record.Offset {
+	end, _ := l.Flush()
+	return end
+}
+
 // at gives the last offset that was reached by a number of calls.
 func at(points []point, calls int) (end record.Offset) {
 	for _, p := range points {

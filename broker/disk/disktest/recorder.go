@@ -26,6 +26,7 @@ const (
 	truncate
 	syncFile
 	syncDir
+	syncAll
 	create
 	rename
 	remove
@@ -58,6 +59,7 @@ type Recorder struct {
 func Unsynced() *disk.Disk {
 	d := disk.Real()
 	d.Sync = func(*os.File) error { return nil }
+	d.SyncAll = d.Sync
 	return d
 }
 
@@ -103,6 +105,14 @@ func Record(dir string) (*disk.Disk, *Recorder) {
 		} else {
 			r.ops = append(r.ops, op{kind: syncFile, file: r.fileOf(f), seen: seen})
 		}
+		return nil
+	}
+	d.SyncAll = func(*os.File) error {
+		seen := r.Len()
+		runtime.Gosched()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.ops = append(r.ops, op{kind: syncAll, seen: seen})
 		return nil
 	}
 	d.Rename = func(from, to string) error {
@@ -207,6 +217,19 @@ func (r *Recorder) Crash(rng *rand.Rand, n int, dir string) error {
 			rest := pending[:0:0]
 			for _, p := range pending {
 				if p.at < o.seen && filepath.Dir(p.path) == o.path {
+					change(names, p.op)
+				} else {
+					rest = append(rest, p)
+				}
+			}
+			pending = rest
+		case syncAll:
+			for _, b := range files {
+				b.sync(o.seen)
+			}
+			rest := pending[:0:0]
+			for _, p := range pending {
+				if p.at < o.seen {
 					change(names, p.op)
 				} else {
 					rest = append(rest, p)
