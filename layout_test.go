@@ -62,6 +62,7 @@ var onlyFrom = map[string][]string{
 	"github.com/twmb/franz-go/pkg/kgo":    {"cmd/firn", "test", "bench"},
 	"github.com/twmb/franz-go/pkg/kadm":   {"cmd/firn", "test", "bench"},
 	"github.com/twmb/franz-go/pkg/kfake":  {},
+	"github.com/nats-io/nats.go":          {"bench"},
 	"github.com/parquet-go/parquet-go":    {"test"},
 	"github.com/klauspost/compress/zstd":  {"record", "tiering"},
 	"github.com/prometheus/client_golang": {},

@@ -11,13 +11,11 @@ import (
 	"runtime"
 	"syscall"
 	"time"
-
-	"github.com/firnlog/firn/bench/blast"
 )
 
 // process is a broker that the runner started.
 type process struct {
-	addr  string
+	sv    server
 	dir   string // everything it keeps
 	cmd   *exec.Cmd
 	log   string // file of what it prints
@@ -35,7 +33,7 @@ func startProcess(ctx context.Context, sv server, dir string) (*process, error) 
 	if err != nil {
 		return nil, err
 	}
-	p := &process{addr: sv.addr(), dir: dir, log: filepath.Join(dir, "output.log"), ended: make(chan struct{})}
+	p := &process{sv: sv, dir: dir, log: filepath.Join(dir, "output.log"), ended: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -71,7 +69,7 @@ func (p *process) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
-		err := blast.Ping(ctx, p.addr)
+		err := p.sv.ping(ctx)
 		if err == nil {
 			return nil
 		}

@@ -60,18 +60,19 @@ func TestWrongWorkloadsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, text := range map[string]string{
-		"is not a size":   strings.Replace(good, "1MB", "1MiBB", 1),
-		"no system":       strings.Replace(good, "[firn]", "[fern]", 1),
-		"partitions":      strings.Replace(good, "partitions: 1", "partitions: 0", 1),
-		"one of produce":  good + "start: {batch: {size: 16KiB}, load: 1MB, after: stop}\n",
-		"not found":       good + "idel: {}\n",
-		"no metric":       good + "must: [{metric: speed, of: firn, atLeast: 1}]\n",
-		"does not":        good + "must: [{metric: rss, of: firn, over: kafka, atLeast: 1}]\n",
-		"atLeast":         good + "must: [{metric: rss, of: firn}]\n",
-		"not none, lz4":   strings.Replace(good, "16KiB", "16KiB, codec: gzip", 1),
-		"for Firn only":   "name: x\nsystems: [kafka]\npartitions: 1\ncold: {batch: {size: 1MiB}, load: 8MiB, maxBytes: 1MiB, streams: 1}\n",
-		"with a delay":    "name: x\nsystems: [firn]\npartitions: 1\ncold: {batch: {size: 1MiB}, load: 8MiB, maxBytes: 1MiB, streams: 1, delay: 1s}\n",
-		"name is missing": strings.Replace(good, "name: x", "name: x y", 1),
+		"is not a size":    strings.Replace(good, "1MB", "1MiBB", 1),
+		"no system":        strings.Replace(good, "[firn]", "[fern]", 1),
+		"partitions":       strings.Replace(good, "partitions: 1", "partitions: 0", 1),
+		"one of produce":   good + "start: {batch: {size: 16KiB}, load: 1MB, after: stop}\n",
+		"not found":        good + "idel: {}\n",
+		"no metric":        good + "must: [{metric: speed, of: firn, atLeast: 1}]\n",
+		"does not":         good + "must: [{metric: rss, of: firn, over: kafka, atLeast: 1}]\n",
+		"atLeast":          good + "must: [{metric: rss, of: firn}]\n",
+		"not none, lz4":    strings.Replace(good, "16KiB", "16KiB, codec: gzip", 1),
+		"for produce only": strings.Replace(good, "[firn]", "[nats]", 1),
+		"for Firn only":    "name: x\nsystems: [kafka]\npartitions: 1\ncold: {batch: {size: 1MiB}, load: 8MiB, maxBytes: 1MiB, streams: 1}\n",
+		"with a delay":     "name: x\nsystems: [firn]\npartitions: 1\ncold: {batch: {size: 1MiB}, load: 8MiB, maxBytes: 1MiB, streams: 1, delay: 1s}\n",
+		"name is missing":  strings.Replace(good, "name: x", "name: x y", 1),
 	} {
 		if _, err := write(t, text); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("want an error with %q, got %v", what, err)

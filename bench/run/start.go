@@ -111,5 +111,5 @@ func (t *trial) writeAll() (*blast.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes}.Run(t.ctx)
+	return t.server.produce(t.ctx, blast.Produce{Topic: t.topic, Batches: batches, Connections: min(16, t.w.Partitions), InFlight: 5, Acks: -1, Bytes: int64(t.w.Partitions) * batches.Bytes})
 }

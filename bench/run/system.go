@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/firnlog/firn/bench/blast"
 	"github.com/firnlog/firn/test/kafka"
 )
 
@@ -29,6 +30,8 @@ var systems = []system{
 	{"firn-synced", "firn", map[string]string{"firn.ack.policy": "fsync"}, "Firn, this checkout: acknowledged from the disk, by the journal"},
 	{"kafka", "kafka", nil, "Apache Kafka, its defaults: acknowledged from the page cache"},
 	{"kafka-synced", "kafka", map[string]string{"flush.messages": "1"}, "Apache Kafka, flush.messages=1: a sync for each batch"},
+	{"nats", "nats", nil, "NATS JetStream, its defaults, by its own protocol and client: a batch is one message, a partition a stream"},
+	{"nats-synced", "nats-synced", nil, "NATS JetStream, sync_interval: always: a sync for each message"},
 }
 
 func findSystem(name string) *system {
@@ -42,6 +45,12 @@ func findSystem(name string) *system {
 // run, in any folder.
 type server interface {
 	addr() string
+	// ping gives an error until the program serves clients.
+	ping(ctx context.Context) error
+	// create makes a topic.
+	create(ctx context.Context, t blast.Topic, configs map[string]string) error
+	// produce does what blast.Produce does.
+	produce(ctx context.Context, job blast.Produce) (*blast.Result, error)
 	// command gives the program's arguments for a folder, which it prepares
 	// when nothing is in it.
 	command(dir string) ([]string, error)
@@ -64,16 +73,18 @@ func newServer(ctx context.Context, name, work string) (server, error) {
 			return nil, err
 		}
 		bin, err := build(ctx, work, "firn", "./cmd/firn")
-		return &firnServer{bin, addr, http}, err
+		return &firnServer{kafkaAPI(addr), bin, http}, err
 	case "ideal", "ideal-copy":
 		bin, err := build(ctx, work, "ideal", "./bench/ideal")
 		args := []string{"-kafka", addr}
 		if name == "ideal-copy" {
 			args = append(args, "-copy")
 		}
-		return &idealServer{bin, addr, args}, err
+		return &idealServer{kafkaAPI(addr), bin, args}, err
 	case "kafka":
 		return newKafka(ctx, work, addr)
+	case "nats", "nats-synced":
+		return newNATS(addr, name == "nats-synced")
 	default:
 		return nil, fmt.Errorf("no server is called %q", name)
 	}
@@ -90,14 +101,30 @@ func build(ctx context.Context, work, name, pkg string) (string, error) {
 	return bin, nil
 }
 
-type firnServer struct{ bin, kafka, http string }
+// kafkaAPI is the address of a server that speaks Kafka's protocol.
+type kafkaAPI string
 
-func (f *firnServer) addr() string { return f.kafka }
+func (a kafkaAPI) addr() string { return string(a) }
+
+func (a kafkaAPI) ping(ctx context.Context) error { return blast.Ping(ctx, string(a)) }
+
+func (a kafkaAPI) create(ctx context.Context, t blast.Topic, configs map[string]string) error {
+	return t.Create(ctx, configs)
+}
+
+func (a kafkaAPI) produce(ctx context.Context, job blast.Produce) (*blast.Result, error) {
+	return job.Run(ctx)
+}
+
+type firnServer struct {
+	kafkaAPI
+	bin, http string
+}
 
 func (f *firnServer) profile() string { return "http://" + f.http + "/debug/pprof/profile" }
 
 func (f *firnServer) command(dir string) ([]string, error) {
-	return []string{f.bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", f.kafka, "--http", f.http, "--log-level", "warn"}, nil
+	return []string{f.bin, "start", "--data", filepath.Join(dir, "data"), "--kafka", f.addr(), "--http", f.http, "--log-level", "warn"}, nil
 }
 
 func (f *firnServer) facts() []Fact {
@@ -105,11 +132,10 @@ func (f *firnServer) facts() []Fact {
 }
 
 type idealServer struct {
-	bin, kafka string
-	args       []string
+	kafkaAPI
+	bin  string
+	args []string
 }
-
-func (i *idealServer) addr() string { return i.kafka }
 
 func (i *idealServer) command(dir string) ([]string, error) {
 	return append([]string{i.bin, "-data", filepath.Join(dir, "data")}, i.args...), nil
@@ -121,10 +147,11 @@ func (i *idealServer) profile() string { return "" }
 
 // kafkaServer is Apache Kafka as one node, broker and controller in one.
 type kafkaServer struct {
-	client, controller string
-	java               []string
-	work               string
-	formatted          bool
+	kafkaAPI
+	controller string
+	java       []string
+	work       string
+	formatted  bool
 }
 
 var kafkaFlags = []string{"-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"}
@@ -138,7 +165,7 @@ func newKafka(ctx context.Context, work, addr string) (*kafkaServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kafkaServer{client: addr, controller: controller, work: work}
+	k := &kafkaServer{kafkaAPI: kafkaAPI(addr), controller: controller, work: work}
 	log := filepath.Join(work, "log4j2.yaml")
 	k.java = append([]string{"java"}, append(slices.Clone(kafkaFlags), "-Dlog4j2.configurationFile="+log, "-cp", cp)...)
 	return k, os.WriteFile(log, []byte(log4j), 0o644)
@@ -154,8 +181,6 @@ const log4j = `Configuration:
     Root: {level: WARN, AppenderRef: {ref: out}}
 `
 
-func (k *kafkaServer) addr() string { return k.client }
-
 func (k *kafkaServer) profile() string { return "" }
 
 // properties of a single node; all that is not about being one is Kafka's
@@ -165,8 +190,8 @@ func (k *kafkaServer) properties(dir string) []string {
 		"process.roles=broker,controller",
 		"node.id=1",
 		"controller.quorum.bootstrap.servers=" + k.controller,
-		"listeners=PLAINTEXT://" + k.client + ",CONTROLLER://" + k.controller,
-		"advertised.listeners=PLAINTEXT://" + k.client,
+		"listeners=PLAINTEXT://" + k.addr() + ",CONTROLLER://" + k.controller,
+		"advertised.listeners=PLAINTEXT://" + k.addr(),
 		"controller.listener.names=CONTROLLER",
 		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
 		"inter.broker.listener.name=PLAINTEXT",

@@ -66,13 +66,13 @@ func (t *trial) run(ctx context.Context) error {
 	if err := t.start(); err != nil {
 		return err
 	}
-	t.topic = blast.Topic{Addr: t.p.addr, Name: "bench", Partitions: t.w.Partitions}
+	t.topic = blast.Topic{Addr: t.server.addr(), Name: "bench", Partitions: t.w.Partitions}
 	m, err := t.begin()
 	if err != nil {
 		return err
 	}
 	t.asked = time.Now()
-	if err := t.topic.Create(ctx, t.configs); err != nil {
+	if err := t.server.create(ctx, t.topic, t.configs); err != nil {
 		return err
 	}
 	if t.w.Many != nil {
@@ -161,7 +161,7 @@ func (p *Produce) run(t *trial) error {
 	}
 	job := blast.Produce{Topic: t.topic, Batches: batches, Connections: p.Connections, InFlight: p.InFlight, Acks: p.Acks, Bytes: int64(p.Bytes), Limit: passLimit}
 	for pass := 1; pass <= p.Passes; pass++ {
-		if err := t.phase("pass "+strconv.Itoa(pass), p.Bytes, func() (*blast.Result, error) { return job.Run(t.ctx) }); err != nil {
+		if err := t.phase("pass "+strconv.Itoa(pass), p.Bytes, func() (*blast.Result, error) { return t.server.produce(t.ctx, job) }); err != nil {
 			return err
 		}
 		// So that what follows the first pass is not a first touch of anything.

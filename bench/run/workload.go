@@ -259,6 +259,9 @@ func (w *Workload) check() error {
 	if w.Cold != nil && slices.ContainsFunc(w.Systems, func(s string) bool { return findSystem(s).server != "firn" }) {
 		return errors.New("cold is for Firn only")
 	}
+	if w.Produce == nil && slices.ContainsFunc(w.Systems, func(s string) bool { return strings.HasPrefix(s, "nats") }) {
+		return errors.New("nats is for produce only")
+	}
 	for _, g := range w.Must {
 		if err := g.check(w.Systems); err != nil {
 			return fmt.Errorf("must: %w", err)
