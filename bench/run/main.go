@@ -96,8 +96,11 @@ func run(ctx context.Context, o options, files []string) error {
 			return err
 		}
 		if o.only != "" {
-			w.Systems = slices.DeleteFunc(w.Systems, func(s string) bool { return !slices.Contains(strings.Split(o.only, ","), s) })
-			w.Must = slices.DeleteFunc(w.Must, func(g Goal) bool { return g.check(w.Systems) != nil })
+			for _, s := range slices.Clone(w.Systems) {
+				if !slices.Contains(strings.Split(o.only, ","), s) {
+					w.without(s)
+				}
+			}
 		}
 		all = append(all, w)
 	}
@@ -132,21 +135,39 @@ func (r *runner) prepare(ctx context.Context, dir string, all []*Workload) error
 	}
 	r.values = blast.Join(rows, valueSize, pool)
 	r.results.Facts = machine(dir)
-	for _, w := range all {
-		for _, name := range w.Systems {
-			sys := findSystem(name)
-			if r.servers[sys.server] != nil {
-				continue
-			}
-			sv, err := newServer(ctx, sys.server, dir)
-			if err != nil {
-				return err
-			}
-			r.servers[sys.server] = sv
-			r.results.Facts = append(r.results.Facts, sv.facts()...)
-		}
+	if err := r.prepareServers(ctx, dir, all); err != nil {
+		return err
 	}
 	return warm(dir, r.warm)
+}
+
+// prepareServers makes the workloads' servers. One that cannot be had here is
+// reported, and the workloads go on without.
+func (r *runner) prepareServers(ctx context.Context, dir string, all []*Workload) error {
+	missing := map[string]error{}
+	for _, w := range all {
+		for _, name := range slices.Clone(w.Systems) {
+			kind := findSystem(name).server
+			if r.servers[kind] == nil && missing[kind] == nil {
+				sv, err := newServer(ctx, kind, dir)
+				switch {
+				case errors.Is(err, errNotHere) && ctx.Err() == nil:
+					missing[kind] = err
+				case err != nil:
+					return err
+				default:
+					r.servers[kind] = sv
+					r.results.Facts = append(r.results.Facts, sv.facts()...)
+				}
+			}
+			if err := missing[kind]; err != nil {
+				w.without(name)
+				r.results.Failures = append(r.results.Failures, Failure{w.Name, name, 0, err.Error()})
+				fmt.Fprintf(os.Stderr, "%s, %s: skipped: %v\n", w.Name, name, err)
+			}
+		}
+	}
+	return nil
 }
 
 const (

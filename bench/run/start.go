@@ -47,7 +47,8 @@ func (s *Start) run(t *trial) error {
 	return t.since(t.p.began, "start", m, r)
 }
 
-// fillWindow writes until at least s.Window bytes are in Firn's journal that
+// fillWindow writes, in batches small enough to be copied into the journal,
+// until at least s.Window bytes are in Firn's journal that
 // the start after a crash has to replay, which is when so much was written
 // since its last checkpoint.
 func (s *Start) fillWindow(t *trial) error {
@@ -62,7 +63,7 @@ func (s *Start) fillWindow(t *trial) error {
 	}
 	// A checkpoint comes at the latest when half of the journal is full.
 	for tried := Size(0); tried < 8*s.Window; tried += step {
-		if err := t.load(s.Batch, step); err != nil {
+		if err := t.load(Batch{Size: 16 << 10}, step); err != nil {
 			return err
 		}
 		now, err := firn.journal(t.ctx)

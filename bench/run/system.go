@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,6 +33,8 @@ var systems = []system{
 	{"kafka-synced", "kafka", map[string]string{"flush.messages": "1"}, "Apache Kafka, flush.messages=1: a sync for each batch"},
 	{"nats", "nats", nil, "NATS JetStream, its defaults, by its own protocol and client: a batch is one message, a partition a stream"},
 	{"nats-synced", "nats-synced", nil, "NATS JetStream, sync_interval: always: a sync for each message"},
+	{"nisshi", "nisshi", nil, "Nisshi, its data in memory"},
+	{"nisshi-sqlite", "nisshi-sqlite", nil, "Nisshi, its data in SQLite"},
 }
 
 func findSystem(name string) *system {
@@ -59,8 +62,11 @@ type server interface {
 	profile() string
 }
 
+// errNotHere says that this machine lacks what a server is built with.
+var errNotHere = errors.New("cannot be had on this machine")
+
 // newServer makes a server ready to be started: built, or downloaded. work is
-// a folder for what it needs.
+// a folder for what it needs. errNotHere: the others can be measured without.
 func newServer(ctx context.Context, name, work string) (server, error) {
 	addr, err := freeAddr()
 	if err != nil {
@@ -83,6 +89,10 @@ func newServer(ctx context.Context, name, work string) (server, error) {
 		return &idealServer{kafkaAPI(addr), bin, args}, err
 	case "kafka":
 		return newKafka(ctx, work, addr)
+	case "nisshi":
+		return newNisshi(ctx, addr, "memory://nisshi/")
+	case "nisshi-sqlite":
+		return newNisshi(ctx, addr, "sqlite://nisshi.db")
 	case "nats", "nats-synced":
 		return newNATS(addr, name == "nats-synced")
 	default:

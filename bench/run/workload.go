@@ -270,6 +270,12 @@ func (w *Workload) check() error {
 	return nil
 }
 
+// without leaves a system out, and the goals that speak of it.
+func (w *Workload) without(system string) {
+	w.Systems = slices.DeleteFunc(w.Systems, func(s string) bool { return s == system })
+	w.Must = slices.DeleteFunc(w.Must, func(g Goal) bool { return g.check(w.Systems) != nil })
+}
+
 func (g *Goal) check(systems []string) error {
 	if findMetric(g.Metric) == nil {
 		return fmt.Errorf("no metric is called %q", g.Metric)
