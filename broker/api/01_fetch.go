@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"errors"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -47,7 +49,8 @@ func (a *API) fetch(c *call) {
 		c.send(resp)
 		return
 	}
-	f := &fetchCall{a: a, c: c, req: req, resp: resp, fc: fc}
+	f := &fetchCall{a: a, c: c, version: req.Version, replica: isReplica(req), refused: req.MaxBytes < 0, resp: resp, fc: fc}
+	f.isolation = record.Isolation(req.IsolationLevel)
 	f.maxBytes = min(max(0, int(req.MaxBytes)), a.cfg.MaxFetchBytes)
 	f.minBytes = min(int64(req.MinBytes), int64(a.cfg.MaxFetchBytes))
 	f.deadline = c.start.Add(min(time.Duration(max(0, req.MaxWaitMillis))*time.Millisecond, maxFetchWait))
@@ -65,7 +68,9 @@ func refuseFetch(req *kmsg.FetchRequest, resp *kmsg.FetchResponse, err *kerr.Err
 		out := kmsg.NewFetchResponseTopic()
 		out.Topic = req.Topics[i].Topic
 		for _, p := range req.Topics[i].Partitions {
-			po := newFetchPartition(p.Partition)
+			po := kmsg.NewFetchResponseTopicPartition()
+			po.Partition = p.Partition
+			po.HighWatermark, po.LastStableOffset, po.LogStartOffset = -1, -1, -1
 			po.ErrorCode, po.RecordBatches = err.Code, []byte{}
 			po.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
 			out.Partitions = append(out.Partitions, po)
@@ -126,14 +131,21 @@ func keyOf(topic string, id record.TopicID, p int32, byID bool) fetchKey {
 
 // fetchReply is what one partition gives.
 type fetchReply struct {
-	out   kmsg.FetchResponseTopicPartition
-	spans []record.Span
-	place int // in the answer: those that are not there come last
+	spans     []record.Span
+	extent    partition.Extent   // as of the read; offsets are -1 where they are not told
+	diverging *record.EpochStart // where the reader's history ends to be ours
+	aborted   []record.AbortedTxn
+	listed    bool // there is a list of aborted transactions, be it empty
+	code      int16
+	place     int8 // in the answer: those that are not there come last
 }
+
+// untold is an extent that is not told.
+var untold = partition.Extent{LogStart: -1, LastStableOffset: -1, HighWatermark: -1}
 
 // Places in an answer, in Kafka's order.
 const (
-	placeKnown = iota
+	placeKnown int8 = iota
 	placeUnknownID
 	placeUnknownPartition
 	places
@@ -156,15 +168,18 @@ func releaseAll(spans [][][]record.Span) {
 
 // fetchCall is one Fetch request.
 type fetchCall struct {
-	a        *API
-	c        *call
-	req      *kmsg.FetchRequest
-	resp     *kmsg.FetchResponse
-	fc       *fetchContext
-	maxBytes int
-	minBytes int64
-	deadline time.Time // of the long poll
-	img      *metastore.Image
+	a         *API
+	c         *call
+	version   int16
+	isolation record.Isolation
+	replica   bool // it says to be from another broker
+	refused   bool // it asks for a negative number of bytes
+	resp      *kmsg.FetchResponse
+	fc        *fetchContext
+	maxBytes  int
+	minBytes  int64
+	deadline  time.Time // of the long poll
+	img       *metastore.Image
 }
 
 // first reads what is on local disk while the connection's reader waits, and
@@ -191,19 +206,29 @@ func (f *fetchCall) firstPass() {
 		f.finish()
 		return
 	}
-	if len(state.cold) == 0 && f.a.waiting.Load() >= int64(f.a.cfg.MaxWaitingFetches) {
+	if len(state.cold) == 0 && !f.a.mayWait(len(f.fc.parts)) {
 		fetchesNotKept.Inc()
 		f.finish()
 		return
 	}
+	req := f.c.req.Body.(*kmsg.FetchRequest)
+	req.Topics, req.ForgottenTopics = nil, nil // what is needed of them was taken
 	f.a.waiting.Add(1)
+	f.a.waitingParts.Add(int64(len(f.fc.parts)))
 	go func() {
 		defer f.a.waiting.Add(-1)
+		defer f.a.waitingParts.Add(-int64(len(f.fc.parts)))
 		f.a.guard(f.c, func() {
 			defer f.releaseIfUnanswered()
 			f.poll(state)
 		})
 	}()
+}
+
+// mayWait says whether one more fetch, of so many partitions, may be kept
+// waiting.
+func (a *API) mayWait(parts int) bool {
+	return a.waiting.Load() < int64(a.cfg.MaxWaitingFetches) && a.waitingParts.Load()+int64(parts) <= int64(a.cfg.MaxWaitingParts)
 }
 
 func (f *fetchCall) releaseIfUnanswered() {
@@ -218,70 +243,73 @@ func (f *fetchCall) release() {
 	}
 }
 
-// readState is the outcome of one pass over the partitions.
+// readState is the outcome of reading the partitions.
 type readState struct {
-	bytes    int64
-	failed   bool // a partition that exists has an error or diverges
-	readable int  // partitions that could be read at all
+	bytes    int64 // of records
+	claimed  int   // bytes left for cold partitions
+	failed   bool  // a partition that exists has an error or diverges
+	readable int   // partitions that could be read at all
 	cold     []coldPart
-	oneBatch bool // the right to an oversized batch was not used yet
 }
 
 type coldPart struct {
 	part     *fetchPart
-	p        *partition.Partition
 	maxBytes int
 }
+
+// left is how many bytes the reply may still have.
+func (s *readState) left(f *fetchCall) int {
+	return max(0, f.maxBytes-s.claimed-int(min(s.bytes, math.MaxInt32)))
+}
+
+// first says that there is nothing yet, which gives the right to a batch
+// larger than what was asked for.
+func (s *readState) first() bool { return s.bytes == 0 && len(s.cold) == 0 }
 
 // enough says whether the request can be answered without waiting.
 func (s *readState) enough(f *fetchCall) bool {
 	return s.bytes >= f.minBytes || s.failed || s.readable == 0
 }
 
-// poll waits until there is enough, reading again whenever a partition moves.
+// poll waits until there is enough. While it waits it holds what it has read,
+// and a place among the subscribers of its partitions; it wakes up when one of
+// them moves, and reads those that did.
 func (f *fetchCall) poll(state readState) {
 	wake := make(chan struct{}, 1)
 	defer f.subscribe(wake)()
 	timer := time.NewTimer(time.Until(f.deadline))
 	defer timer.Stop()
-	again := len(state.cold) == 0 // something may have come before subscribing
-	for {
-		if again {
-			f.release()
-			state = f.readHot()
+	for over := false; ; fetchWakeUps.Inc() {
+		if len(state.cold) == 0 {
+			f.readMoved(&state) // at first: what came before subscribing
 		}
 		if len(state.cold) > 0 {
 			f.readCold(&state, wake)
 			f.finish() // Kafka too answers when a remote read is over, whatever it gave
 			return
 		}
-		if state.enough(f) || !time.Now().Before(f.deadline) {
+		if over || state.enough(f) || !time.Now().Before(f.deadline) {
 			f.finish()
 			return
 		}
 		select {
 		case <-wake:
 		case <-timer.C:
-			f.release()
-			f.readHot()
-			f.finish()
-			return
+			over = true
 		case <-f.c.ctx.Done():
 			f.release()
 			f.c.reply(wire.Reply{Close: true, Reason: "the connection ended"})
 			return
 		}
-		again = true
 	}
 }
 
 // subscribe has wake called when one of the partitions moves.
 func (f *fetchCall) subscribe(wake chan struct{}) (cancel func()) {
 	cancels := make([]func(), 0, len(f.fc.parts))
-	img := f.a.deps.Meta.Image()
 	for _, fp := range f.fc.parts {
-		if p, err := f.a.open(img.Topics[fp.topic], fp.key.p); err == nil {
-			cancels = append(cancels, p.Subscribe(wake))
+		if fp.p != nil {
+			cancels = append(cancels, fp.p.Subscribe(wake))
 		}
 	}
 	return func() {
@@ -293,46 +321,62 @@ func (f *fetchCall) subscribe(wake chan struct{}) (cancel func()) {
 
 // readHot reads every partition that has what is asked for on local disk, in
 // order, within the request's bytes; those that do not are listed in cold.
-func (f *fetchCall) readHot() readState {
-	state := readState{oneBatch: true}
-	left := f.maxBytes
+func (f *fetchCall) readHot() (state readState) {
 	f.img = f.a.deps.Meta.Image()
 	for _, fp := range f.fc.parts {
-		fp.reply = fetchReply{out: newFetchPartition(fp.key.p)}
-		p, known, err := f.resolve(fp)
-		if err != nil {
-			state.readable += known
-			state.failed = state.failed || known > 0
-			f.failPart(fp, err)
-			if known == 0 {
-				fp.reply.place = placeUnknownPartition
-				if errors.Is(err, kerr.UnknownTopicID) {
-					fp.reply.place = placeUnknownID
-				}
-				fp.reply.out.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
-			}
-			continue
-		}
-		state.readable++
-		budget := min(left, max(0, int(fp.want.maxBytes)))
-		if p.IsCold(record.Offset(fp.want.offset)) && checkEpoch(fp.want.leaderEpoch, p.State().Epoch) == nil {
-			f.offsets(fp, p.State())
-			if (budget > 0 || state.oneBatch) && len(state.cold) < coldPerFetch {
-				state.cold = append(state.cold, coldPart{fp, p, budget})
-				left -= budget
-				state.oneBatch = false
-			}
-			continue
-		}
-		n, failed := f.read(f.c.ctx, fp, p, budget, state.oneBatch)
-		state.failed = state.failed || failed
-		if n > 0 {
-			state.oneBatch = false
-			state.bytes += n
-			left = max(0, left-int(n))
-		}
+		f.readOne(&state, fp)
 	}
 	return state
+}
+
+// readMoved reads again what has moved since it was read.
+func (f *fetchCall) readMoved(state *readState) {
+	if f.a.deps.Meta.Image() != f.img { // other topics, perhaps
+		f.release()
+		*state = f.readHot()
+		return
+	}
+	for _, fp := range f.fc.parts {
+		if fp.p == nil || fp.p.Extent() == fp.reply.extent {
+			continue
+		}
+		state.bytes -= fp.reply.size()
+		state.readable--
+		fp.reply.release()
+		f.readOne(state, fp)
+	}
+}
+
+// readOne reads a partition, unless that has to be a cold read.
+func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
+	fp.reply = fetchReply{extent: untold}
+	p, known, err := f.resolve(fp)
+	fp.p = p
+	if err != nil {
+		state.readable += known
+		state.failed = state.failed || known > 0
+		f.failPart(fp, err)
+		if known == 0 {
+			fp.reply.place, fp.reply.listed = placeUnknownPartition, true
+			if errors.Is(err, kerr.UnknownTopicID) {
+				fp.reply.place = placeUnknownID
+			}
+		}
+		return
+	}
+	state.readable++
+	budget := min(state.left(f), max(0, int(fp.want.maxBytes)))
+	if p.IsCold(record.Offset(fp.want.offset)) && checkEpoch(fp.want.leaderEpoch, p.State().Epoch) == nil {
+		f.offsets(fp, p)
+		if (budget > 0 || state.first()) && len(state.cold) < coldPerFetch {
+			state.cold = append(state.cold, coldPart{fp, budget})
+			state.claimed += budget
+		}
+		return
+	}
+	n, failed := f.read(f.c.ctx, fp, budget, state.first())
+	state.failed = state.failed || failed
+	state.bytes += n
 }
 
 // resolve finds the partition that fp means. known is 1 when the topic has
@@ -348,102 +392,99 @@ func (f *fetchCall) resolve(fp *fetchPart) (p *partition.Partition, known int, e
 	if f.fc.byID && t.ID != fp.key.id {
 		return nil, 1, kerr.InconsistentTopicID
 	}
-	if f.isReplica() {
+	if f.replica {
 		return nil, 1, kerr.NotLeaderForPartition // no other broker has a replica of it
 	}
-	if f.req.MaxBytes < 0 || fp.want.maxBytes < 0 {
+	if f.refused || fp.want.maxBytes < 0 {
 		return nil, 1, kerr.InvalidRequest
 	}
-	p, err = f.a.open(t, fp.key.p)
-	return p, 1, err
+	if p, err = f.a.open(t, fp.key.p); err != nil {
+		return nil, 1, err
+	}
+	return p, 1, nil
 }
 
 // isReplica says whether the request comes from somebody who says to be a
 // broker.
-func (f *fetchCall) isReplica() bool {
-	if f.req.Version >= 15 {
-		return f.req.ReplicaState.ID >= 0
+func isReplica(req *kmsg.FetchRequest) bool {
+	if req.Version >= 15 {
+		return req.ReplicaState.ID >= 0
 	}
-	return f.req.ReplicaID >= 0
+	return req.ReplicaID >= 0
 }
 
 // read reads one partition into its reply.
-func (f *fetchCall) read(ctx context.Context, fp *fetchPart, p *partition.Partition, maxBytes int, oneBatch bool) (n int64, failed bool) {
-	res, err := p.Read(ctx, partition.ReadRequest{
+func (f *fetchCall) read(ctx context.Context, fp *fetchPart, maxBytes int, oneBatch bool) (n int64, failed bool) {
+	res, err := fp.p.Read(ctx, partition.ReadRequest{
 		Offset:           record.Offset(fp.want.offset),
 		MaxBytes:         maxBytes,
 		MinOneBatch:      oneBatch,
-		Isolation:        f.isolation(),
+		Isolation:        f.isolation,
 		CurrentEpoch:     record.Epoch(fp.want.leaderEpoch),
 		LastFetchedEpoch: record.Epoch(fp.want.fetchedEpoch),
 	})
-	out := &fp.reply.out
+	r := &fp.reply
 	if err != nil {
 		record.ReleaseSpans(res.Spans)
 		if ended(err) { // nothing yet: the bytes are there at the next try
-			f.offsets(fp, p.State())
+			f.offsets(fp, fp.p)
 			return 0, false
 		}
 		f.failPart(fp, err)
 		return 0, true
 	}
-	out.HighWatermark, out.LastStableOffset, out.LogStartOffset = int64(res.HighWatermark), int64(res.LastStableOffset), int64(res.LogStartOffset)
+	r.extent = partition.Extent{LogStart: res.LogStartOffset, LastStableOffset: res.LastStableOffset, HighWatermark: res.HighWatermark}
 	// As with Kafka, where not even one batch fits there is no list.
-	tooSmall := len(res.Spans) == 0 && maxBytes > 0 && fp.want.offset < out.LastStableOffset
-	if f.isolation() == record.ReadCommitted && !tooSmall {
-		out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, 0, len(res.Aborted))
-		for _, t := range res.Aborted {
-			at := kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
-			at.ProducerID, at.FirstOffset = t.ProducerID, int64(t.FirstOffset)
-			out.AbortedTransactions = append(out.AbortedTransactions, at)
-		}
+	tooSmall := len(res.Spans) == 0 && maxBytes > 0 && record.Offset(fp.want.offset) < res.LastStableOffset
+	if r.listed = f.isolation == record.ReadCommitted && !tooSmall; r.listed {
+		r.aborted = res.Aborted
 	}
-	if d := res.Diverging; d != nil && f.req.Version >= 12 {
-		out.DivergingEpoch.Epoch, out.DivergingEpoch.EndOffset = int32(d.Epoch), int64(d.Start)
+	if res.Diverging != nil && f.version >= 12 {
+		r.diverging = res.Diverging
 		record.ReleaseSpans(res.Spans)
 		return 0, true
 	}
-	fp.reply.spans = res.Spans
-	return fp.reply.size(), false
-}
-
-func (f *fetchCall) isolation() record.Isolation {
-	if f.req.IsolationLevel == int8(record.ReadCommitted) {
-		return record.ReadCommitted
-	}
-	return record.ReadUncommitted
-}
-
-func newFetchPartition(p int32) kmsg.FetchResponseTopicPartition {
-	out := kmsg.NewFetchResponseTopicPartition()
-	out.Partition = p
-	out.HighWatermark, out.LastStableOffset, out.LogStartOffset = -1, -1, -1
-	return out
+	r.spans = res.Spans
+	return r.size(), false
 }
 
 // offsets fills in a reply without records.
-func (f *fetchCall) offsets(fp *fetchPart, s partition.State) {
-	out := &fp.reply.out
-	out.HighWatermark, out.LastStableOffset, out.LogStartOffset = int64(s.HighWatermark), int64(s.LastStableOffset), int64(s.LogStart)
-	if f.isolation() == record.ReadCommitted {
-		out.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
-	}
+func (f *fetchCall) offsets(fp *fetchPart, p *partition.Partition) {
+	fp.reply.extent = p.Extent()
+	fp.reply.listed = f.isolation == record.ReadCommitted
 }
 
 // failPart makes fp's reply an error.
 func (f *fetchCall) failPart(fp *fetchPart, err error) {
 	fp.reply.release()
-	fp.reply.out = newFetchPartition(fp.key.p)
-	out := &fp.reply.out
-	out.ErrorCode = codeOf(err)
-	if out.ErrorCode == kerr.UnknownServerError.Code || out.ErrorCode == kerr.KafkaStorageError.Code {
+	fp.reply = fetchReply{extent: untold, code: codeOf(err)}
+	if c := fp.reply.code; c == kerr.UnknownServerError.Code || c == kerr.KafkaStorageError.Code {
 		f.a.failed("fetch failed", "topic", fp.topic, "partition", fp.key.p, "offset", fp.want.offset, "error", err)
 	}
-	switch out.ErrorCode {
+}
+
+// encode gives the reply of fp as it is sent, without its records.
+func (f *fetchCall) encode(fp *fetchPart, out *kmsg.FetchResponseTopicPartition) {
+	*out = kmsg.NewFetchResponseTopicPartition()
+	r := &fp.reply
+	out.Partition, out.ErrorCode = fp.key.p, r.code
+	out.HighWatermark, out.LastStableOffset, out.LogStartOffset = int64(r.extent.HighWatermark), int64(r.extent.LastStableOffset), int64(r.extent.LogStart)
+	if r.listed {
+		out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, len(r.aborted))
+		for i, t := range r.aborted {
+			at := &out.AbortedTransactions[i]
+			at.ProducerID, at.FirstOffset = t.ProducerID, int64(t.FirstOffset)
+		}
+	}
+	if d := r.diverging; d != nil {
+		out.DivergingEpoch.Epoch, out.DivergingEpoch.EndOffset = int32(d.Epoch), int64(d.Start)
+	}
+	switch r.code {
 	case kerr.NotLeaderForPartition.Code, kerr.FencedLeaderEpoch.Code:
-		if t := f.img.Topics[fp.topic]; f.req.Version >= 16 && t != nil && int(fp.key.p) < len(t.Partitions) {
+		if t := f.img.Topics[fp.topic]; f.version >= 16 && t != nil && int(fp.key.p) < len(t.Partitions) {
 			mp := t.Partitions[fp.key.p]
 			out.CurrentLeader.LeaderID, out.CurrentLeader.LeaderEpoch = int32(mp.Leader), int32(mp.Epoch)
+			f.addBroker(mp.Leader)
 		}
 	}
 }
@@ -461,11 +502,7 @@ func (f *fetchCall) finish() {
 	}
 	reply := &wire.FetchReply{Body: f.resp}
 	for place := range places {
-		for _, fp := range parts {
-			if fp.reply.place == place {
-				f.addPart(reply, fp)
-			}
-		}
+		f.addParts(reply, parts, place)
 	}
 	for _, fp := range f.fc.parts {
 		fp.reply.release() // what was not taken into the reply
@@ -473,23 +510,49 @@ func (f *fetchCall) finish() {
 	f.c.reply(wire.Reply{Fetch: reply})
 }
 
-func (f *fetchCall) addPart(reply *wire.FetchReply, fp *fetchPart) {
-	name := fp.key.topic
+// addParts adds those of a place, with neighbours of one topic together.
+func (f *fetchCall) addParts(reply *wire.FetchReply, parts []*fetchPart, place int8) {
+	for len(parts) > 0 {
+		first, n := parts[0], 0
+		run := 0
+		for ; run < len(parts); run++ {
+			if fp := parts[run]; fp.reply.place == place && fp.key.sameTopic(&first.key) {
+				n++
+			} else if fp.reply.place == place || n == 0 {
+				break
+			}
+		}
+		if n == 0 {
+			parts = parts[1:]
+			continue
+		}
+		t, spans := f.addTopic(reply, &first.key, n)
+		for _, fp := range parts[:run] {
+			if fp.reply.place == place {
+				t.Partitions = t.Partitions[:len(t.Partitions)+1]
+				f.encode(fp, &t.Partitions[len(t.Partitions)-1])
+				*spans = append(*spans, fp.reply.spans)
+				fp.reply.spans = nil
+			}
+		}
+		parts = parts[run:]
+	}
+}
+
+// addTopic gives the place of n more partitions of a topic.
+func (f *fetchCall) addTopic(reply *wire.FetchReply, key *fetchKey, n int) (*kmsg.FetchResponseTopic, *[][]record.Span) {
 	last := len(f.resp.Topics) - 1
-	if last < 0 || f.resp.Topics[last].Topic != name || f.resp.Topics[last].TopicID != fp.key.id {
+	if last < 0 || f.resp.Topics[last].Topic != key.topic || f.resp.Topics[last].TopicID != key.id {
 		t := kmsg.NewFetchResponseTopic()
-		t.Topic, t.TopicID = name, fp.key.id
+		t.Topic, t.TopicID = key.topic, key.id
 		f.resp.Topics = append(f.resp.Topics, t)
 		reply.Spans = append(reply.Spans, nil)
 		last++
 	}
-	t := &f.resp.Topics[last]
-	t.Partitions = append(t.Partitions, fp.reply.out)
-	reply.Spans[last] = append(reply.Spans[last], fp.reply.spans)
-	fp.reply.spans = nil
-	if l := fp.reply.out.CurrentLeader.LeaderID; l >= 0 {
-		f.addBroker(record.BrokerID(l))
-	}
+	t, spans := &f.resp.Topics[last], &reply.Spans[last]
+	t.Partitions = slices.Grow(t.Partitions, n)
+	*spans = slices.Grow(*spans, n)
+	return t, spans
 }
 
 func (f *fetchCall) addBroker(id record.BrokerID) {

@@ -65,6 +65,7 @@ type Config struct {
 	FetchSessionParts    int           // partitions in all sessions; 1,000,000
 	FetchSessionMinAge   time.Duration // before a session may be evicted; 2 min
 	MaxWaitingFetches    int           // at one time, further ones are answered at once; 20,000
+	MaxWaitingParts      int           // partitions of all fetches that wait; beyond it, further ones are answered at once; 2,000,000
 	ColdReads            int           // partitions read from object storage at one time; 64
 	ColdWait             time.Duration // least time that a cold read is given when nothing else can be returned; 500 ms
 	ColdWaitMax          time.Duration // most; 10 s
@@ -81,6 +82,7 @@ func (c *Config) setDefaults() {
 	def(&c.FetchSessionParts, 1_000_000)
 	def(&c.FetchSessionMinAge, 2*time.Minute)
 	def(&c.MaxWaitingFetches, 20_000)
+	def(&c.MaxWaitingParts, 2_000_000)
 	def(&c.ColdReads, 64)
 	def(&c.ColdWait, 500*time.Millisecond)
 	def(&c.ColdWaitMax, 10*time.Second)
@@ -122,16 +124,17 @@ type API struct {
 	log  *slog.Logger
 	now  func() time.Time
 
-	sessions    *sessionCache
-	producers   producerIDs
-	telemetry   *telemetry.Manager
-	subscribed  atomic.Pointer[metastore.Image] // whose client metrics configs telemetry has; changed under subscribing
-	subscribing sync.Mutex
-	waiting     atomic.Int64  // fetches that wait
-	cold        chan struct{} // a place for each cold read
-	slow        chan struct{} // a place for each request that waits
-	large       chan struct{} // a place for each answer that may be large
-	sized       chan struct{} // a place for each answer that grows with what there is
+	sessions     *sessionCache
+	producers    producerIDs
+	telemetry    *telemetry.Manager
+	subscribed   atomic.Pointer[metastore.Image] // whose client metrics configs telemetry has; changed under subscribing
+	subscribing  sync.Mutex
+	waiting      atomic.Int64  // fetches that wait
+	waitingParts atomic.Int64  // their partitions
+	cold         chan struct{} // a place for each cold read
+	slow         chan struct{} // a place for each request that waits
+	large        chan struct{} // a place for each answer that may be large
+	sized        chan struct{} // a place for each answer that grows with what there is
 
 	failLines *rate.Limiter // of what failed logs: clients try again and again
 }
@@ -235,7 +238,8 @@ var operations = map[int16]operation{
 var (
 	panics         = metrics.NewCounter("firn_api_panics_total")
 	failures       = metrics.NewCounter("firn_api_failures_total")
-	fetchesNotKept = metrics.NewCounter("firn_api_fetches_not_kept_waiting_total") // more than MaxWaitingFetches
+	fetchesNotKept = metrics.NewCounter("firn_api_fetches_not_kept_waiting_total") // more than MaxWaitingFetches or MaxWaitingParts
+	fetchWakeUps   = metrics.NewCounter("firn_api_fetch_wakeups_total")            // of fetches that wait
 )
 
 // Clients repeat a request that met a damaged file or a store that is away,

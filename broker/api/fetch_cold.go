@@ -32,8 +32,8 @@ func (f *fetchCall) readCold(state *readState, wake <-chan struct{}) {
 	g := &coldGather{results: make(chan *coldRead, len(state.cold))}
 	own := *f // what outlives this call must not see its changes
 	for _, cp := range state.cold {
-		r := &coldRead{part: cp, reply: fetchPart{key: cp.part.key, topic: cp.part.topic, want: cp.part.want}}
-		r.reply.reply.out = newFetchPartition(cp.part.key.p)
+		r := &coldRead{part: cp, reply: fetchPart{key: cp.part.key, topic: cp.part.topic, want: cp.part.want, p: cp.part.p}}
+		r.reply.reply.extent = untold
 		go own.coldOne(ctx, g, r)
 	}
 	timer := time.NewTimer(time.Until(f.coldDeadline(state)))
@@ -88,7 +88,7 @@ func (f *fetchCall) hotMoved(state *readState) (moved bool) {
 func (f *fetchCall) readHotAgain(state *readState) {
 	f.eachIdleHot(state, func(fp *fetchPart, p *partition.Partition) bool {
 		budget := min(max(0, f.maxBytes-int(state.bytes)), max(0, int(fp.want.maxBytes)))
-		n, failed := f.read(f.c.ctx, fp, p, budget, state.bytes == 0)
+		n, failed := f.read(f.c.ctx, fp, budget, state.bytes == 0)
 		state.bytes += n
 		state.failed = state.failed || failed
 		return true
@@ -103,7 +103,7 @@ func (f *fetchCall) eachIdleHot(state *readState, do func(*fetchPart, *partition
 		cold[c.part] = true
 	}
 	for _, fp := range f.fc.parts {
-		if cold[fp] || fp.reply.out.ErrorCode != 0 || fp.reply.spans != nil {
+		if cold[fp] || fp.reply.code != 0 || fp.reply.spans != nil {
 			continue
 		}
 		p, _, err := f.resolve(fp)
@@ -141,7 +141,7 @@ func (f *fetchCall) coldOne(ctx context.Context, g *coldGather, r *coldRead) {
 	case <-ctx.Done():
 		return
 	}
-	r.n, r.fail = f.read(ctx, &r.reply, r.part.p, max(1, r.part.maxBytes), true)
+	r.n, r.fail = f.read(ctx, &r.reply, max(1, r.part.maxBytes), true)
 	g.give(r)
 }
 

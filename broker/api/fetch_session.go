@@ -10,6 +10,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -41,6 +42,8 @@ type fetchKey struct {
 	id    record.TopicID
 	p     int32
 }
+
+func (k *fetchKey) sameTopic(o *fetchKey) bool { return k.topic == o.topic && k.id == o.id }
 
 // fetchWant is what a client asks of one partition.
 type fetchWant struct {
@@ -104,6 +107,7 @@ type fetchPart struct {
 	topic string // resolved name, "" for an id that is unknown
 	want  fetchWant
 	reply fetchReply
+	p     *partition.Partition // as it was last resolved, nil when it was not
 }
 
 // fetchContext is the place of one Fetch request in its session.
@@ -208,13 +212,16 @@ func (s *session) update(wanted []*fetchPart, forget []fetchKey) {
 // so that a topic that was made anew shows as INCONSISTENT_TOPIC_ID. The
 // caller holds s.mu.
 func (s *session) list(img *metastore.Image) []*fetchPart {
-	out := make([]*fetchPart, 0, s.order.Len())
+	all := make([]fetchPart, s.order.Len())
+	out := make([]*fetchPart, 0, len(all))
 	for e := s.order.Front(); e != nil; e = e.Next() {
 		sp := e.Value.(*sessionPart)
 		if sp.topic == "" {
 			sp.topic = resolve(sp.key, img)
 		}
-		out = append(out, &fetchPart{key: sp.key, topic: sp.topic, want: sp.want})
+		fp := &all[len(out)]
+		fp.key, fp.topic, fp.want = sp.key, sp.topic, sp.want
+		out = append(out, fp)
 	}
 	return out
 }
@@ -253,14 +260,14 @@ func (sc *sessionCache) finish(fc *fetchContext) (id int32, parts []*fetchPart, 
 // changed says whether the reply must name the partition, and remembers what
 // is sent.
 func (sp *sessionPart) changed(r *fetchReply) bool {
-	must := r.size() > 0 || r.out.DivergingEpoch.Epoch >= 0
-	if r.out.HighWatermark != sp.sentHW {
-		sp.sentHW, must = r.out.HighWatermark, true
+	must := r.size() > 0 || r.diverging != nil
+	if hw := int64(r.extent.HighWatermark); hw != sp.sentHW {
+		sp.sentHW, must = hw, true
 	}
-	if r.out.LogStartOffset != sp.sentLogS {
-		sp.sentLogS, must = r.out.LogStartOffset, true
+	if start := int64(r.extent.LogStart); start != sp.sentLogS {
+		sp.sentLogS, must = start, true
 	}
-	if r.out.ErrorCode != 0 {
+	if r.code != 0 {
 		sp.sentHW, must = -1, true // named again when the error is gone
 	}
 	return must
@@ -280,8 +287,8 @@ func (sc *sessionCache) create(fc *fetchContext) int32 {
 	s := &session{byID: fc.byID, created: now, lastUsed: now, size: size, epoch: nextSessionEpoch(newSessionEpoch),
 		order: list.New(), parts: make(map[fetchKey]*list.Element, size)}
 	for _, p := range fc.parts {
-		sp := &sessionPart{key: p.key, topic: p.topic, want: p.want, sentHW: p.reply.out.HighWatermark, sentLogS: p.reply.out.LogStartOffset}
-		if p.reply.out.ErrorCode != 0 {
+		sp := &sessionPart{key: p.key, topic: p.topic, want: p.want, sentHW: int64(p.reply.extent.HighWatermark), sentLogS: int64(p.reply.extent.LogStart)}
+		if p.reply.code != 0 {
 			sp.sentHW = -1
 		}
 		s.parts[p.key] = s.order.PushBack(sp)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -238,6 +239,114 @@ func TestWaitingFetchesAreBounded(t *testing.T) {
 	}
 	write(t, topic, 0, 1)
 	<-first
+}
+
+// So are those beyond the partitions that fetches may wait for in all.
+func TestPartitionsOfWaitingFetchesAreBounded(t *testing.T) {
+	topic := makeTopic(t, 4)
+	a := New(Config{BrokerID: testBroker, MaxWaitingParts: 4}, shared.deps)
+	req := func(offsets ...int64) *kmsg.FetchRequest {
+		req := fetchRequest(topic, 13, offsets...)
+		req.MaxWaitMillis = 60_000
+		return req
+	}
+	first := start(t, context.Background(), a, "x", req(0, 0, 0))
+	notKept := fetchesNotKept.Get()
+	askOf[*kmsg.FetchResponse](t, a, req(0, 0))
+	if fetchesNotKept.Get() != notKept+1 {
+		t.Error("five partitions are waited for")
+	}
+	second := start(t, context.Background(), a, "x", req(0))
+	write(t, topic, 0, 1)
+	<-first
+	<-second
+	third := start(t, context.Background(), a, "x", req(1, 0, 0, 0))
+	write(t, topic, 3, 1)
+	<-third
+	if fetchesNotKept.Get() != notKept+1 {
+		t.Error("what was waited for is still counted")
+	}
+}
+
+// Of many that wait, only those wake up whose partition moved, once for each
+// append, and read once.
+func TestOnlyThoseConcernedWakeUp(t *testing.T) {
+	const partitions = 100
+	topic := makeTopic(t, partitions)
+	ctx, cancel := context.WithCancel(context.Background())
+	var waiting []<-chan answer
+	for i := range partitions {
+		req := fetchRequest(topic, 13, make([]int64, 2)...)
+		req.MaxWaitMillis, req.MinBytes = 60_000, 1<<19
+		for j := range req.Topics[0].Partitions {
+			req.Topics[0].Partitions[j].Partition = int32((i + j) % partitions)
+		}
+		waiting = append(waiting, start(t, ctx, shared.api, "x", req))
+	}
+	settled := func() uint64 { // what wakes up has done so
+		n := fetchWakeUps.Get()
+		for last := n - 1; last != n; last, n = n, fetchWakeUps.Get() {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return n
+	}
+	hotReads := metrics.GetOrCreateCounter("firn_partition_hot_reads_total")
+	before, reads := settled(), hotReads.Get()
+	for n := range uint64(3) {
+		write(t, topic, 7, 1)
+		deadline := time.Now().Add(10 * time.Second)
+		for fetchWakeUps.Get()-before < 2*(n+1) && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+		}
+		if got := settled() - before; got != 2*(n+1) {
+			t.Fatalf("%d wake-ups for %d appends to a partition of two waiting fetches", got, n+1)
+		}
+	}
+	if got := hotReads.Get() - reads; got != 6 {
+		t.Errorf("%d reads of records", got)
+	}
+	cancel()
+	for _, w := range waiting {
+		<-w
+	}
+}
+
+// What comes to several partitions adds up; what was deleted meanwhile is
+// told, and does not count.
+func TestWaitingFetchFollowsItsPartitions(t *testing.T) {
+	one := int32(len(batch(t, 1)))
+	topic := makeTopic(t, 3)
+	req := fetchRequest(topic, 13, 0, 0, 0)
+	req.MaxWaitMillis, req.MinBytes = 60_000, 3*one
+	got := start(t, context.Background(), shared.api, "x", req)
+	for _, p := range []int32{2, 0, 2} {
+		select {
+		case <-got:
+			t.Fatal("answered with too few bytes")
+		case <-time.After(5 * time.Millisecond): // only makes a wrong answer likelier to be seen
+		}
+		write(t, topic, p, 1)
+	}
+	resp := (<-got).resp.(*kmsg.FetchResponse)
+	for i, want := range []int32{one, 0, 2 * one} {
+		p := &resp.Topics[0].Partitions[i]
+		if int32(len(p.RecordBatches)) != want || p.HighWatermark != int64(want/one) {
+			t.Errorf("partition %d: %d bytes, high watermark %d, want %d bytes", i, len(p.RecordBatches), p.HighWatermark, want)
+		}
+	}
+
+	req.Topics[0].Partitions[0].FetchOffset, req.Topics[0].Partitions[2].FetchOffset = 0, 2
+	req.MinBytes = 1 << 19
+	got = start(t, context.Background(), shared.api, "x", req)
+	if _, err := shared.Get(topic.Name, 0).DeleteRecords(-1); err != nil {
+		t.Fatal(err)
+	}
+	resp = (<-got).resp.(*kmsg.FetchResponse)
+	p := &resp.Topics[0].Partitions[0]
+	wantCode(t, "deleted records", p.ErrorCode, kerr.OffsetOutOfRange)
+	if len(p.RecordBatches) != 0 {
+		t.Errorf("%d bytes beside the error", len(p.RecordBatches))
+	}
 }
 
 func TestFetchByteLimits(t *testing.T) {

@@ -41,12 +41,12 @@ func TestFetchSessionsLikeTheModel(t *testing.T) {
 		answer := func(t *rapid.T, parts []*fetchPart) map[fetchKey]bool {
 			data := map[fetchKey]bool{}
 			for _, p := range parts {
-				p.reply = fetchReply{out: newFetchPartition(p.key.p)}
+				p.reply = fetchReply{extent: untold}
 				if failing[p.key.p] {
-					p.reply.out.ErrorCode = kerr.NotLeaderForPartition.Code
+					p.reply.code = kerr.NotLeaderForPartition.Code
 					continue
 				}
-				p.reply.out.HighWatermark, p.reply.out.LogStartOffset = hw[p.key.p], logs[p.key.p]
+				p.reply.extent.HighWatermark, p.reply.extent.LogStart = record.Offset(hw[p.key.p]), record.Offset(logs[p.key.p])
 				if rapid.Bool().Draw(t, "records") {
 					p.reply.spans = []record.Span{{Bytes: []byte("x")}}
 					data[p.key] = true
@@ -104,7 +104,7 @@ func TestFetchSessionsLikeTheModel(t *testing.T) {
 				}
 				m := &modelSession{epoch: 1, order: distinctKeys, hw: map[fetchKey]int64{}, logs: map[fetchKey]int64{}}
 				for _, p := range parts {
-					m.hw[p.key], m.logs[p.key] = p.reply.out.HighWatermark, p.reply.out.LogStartOffset
+					m.hw[p.key], m.logs[p.key] = int64(p.reply.extent.HighWatermark), int64(p.reply.extent.LogStart)
 				}
 				model[got] = m
 			},

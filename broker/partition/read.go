@@ -103,6 +103,25 @@ func (p *Partition) readCold(ctx context.Context, r ReadRequest, res ReadResult)
 	return res, nil
 }
 
+// Extent is what of a partition can be read. As long as it is the same, and
+// local segments stay, so is what a reader finds.
+type Extent struct {
+	LogStart         record.Offset
+	LastStableOffset record.Offset
+	HighWatermark    record.Offset
+	Closed           bool
+}
+
+// Extent gives what can be read now. Subscribe tells when it changes.
+func (p *Partition) Extent() Extent {
+	return Extent{
+		LogStart:         p.log.Start(),
+		LastStableOffset: record.Offset(p.lso.Load()),
+		HighWatermark:    record.Offset(p.hw.Load()),
+		Closed:           p.closed.Load(),
+	}
+}
+
 // IsCold says whether o is readable, but only from object storage.
 func (p *Partition) IsCold(o record.Offset) bool {
 	return o >= p.log.Start() && o < p.log.LocalStart()
