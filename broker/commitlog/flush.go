@@ -254,6 +254,9 @@ func (l *Log) syncData() error {
 	}
 	if newest := segs[len(segs)-1]; l.named.Load() != newest {
 		if err := l.syncNames(); err != nil {
+			if l.closed.Load() {
+				return ErrClosed // and the folder removed: that is no failure of the disk
+			}
 			return l.judge(err)
 		}
 		l.named.Store(newest)

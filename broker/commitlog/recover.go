@@ -289,7 +289,7 @@ func (r *recovery) cutEpochs(end record.Offset) {
 func (r *recovery) openSegments() error {
 	l, m := r.l, r.l.meta
 	if len(r.segs) == 0 {
-		at := max(m.LocalBase, m.RecoveryPoint, m.LogStart)
+		at := max(m.LocalBase, m.RecoveryPoint, r.batchesFrom(m.LogStart))
 		if m.RecoveryPoint > m.LocalBase {
 			r.did.Missing = Range{max(m.LocalBase, m.LogStart), m.RecoveryPoint}
 			l.deps.Log.Error("all segments are missing; going on after what was synced, so that no offset is used twice", "dir", l.dir, "offset", at)

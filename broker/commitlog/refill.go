@@ -47,6 +47,17 @@ func (r *recovery) journalGoesOn(next record.Offset) bool {
 	return false
 }
 
+// batchesFrom is where a segment has to begin that is filled from the journal
+// and holds an offset: the log's start may be in the middle of a batch.
+func (r *recovery) batchesFrom(o record.Offset) record.Offset {
+	for _, ref := range r.refs {
+		if ref.Base <= o && o < ref.End {
+			return ref.Base
+		}
+	}
+	return o
+}
+
 // journalEnd is the offset after the journal's last record, 0 for none.
 func (r *recovery) journalEnd() (end record.Offset) {
 	for _, ref := range r.refs {

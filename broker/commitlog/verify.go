@@ -166,6 +166,9 @@ func offsetAt(path string, pos int64) record.Offset {
 func (l *Log) verify(ctx context.Context, advance func(int64)) (Verified, error) {
 	v := Verified{Recovered: l.recovered, Bytes: l.Size(), Segments: l.NumSegments()}
 	for _, s := range *l.segs.Load() {
+		if record.Offset(s.end.Load()) <= l.Start() {
+			continue // deleted, but not all of the files were when the power failed
+		}
 		d, err := s.verify(ctx, advance)
 		if err != nil {
 			return v, err

@@ -5,7 +5,9 @@ package disktest
 
 import (
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 
 	"github.com/firnlog/firn/broker/disk"
 )
@@ -44,10 +47,12 @@ type op struct {
 	seen int // of a sync: how many calls had been made when it began
 }
 
-// Recorder is a Disk's calls, in order. Its folder must be empty when it
-// begins, and nobody else may write there.
+// Recorder is a Disk's calls, in order. Nobody else may write to its folder.
 type Recorder struct {
 	dir   string
+	found map[string]int // names that were there before, and
+	bytes map[int][]byte // what the files had
+
 	mu    sync.Mutex
 	ops   []op
 	inode map[uint64]int // the file that has an inode now
@@ -63,10 +68,23 @@ func Unsynced() *disk.Disk {
 	return d
 }
 
+// Dir is a new folder for the length of a test, in memory where the system
+// offers that: making files on a disk is most of what a state costs.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "firn-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // Record gives a Disk that does everything and remembers it. Sync is only
-// remembered.
+// remembered. What is in the folder already counts as durable.
 func Record(dir string) (*disk.Disk, *Recorder) {
-	r := &Recorder{dir: dir, inode: map[uint64]int{}}
+	r := &Recorder{dir: dir, inode: map[uint64]int{}, found: map[string]int{}, bytes: map[int][]byte{}}
+	r.findFiles()
 	real := disk.Real()
 	d := *real
 	d.Create = func(path string) (*os.File, error) {
@@ -137,6 +155,43 @@ func Record(dir string) (*disk.Disk, *Recorder) {
 	return &d, r
 }
 
+// findFiles takes in what is in the folder.
+func (r *Recorder) findFiles() {
+	err := filepath.WalkDir(r.dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		raw, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		r.inode[inodeOf(f)], r.found[r.rel(path)], r.bytes[r.files] = r.files, r.files, raw
+		r.files++
+		return nil
+	})
+	if err != nil {
+		panic(fmt.Sprintf("disktest: %s: %v", r.dir, err))
+	}
+}
+
+// RemoveAll notes that every file below a folder is removed, in any order, and
+// leaves doing that to the caller: os.RemoveAll goes past the Disk.
+func (r *Recorder) RemoveAll(dir string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			r.ops = append(r.ops, op{kind: remove, path: r.rel(path)})
+		}
+		return nil
+	})
+}
+
 func inodeOf(f *os.File) uint64 {
 	info, err := f.Stat()
 	if err != nil {
@@ -193,66 +248,103 @@ type numbered struct {
 }
 
 // Crash builds in dir what could be left when the power fails after the first
-// n calls: of every file, of the writes since it was last synced, any of the
-// sectors; of every folder, any of the names that changed since.
+// n calls.
 func (r *Recorder) Crash(rng *rand.Rand, n int, dir string) error {
-	r.mu.Lock()
-	ops := r.ops[:n]
-	r.mu.Unlock()
-	files := map[int]*bytesOf{}
-	names := map[string]int{} // durable
-	var pending []numbered    // changes of names since
-	for at, o := range ops {
+	p := r.Replay()
+	p.To(n)
+	return p.Crash(rng, dir)
+}
+
+// Replay goes through a record, once and forward, and builds what is left at
+// any place of it.
+type Replay struct {
+	r       *Recorder
+	at      int
+	files   map[int]*bytesOf
+	names   map[string]int // durable
+	pending []numbered     // changes of names since
+}
+
+// Replay begins before the first call.
+func (r *Recorder) Replay() *Replay {
+	p := &Replay{r: r, files: map[int]*bytesOf{}, names: maps.Clone(r.found)}
+	for id, b := range r.bytes {
+		p.files[id] = &bytesOf{durable: slices.Clone(b)}
+	}
+	return p
+}
+
+// To goes on until n calls were made; n is not less than the time before.
+func (p *Replay) To(n int) {
+	p.r.mu.Lock()
+	ops := p.r.ops[:n]
+	p.r.mu.Unlock()
+	for ; p.at < n; p.at++ {
+		at, o := p.at, ops[p.at]
 		switch o.kind {
 		case create:
-			files[o.file] = &bytesOf{}
-			pending = append(pending, numbered{o, at})
+			p.files[o.file] = &bytesOf{}
+			p.pending = append(p.pending, numbered{o, at})
 		case write, truncate:
-			files[o.file].since = append(files[o.file].since, numbered{o, at})
+			p.files[o.file].since = append(p.files[o.file].since, numbered{o, at})
 		case syncFile:
-			files[o.file].sync(o.seen)
+			p.files[o.file].sync(o.seen)
 		case rename, remove:
-			pending = append(pending, numbered{o, at})
+			p.pending = append(p.pending, numbered{o, at})
 		case syncDir:
-			rest := pending[:0:0]
-			for _, p := range pending {
-				if p.at < o.seen && filepath.Dir(p.path) == o.path {
-					change(names, p.op)
-				} else {
-					rest = append(rest, p)
-				}
-			}
-			pending = rest
+			p.settle(func(c numbered) bool { return c.at < o.seen && filepath.Dir(c.path) == o.path })
 		case syncAll:
-			for _, b := range files {
+			for _, b := range p.files {
 				b.sync(o.seen)
 			}
-			rest := pending[:0:0]
-			for _, p := range pending {
-				if p.at < o.seen {
-					change(names, p.op)
-				} else {
-					rest = append(rest, p)
-				}
-			}
-			pending = rest
+			p.settle(func(c numbered) bool { return c.at < o.seen })
 		}
 	}
+}
+
+// settle makes changes of names durable.
+func (p *Replay) settle(which func(numbered) bool) {
+	rest := p.pending[:0:0]
+	for _, c := range p.pending {
+		if which(c) {
+			change(p.names, c.op)
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	p.pending = rest
+}
+
+// Crash builds in dir what could be left when the power fails now: of every
+// file, of the writes since it was last synced, any of the sectors; of every
+// folder, any of the names that changed since.
+func (p *Replay) Crash(rng *rand.Rand, dir string) error {
 	mood := rng.IntN(4)
-	for _, p := range pending {
-		if keep(rng, mood) {
-			change(names, p.op)
+	return p.build(func() bool { return keep(rng, mood) }, func() int { return []int{512, disk.Block}[rng.IntN(2)] }, dir)
+}
+
+// Kill builds in dir what is left when the process ends now, and the machine
+// does not: everything.
+func (p *Replay) Kill(dir string) error {
+	return p.build(func() bool { return true }, func() int { return disk.Block }, dir)
+}
+
+func (p *Replay) build(kept func() bool, sector func() int, dir string) error {
+	names := maps.Clone(p.names)
+	for _, c := range p.pending {
+		if kept() {
+			change(names, c.op)
 		}
 	}
-	for name, id := range names {
-		b := files[id]
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		b := p.files[names[name]]
 		content := slices.Clone(b.durable)
-		sector := []int{512, 4096}[rng.IntN(2)]
+		size := sector()
 		for _, w := range b.since {
-			if w.kind == truncate && !keep(rng, mood) {
+			if w.kind == truncate && !kept() {
 				continue
 			}
-			content = apply(content, w.op, func() bool { return keep(rng, mood) }, sector)
+			content = apply(content, w.op, kept, size)
 		}
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -331,7 +423,7 @@ func change(names map[string]int, o op) {
 }
 
 // Flip changes one bit of one of the files below dir that match, and says
-// where; false when they are all empty.
+// where, the path last; false when they are all empty.
 func Flip(rng *rand.Rand, dir string, match func(path string) bool) (string, bool) {
 	var paths []string
 	var sizes []int64
