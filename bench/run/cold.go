@@ -103,7 +103,7 @@ func (c *Cold) run(t *trial) error {
 	if err != nil {
 		return err
 	}
-	defer st.Close()
+	defer func() { _ = st.Close() }() // gives up idle connections
 	ranges, err := rangesOf(t.ctx, st)
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func (p *Proxy) serve(client net.Conn) {
 	var g sync.WaitGroup
 	g.Go(func() {
 		p.pass(server, client, func() { asked.Store(time.Now().UnixNano()) })
-		server.(*net.TCPConn).CloseWrite()
+		_ = server.(*net.TCPConn).CloseWrite() // it may be gone
 	})
 	var answered int64
 	p.pass(client, server, func() {
