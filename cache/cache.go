@@ -24,7 +24,7 @@ type Config struct {
 	MaxBytes   int64  // on disk; default 10 GiB
 	ChunkBytes int    // usual size of a chunk; default 4 MiB. Larger ones, up to 64 MiB, are taken too
 	OpenFiles  int    // chunk files kept open; default 512
-	Fills      int    // fills under way at once, the rest waits; default 32
+	Fills      int    // fills under way at once, the rest waits; default 48
 }
 
 const maxChunk = 64 << 20
@@ -94,7 +94,7 @@ func Open(cfg Config, log *slog.Logger) (*Cache, error) {
 		cfg.OpenFiles = 512
 	}
 	if cfg.Fills == 0 {
-		cfg.Fills = 32
+		cfg.Fills = 48
 	}
 	if cfg.Dir == "" || cfg.MaxBytes < 0 || cfg.ChunkBytes < 0 || cfg.ChunkBytes > maxChunk || cfg.OpenFiles < 0 || cfg.Fills < 0 {
 		return nil, fmt.Errorf("cache: bad configuration: dir %q, %d bytes, chunks of %d, %d open files", cfg.Dir, cfg.MaxBytes, cfg.ChunkBytes, cfg.OpenFiles)

@@ -73,8 +73,8 @@ type Config struct {
 	DeleteDelay    time.Duration // from retention to the deletion of an object; default 60 s, < 0 at once
 	ChunkBytes     int           // block size of new objects, and so the unit of cold reads; default 4 MiB
 	IndexBytes     int64         // of decoded run indexes kept in memory; default 64 MiB
-	Readahead      int64         // bytes read ahead per sequential reader at most; default 32 MiB, < 0 none
-	ReadaheadGets  int           // ranged GETs of readahead at once, all readers together; default 24
+	Readahead      int64         // bytes read ahead per sequential reader at most; default 64 MiB, < 0 none
+	ReadaheadGets  int           // ranged GETs of readahead at once, all readers together; default 32
 	ColdBytesPerS  int64         // of readahead, all readers together; default 0, unlimited
 	StoreTimeout   time.Duration // of one ranged GET, HEAD, DELETE or small PUT; default 30 s. An upload has one second per MiB more
 	ColdRangeLimit int           // bytes of one ReadCold at most; default 32 MiB
@@ -91,8 +91,8 @@ func (c *Config) defaults() error {
 	set(&c.DeleteDelay, time.Minute)
 	set(&c.ChunkBytes, 4<<20)
 	set(&c.IndexBytes, 64<<20)
-	set(&c.Readahead, 32<<20)
-	set(&c.ReadaheadGets, 24)
+	set(&c.Readahead, 64<<20)
+	set(&c.ReadaheadGets, 32)
 	set(&c.StoreTimeout, 30*time.Second)
 	set(&c.ColdRangeLimit, 32<<20)
 	switch {
