@@ -1,12 +1,17 @@
 package wire
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/record"
 )
 
 // BenchmarkServeFile sends 8 MiB of a file that is in memory per operation, to
@@ -60,5 +65,44 @@ func drain(b *testing.B, nc net.Conn, ask []byte, work <-chan struct{}) {
 			}
 			left -= n
 		}
+	}
+}
+
+// BenchmarkServeSmall sends replies of many partitions with 1 KiB of a file
+// each, which are copied.
+func BenchmarkServeSmall(b *testing.B) {
+	file, _ := fetchFile(b, 1<<20)
+	defer releaseOwner(b, file)
+	for _, partitions := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("partitions=%d", partitions), func(b *testing.B) {
+			body := kmsg.NewPtrFetchResponse()
+			topic := kmsg.NewFetchResponseTopic()
+			topic.Partitions = make([]kmsg.FetchResponseTopicPartition, partitions)
+			for i := range topic.Partitions {
+				topic.Partitions[i] = kmsg.NewFetchResponseTopicPartition()
+			}
+			body.Topics = append(body.Topics, topic)
+			h := handlerFunc(func(_ context.Context, _ *Request, reply func(Reply)) {
+				spans := make([]record.Span, partitions)
+				lists := make([][]record.Span, partitions)
+				for i := range lists {
+					spans[i] = acquired(file, int64(i)<<10, 1<<10)
+					lists[i] = spans[i : i+1]
+				}
+				reply(Reply{Fetch: &FetchReply{Body: body, Spans: [][][]record.Span{lists}}})
+			})
+			s := startServer(b, Config{}, h)
+			nc, ask := s.dial(), frame(1, fetchRequest(11))
+			work := make(chan struct{})
+			var reading sync.WaitGroup
+			reading.Go(func() { drain(b, nc, ask, work) })
+			b.SetBytes(int64(partitions) << 10)
+			b.ReportAllocs()
+			for b.Loop() {
+				work <- struct{}{}
+			}
+			close(work)
+			reading.Wait()
+		})
 	}
 }
