@@ -285,6 +285,7 @@ func (t *topics) parse(mt *metastore.Topic) (topicconfig.Topic, error) {
 		// Its coordinator says what may go (TrimTo). Kafka's internal topics
 		// are compacted only, so that no retention takes from them either.
 		cfg.Partition.DeleteOnRetention = false
+		cfg.Partition.Fsync = true
 	}
 	return cfg, nil
 }

@@ -48,6 +48,16 @@ func (d dumper) journal(ctx context.Context, path string, r io.ReaderAt, size in
 }
 
 func (d dumper) journaled(path string, rec journal.Record) error {
+	if len(rec.Payload) == 0 {
+		d.out.line(struct {
+			Kind      string        `json:"kind"`
+			TopicID   string        `json:"topicId"`
+			Partition int32         `json:"partition"`
+			End       record.Offset `json:"end"`
+		}{"synced", rec.Topic.String(), rec.Index, rec.End},
+			"    topic id %s partition %d: segments durable up to offset %d", rec.Topic, rec.Index, rec.End)
+		return nil
+	}
 	d.out.line(struct {
 		Kind      string        `json:"kind"`
 		TopicID   string        `json:"topicId"`

@@ -146,6 +146,11 @@ func TestDumpJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-l
+	e.End += 7
+	if err := j.Sync(l, e.Partition, journal.Mark{End: e.End}, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	<-l
 	raw, err := os.ReadFile(filepath.Join(dir, "00000001.journal"))
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +159,7 @@ func TestDumpJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := dump(t, "00000001.journal", raw, false)
-	if err != nil || !strings.Contains(text, "group 1 of generation 1, 1 record,") || !strings.Contains(text, "partition 4 offsets") || !strings.Contains(text, "1 group with 1 record") {
+	if err != nil || !strings.Contains(text, "group 1 of generation 1, 1 record,") || !strings.Contains(text, "partition 4 offsets") || !strings.Contains(text, "partition 4: segments durable up to offset 1000") || !strings.Contains(text, "2 groups with 2 records") {
 		t.Errorf("%v\n%s", err, text)
 	}
 	raw[60] ^= 1
@@ -164,7 +169,7 @@ func TestDumpJournal(t *testing.T) {
 	if raw, err = os.ReadFile(filepath.Join(dir, "checkpoint")); err != nil {
 		t.Fatal(err)
 	}
-	if text, err = dump(t, "checkpoint", raw, false); err != nil || !strings.Contains(text, "next group 2, 1 partition") {
+	if text, err = dump(t, "checkpoint", raw, false); err != nil || !strings.Contains(text, "next group 3, 1 partition") {
 		t.Errorf("%v\n%s", err, text)
 	}
 }
@@ -174,3 +179,4 @@ type durable chan record.Offset
 
 func (d durable) Journaled(m journal.Mark)      { d <- m.End }
 func (d durable) Flush() (record.Offset, error) { return 1000, nil }
+func (d durable) End() record.Offset            { return 1000 }

@@ -347,11 +347,13 @@ func TestDamagedObjectIsNeverServed(t *testing.T) {
 // only copy: the partition is refused by name, others are served.
 func TestDamagedLogIsNeverServed(t *testing.T) {
 	b := firntest.Start(t)
-	b.CreateTopic("damaged", 1, "retention.ms", "-1")
+	b.CreateTopic("damaged", 1, "retention.ms", "-1", "firn.ack.policy", "replicated")
 	b.CreateTopic("sound", 1, "retention.ms", "-1")
+	b.CreateTopic("healed", 1, "retention.ms", "-1")
 	fill(t, b, "damaged", 200, 4096)
-	sound := fill(t, b, "sound", 200, 4096)
+	sound, healed := fill(t, b, "sound", 200, 4096), fill(t, b, "healed", 200, 64)
 	b.Kill()
+	flip(t, find(t, filepath.Join(b.Data, "logs", "healed"), ".log")[0], -1)
 	logs := find(t, filepath.Join(b.Data, "logs", "damaged"), ".log")
 	if len(logs) != 1 {
 		t.Fatalf("%d segments", len(logs))
@@ -359,6 +361,7 @@ func TestDamagedLogIsNeverServed(t *testing.T) {
 	flip(t, logs[0], -1)
 	b.Start()
 	sound.verify(t, b)
+	healed.verify(t, b) // the journal had it
 	if !strings.Contains(b.Output(), logs[0]) {
 		t.Error("no log line names the damaged file")
 	}

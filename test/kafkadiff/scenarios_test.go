@@ -38,9 +38,11 @@ func recordingFile(s *kafkadiff.Scenario) string {
 	return filepath.Join(folder, filepath.FromSlash(s.Name)+".kafka")
 }
 
-// settings turns NAME=VALUE pairs into firn's flags.
+// settings turns NAME=VALUE pairs into firn's flags, and has Firn acknowledge
+// as Kafka does, so that what was sent with acks=0 or 1 can be fetched by the
+// next request.
 func settings(pairs []string) []string {
-	var args []string
+	args := []string{"--set", "firn.ack.policy=replicated"}
 	for _, p := range pairs {
 		args = append(args, "--set", p)
 	}
