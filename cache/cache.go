@@ -32,9 +32,10 @@ const maxChunk = 64 << 20
 // ErrClosed says that the cache is closed.
 var ErrClosed = errors.New("cache: closed")
 
-// Fill reads a chunk's bytes into p, all of it, or fails. It is called in a
-// goroutine of its own with a context that only Close ends.
-type Fill func(ctx context.Context, p []byte) error
+// Fill reads a chunk's bytes into p, all of it, and gives their CRC-32C, or
+// fails. It is called in a goroutine of its own with a context that only Close
+// ends.
+type Fill func(ctx context.Context, p []byte) (sum uint32, err error)
 
 // Cache is a chunk cache. Safe for concurrent use.
 type Cache struct {
@@ -325,7 +326,8 @@ func (c *Cache) fetch(cid id, object string, off int64, n int, fill Fill) (recor
 	pooled, give := c.buffer(n)
 	buf := (*pooled)[:HeaderSize+n]
 	data := buf[HeaderSize:]
-	if err := fill(c.ctx, data); err != nil {
+	sum, err := fill(c.ctx, data)
+	if err != nil {
 		give()
 		failures.Inc()
 		if c.ctx.Err() != nil {
@@ -333,7 +335,7 @@ func (c *Cache) fetch(cid id, object string, off int64, n int, fill Fill) (recor
 		}
 		return record.Span{}, err
 	}
-	span, err := c.store(cid, object, off, buf)
+	span, err := c.store(cid, object, off, buf, sum)
 	if err == nil {
 		give()
 		return span, nil
@@ -361,7 +363,7 @@ func (c *Cache) buffer(n int) (*[]byte, func()) {
 var errTooBig = errors.New("chunk is larger than the whole cache")
 
 // store writes buf (room for the header, then the data) as a chunk file.
-func (c *Cache) store(cid id, object string, off int64, buf []byte) (record.Span, error) {
+func (c *Cache) store(cid id, object string, off int64, buf []byte, sum uint32) (record.Span, error) {
 	e := &entry{id: cid, size: int64(len(buf))}
 	if e.size > c.cfg.MaxBytes {
 		return record.Span{}, errTooBig
@@ -371,7 +373,7 @@ func (c *Cache) store(cid id, object string, off int64, buf []byte) (record.Span
 	c.mu.Unlock()
 	removeFiles(victims, files)
 
-	encodeHeader(buf, object, off, buf[HeaderSize:])
+	encodeHeader(buf, object, off, len(buf)-HeaderSize, sum)
 	dir := filepath.Join(c.cfg.Dir, cid.String()[:2])
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return record.Span{}, err

@@ -43,10 +43,10 @@ func content(object string, off int64, n int) []byte {
 }
 
 func filler(object string, off int64, calls *atomic.Int64) Fill {
-	return func(_ context.Context, p []byte) error {
+	return func(_ context.Context, p []byte) (uint32, error) {
 		calls.Add(1)
 		copy(p, content(object, off, len(p)))
-		return nil
+		return record.CRC32C(p), nil
 	}
 }
 
@@ -172,7 +172,7 @@ func TestOneFillForAllWhoAsk(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			started.Done()
-			span, _, err := c.Get(context.Background(), "a", 0, 8192, true, func(ctx context.Context, p []byte) error {
+			span, _, err := c.Get(context.Background(), "a", 0, 8192, true, func(ctx context.Context, p []byte) (uint32, error) {
 				<-gate
 				return filler("a", 0, &calls)(ctx, p)
 			})
@@ -199,7 +199,7 @@ func TestWorkIsNotThrownAway(t *testing.T) {
 	asked, gate := make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { <-asked; cancel() }()
-	_, _, err := c.Get(ctx, "a", 0, 8192, true, func(ctx context.Context, p []byte) error {
+	_, _, err := c.Get(ctx, "a", 0, 8192, true, func(ctx context.Context, p []byte) (uint32, error) {
 		close(asked)
 		<-gate
 		return filler("a", 0, &calls)(ctx, p)
@@ -217,7 +217,7 @@ func TestWorkIsNotThrownAway(t *testing.T) {
 func TestAFillThatFailsIsNotKept(t *testing.T) {
 	c := open(t, Config{Dir: t.TempDir(), MaxBytes: 1 << 20, ChunkBytes: 8 << 10})
 	boom := errors.New("boom")
-	_, _, err := c.Get(context.Background(), "a", 0, 100, true, func(context.Context, []byte) error { return boom })
+	_, _, err := c.Get(context.Background(), "a", 0, 100, true, func(context.Context, []byte) (uint32, error) { return 0, boom })
 	if !errors.Is(err, boom) {
 		t.Fatal(err)
 	}
@@ -390,7 +390,7 @@ func TestManyReaders(t *testing.T) {
 func TestHeaderGolden(t *testing.T) {
 	data := []byte("the data of the chunk")
 	b := append(make([]byte, HeaderSize), data...)
-	encodeHeader(b, "0a1b2c3d/cluster/object", 4<<20, data)
+	encodeHeader(b, "0a1b2c3d/cluster/object", 4<<20, len(data), record.CRC32C(data))
 	golden := filepath.Join("testdata", "chunk.golden")
 	if os.Getenv("FIRN_UPDATE_GOLDEN") != "" {
 		if err := os.WriteFile(golden, b, 0o644); err != nil {
@@ -413,7 +413,7 @@ func TestHeaderGolden(t *testing.T) {
 func FuzzReadChunkHeader(f *testing.F) {
 	data := []byte("data")
 	b := append(make([]byte, HeaderSize), data...)
-	encodeHeader(b, "k", 0, data)
+	encodeHeader(b, "k", 0, len(data), record.CRC32C(data))
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := CheckChunk(bytes.NewReader(b), int64(len(b)), nil)

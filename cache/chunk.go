@@ -46,14 +46,15 @@ type ChunkHeader struct {
 	FileLen int64  `json:"fileSize"` // HeaderSize + Length
 }
 
-func encodeHeader(dst []byte, object string, off int64, data []byte) {
+// encodeHeader writes the header of n bytes of data whose CRC-32C is sum.
+func encodeHeader(dst []byte, object string, off int64, n int, sum uint32) {
 	clear(dst[:HeaderSize])
 	copy(dst, chunkMagic)
 	binary.BigEndian.PutUint16(dst[8:], chunkVersion)
 	binary.BigEndian.PutUint16(dst[10:], uint16(len(object)))
-	binary.BigEndian.PutUint32(dst[12:], uint32(len(data)))
+	binary.BigEndian.PutUint32(dst[12:], uint32(n))
 	binary.BigEndian.PutUint64(dst[16:], uint64(off))
-	binary.BigEndian.PutUint32(dst[24:], record.CRC32C(data))
+	binary.BigEndian.PutUint32(dst[24:], sum)
 	copy(dst[fixedHeader:], object)
 	binary.BigEndian.PutUint32(dst[28:], headerSum(dst))
 }

@@ -46,14 +46,14 @@ func (c *coldReader) index(ctx context.Context, p *part, cluster string, e *Entr
 		return r, nil
 	}
 	key := ObjectKey(cluster, e.Object)
-	check := func(b []byte) error {
+	check := func(b []byte) (uint32, error) {
 		r, err := decodeSection(b)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		return e.matches(p, r)
+		return record.CRC32C(b), e.matches(p, r)
 	}
-	span, _, err := c.m.deps.Cache.Get(ctx, key, e.IndexPos, int(e.IndexLen), true, func(ctx context.Context, b []byte) error {
+	span, _, err := c.m.deps.Cache.Get(ctx, key, e.IndexPos, int(e.IndexLen), true, func(ctx context.Context, b []byte) (uint32, error) {
 		return c.fetch(ctx, key, e.IndexPos, b, check)
 	})
 	if err != nil {
@@ -89,7 +89,7 @@ func (e *Entry) matches(p *part, r *Run) error {
 // block gives one whole block of the run's object. touch: see cache.Get.
 func (c *coldReader) block(ctx context.Context, r *run, no int64, touch bool) (record.Span, error) {
 	off, n := r.blockRange(no)
-	span, hit, err := c.m.deps.Cache.Get(ctx, r.key, off, n, touch, func(ctx context.Context, b []byte) error {
+	span, hit, err := c.m.deps.Cache.Get(ctx, r.key, off, n, touch, func(ctx context.Context, b []byte) (uint32, error) {
 		return c.fetch(ctx, r.key, off, b, r.checkBlock(no))
 	})
 	if err != nil {
@@ -103,13 +103,14 @@ func (c *coldReader) block(ctx context.Context, r *run, no int64, touch bool) (r
 	return span, nil
 }
 
-func (r *run) checkBlock(no int64) func([]byte) error {
+func (r *run) checkBlock(no int64) func([]byte) (uint32, error) {
 	want := r.BlockSums[no-r.firstBlock()]
-	return func(b []byte) error {
-		if got := record.CRC32C(b); got != want {
-			return corruptf("block checksum: the footer says %08x, computed %08x", want, got)
+	return func(b []byte) (uint32, error) {
+		got := record.CRC32C(b)
+		if got != want {
+			return 0, corruptf("block checksum: the footer says %08x, computed %08x", want, got)
 		}
-		return nil
+		return got, nil
 	}
 }
 
@@ -141,10 +142,10 @@ func (c *coldReader) prefetch(p *part, r *run, no int64) bool {
 		return false
 	}
 	off, n := r.blockRange(no)
-	started := c.m.deps.Cache.Prefetch(r.key, off, n, func(ctx context.Context, b []byte) error {
+	started := c.m.deps.Cache.Prefetch(r.key, off, n, func(ctx context.Context, b []byte) (uint32, error) {
 		if c.pace != nil {
 			if err := c.pace.WaitN(ctx, len(b)); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		return c.fetch(ctx, r.key, off, b, r.checkBlock(no))
@@ -158,21 +159,21 @@ func (c *coldReader) prefetch(p *part, r *run, no int64) bool {
 	return true
 }
 
-// fetch reads object bytes from the store and checks them. Bytes that are
-// wrong are read once more: a fault on the way is not one in the store.
-func (c *coldReader) fetch(ctx context.Context, key string, off int64, p []byte, check func([]byte) error) error {
-	var err error
+// fetch reads object bytes from the store and checks them; check gives their
+// CRC-32C. Bytes that are wrong are read once more: a fault on the way is not
+// one in the store.
+func (c *coldReader) fetch(ctx context.Context, key string, off int64, p []byte, check func([]byte) (uint32, error)) (sum uint32, err error) {
 	for range 2 {
 		if err := c.hedged(ctx, key, off, p); err != nil {
-			return err
+			return 0, err
 		}
-		if err = check(p); err == nil {
-			return nil
+		if sum, err = check(p); err == nil {
+			return sum, nil
 		}
 		coldCorrupt.Inc()
 	}
 	c.m.deps.Log.Error("object store gives wrong bytes", "object", key, "offset", off, "bytes", len(p), "err", err)
-	return fmt.Errorf("object %s, %d bytes at %d: %w", key, len(p), off, err)
+	return 0, fmt.Errorf("object %s, %d bytes at %d: %w", key, len(p), off, err)
 }
 
 // hedged reads a range, and if the answer is late against what answers
