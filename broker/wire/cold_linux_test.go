@@ -3,9 +3,7 @@ package wire
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -79,10 +77,10 @@ func TestColdConsumersTakeNoThreads(t *testing.T) {
 			asking.Go(func() {
 				<-start
 				nc.Write(frame(first+int32(i), fetchRequest(11)))
-				head, got := make([]byte, 4), []byte(nil)
-				if _, err := io.ReadFull(nc, head); err == nil {
-					got = make([]byte, binary.BigEndian.Uint32(head))
-					_, err = io.ReadFull(nc, got)
+				_, got, err := readReply(nc)
+				if err != nil {
+					t.Errorf("consumer %d: %v", i, err)
+					return
 				}
 				want := make([]byte, n)
 				for j := range want {
