@@ -54,7 +54,8 @@ const (
 
 // conn is one connection. Its reader decodes requests, queues each as a
 // pending reply and serves it. A writer is started when the first of the
-// queue has its reply, sends what is answered, in order, and ends.
+// queue has its reply, sends what is answered, in order, and ends. For a
+// Fetch that is answered while it is served, the reader is the writer.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
@@ -70,6 +71,7 @@ type conn struct {
 	draining    bool       // no further request is read
 	gone        bool       // nothing more is sent
 	writing     bool       // a writer is at work
+	serving     *pending   // a Fetch in Serve: when it is answered there, the reader writes
 	first, last *pending   // requests whose reply is not sent, in the order they came
 	inflight    int        // of them
 	unanswered  int        // of them, without a reply yet
@@ -412,7 +414,24 @@ func (c *conn) readFrame() bool {
 	if waits(h.key) {
 		p.served()
 	}
+	if h.key == keyFetch && c.takeOver(p) {
+		c.write()
+	}
 	return true
+}
+
+// takeOver says whether the reader shall be the writer: p, a Fetch, is
+// answered, and the reply is to be sent. To start a writer for it would take
+// longer than much of what it does, and nothing is served beside it anyway.
+func (c *conn) takeOver(p *pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.serving = nil
+	ok := c.first == p && p.answered && !c.writing && !c.gone
+	if ok {
+		c.writing, c.moved = true, time.Now()
+	}
+	return ok
 }
 
 // waits says whether requests of a key may wait for long, for records or for
@@ -555,6 +574,9 @@ func (c *conn) enqueue(p *pending) {
 		c.last.next = p
 	}
 	c.last = p
+	if p.api.key == keyFetch {
+		c.serving = p
+	}
 	c.inflight++
 	c.unanswered++
 	c.alone = p.api.key != keyProduce

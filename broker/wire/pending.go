@@ -52,7 +52,7 @@ func (p *pending) complete(r Reply) {
 		p.queued = held
 		p.hold(held)
 		p.reply, p.encoded, p.err = r, encoded, err
-		if start = c.first == p && !c.writing; start {
+		if start = c.first == p && !c.writing && c.serving != p; start {
 			c.writing, c.moved = true, time.Now()
 		}
 	}

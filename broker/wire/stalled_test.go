@@ -14,11 +14,11 @@ import (
 )
 
 // A thousand consumers that ask for one part of a segment again and again and
-// take nothing hold a few KiB each; one that reads the same part is served its
-// bytes meanwhile, and still is when they are closed for taking nothing.
-// The file is closed with the last of them.
+// take nothing hold a few KiB and a goroutine each, and no second reply; one
+// that reads the same part is served its bytes meanwhile, and still is when
+// they are closed for taking nothing. The file is closed with the last of them.
 func TestStalledConsumersHoldLittle(t *testing.T) {
-	const stalled, asked, size, most = 1000, 30, 4 << 20, 32 << 10
+	const stalled, asked, size, most = 1000, 30, 4 << 20, 20 << 10
 	file, data := fetchFile(t, size)
 	s := startServer(t, Config{IdleTimeout: 4 * time.Second}, fetchHandler(file, size))
 	usage := func() int64 {
@@ -38,7 +38,7 @@ func TestStalledConsumersHoldLittle(t *testing.T) {
 	}
 	read(0)
 	closed := mClosed[reasonSlowReader].Get()
-	before := usage()
+	before, goroutines := usage(), runtime.NumGoroutine()
 	conns := make([]net.Conn, stalled)
 	for i := range conns {
 		nc, err := net.Dial("tcp", s.addr)
@@ -55,7 +55,7 @@ func TestStalledConsumersHoldLittle(t *testing.T) {
 			read(int32(i))
 		}
 	}
-	waitFor(t, func() bool { // all is asked and answered, nothing is taken
+	waitFor(t, func() bool { // all have an answer, nothing is taken
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		n := 0
@@ -64,14 +64,17 @@ func TestStalledConsumersHoldLittle(t *testing.T) {
 			n += c.inflight - c.unanswered
 			c.mu.Unlock()
 		}
-		return n >= stalled*asked
+		return n >= stalled
 	})
-	each := (usage() - before) / stalled
-	t.Logf("%d bytes per consumer that takes nothing of %d replies", each, asked)
+	each, routines := (usage()-before)/stalled, runtime.NumGoroutine()-goroutines
+	t.Logf("%d bytes and %.2f goroutines per consumer that takes nothing", each, float64(routines)/stalled)
+	if routines > stalled+stalled/10 {
+		t.Errorf("%d goroutines for %d consumers", routines, stalled)
+	}
 	if each > most && !raceEnabled {
 		t.Errorf("%d bytes per consumer, more than %d", each, most)
 	}
-	if n := s.held.Load(); n < stalled*asked*partitionMemory {
+	if n := s.held.Load(); n < stalled*partitionMemory {
 		t.Errorf("%d bytes are counted as held", n)
 	}
 	file.Release() // as when the segment is deleted
