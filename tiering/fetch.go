@@ -141,8 +141,11 @@ func (c *coldReader) prefetch(p *part, r *run, no int64) bool {
 	if !ok {
 		return false
 	}
+	// The place is for the GET: writing the chunk needs none.
+	done = sync.OnceFunc(done)
 	off, n := r.blockRange(no)
 	started := c.m.deps.Cache.Prefetch(r.key, off, n, func(ctx context.Context, b []byte) (uint32, error) {
+		defer done()
 		if c.pace != nil {
 			if err := c.pace.WaitN(ctx, len(b)); err != nil {
 				return 0, err

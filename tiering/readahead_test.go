@@ -96,6 +96,16 @@ func readTogether(t *testing.T, partitions int, streams float64) {
 		wg.Wait()
 	}
 	took := time.Since(began)
+	time.Sleep(answers) // for what was read ahead and not asked for
+	synctest.Wait()
+	for _, l := range logs {
+		if n := m.part(l.id, l.tp.Partition).ahead.Load(); n != 0 {
+			t.Errorf("%v has %d readahead GETs with none under way", l.tp, n)
+		}
+	}
+	if n := len(m.cold.ahead); n != 0 {
+		t.Errorf("%d places are taken with no GET under way", n)
+	}
 	got := float64(blocks) * answers.Seconds() / took.Seconds()
 	t.Logf("%d blocks in %v, as by %.1f streams", blocks, took, got)
 	if got < streams {
