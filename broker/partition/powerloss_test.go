@@ -114,35 +114,49 @@ type storage struct {
 	lost    bool // the power was
 	journal *journal.Journal
 	parts   map[*story]*Partition
+	failed  chan error // why the disk did, nil: nobody asks
 }
 
 // openStorage opens the partitions that exist after so many calls, and drops
 // what the journal has of others, as the broker does.
 func openStorage(dir string, d *disk.Disk, lost bool, all []*story, calls int) (*storage, error) {
 	s := &storage{dir: dir, disk: d, lost: lost, parts: map[*story]*Partition{}}
-	at := filepath.Join(dir, "journal")
-	err := d.SyncDir(at)
+	return s, s.openAll(all, calls)
+}
+
+func (s *storage) openAll(all []*story, calls int) error {
+	at := filepath.Join(s.dir, "journal")
+	err := s.disk.SyncDir(at)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	if s.journal, err = journal.Open(at, powerJournal, journal.Deps{Disk: d, Log: testLog}); err != nil {
-		return nil, err
+	if s.journal, err = journal.Open(at, powerJournal, journal.Deps{Disk: s.disk, Log: testLog, Failed: s.fail}); err != nil {
+		return err
 	}
 	for _, h := range all {
 		if h.exists(calls) {
 			if err := s.open(h); err != nil {
-				return nil, errors.Join(err, s.close())
+				return errors.Join(err, s.close())
 			}
 		}
 	}
 	for _, p := range s.journal.Unclaimed() {
 		s.journal.Drop(p)
 	}
-	return s, nil
+	return nil
+}
+
+func (s *storage) fail(err error) {
+	if s.failed != nil {
+		s.failed <- err
+	}
 }
 
 func (s *storage) open(h *story) error {
-	p, err := Open(filepath.Join(s.dir, h.dir), h.tp, h.id, h.config(), Deps{Log: testLog, Journal: s.journal, Disk: s.disk, PowerLost: s.lost})
+	p, err := Open(filepath.Join(s.dir, h.dir), h.tp, h.id, h.config(), Deps{
+		Log: testLog, Journal: s.journal, Disk: s.disk, PowerLost: s.lost,
+		Failed: func(_ record.TopicPartition, err error) { s.fail(err) },
+	})
 	if err == nil {
 		s.parts[h] = p
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -13,29 +14,54 @@ import (
 	"github.com/firnlog/firn/test/firntest"
 )
 
-// TestDiskFull fills the disk under the logs: produce is refused, reads and
-// the process go on, nothing acknowledged is lost; with room again, produce
+// TestDiskFull fills the disk under logs and journal: produce is refused, reads
+// and the process go on, nothing acknowledged is lost; with room again, produce
 // goes on. It needs root, for a small tmpfs.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to mount a tmpfs")
 	}
-	b := firntest.New(t)
-	logs := filepath.Join(b.Data, "logs")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", logs, "tmpfs", 0, "size=24m"); err != nil {
+	t.Run("replicated", func(t *testing.T) { diskFull(t, "replicated", "size=24m") })
+	t.Run("fsync", func(t *testing.T) { diskFull(t, "fsync", "size=88m") }) // two files of the journal, and 24 MB
+}
+
+// smallDisk makes the broker's logs and journal folders of one disk, and gives
+// where that is mounted.
+func smallDisk(t *testing.T, b *firntest.Broker, size string) string {
+	t.Helper()
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, size); err != nil {
 		t.Skipf("a tmpfs cannot be mounted here: %v", err)
 	}
+	mounted := []string{disk}
 	t.Cleanup(func() {
 		if b.Running() {
 			b.Kill()
 		}
-		syscall.Unmount(logs, syscall.MNT_DETACH)
+		for _, dir := range slices.Backward(mounted) {
+			syscall.Unmount(dir, syscall.MNT_DETACH)
+		}
 	})
+	for _, name := range []string{"logs", "journal"} {
+		from, to := filepath.Join(disk, name), filepath.Join(b.Data, name)
+		for _, dir := range []string{from, to} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := syscall.Mount(from, to, "", syscall.MS_BIND, ""); err != nil {
+			t.Skipf("a folder cannot be mounted here: %v", err)
+		}
+		mounted = append(mounted, to)
+	}
+	return disk
+}
+
+func diskFull(t *testing.T, policy, size string) {
+	b := firntest.New(t)
+	disk := smallDisk(t, b, size)
 	b.Start()
-	b.CreateTopic("full", 1, "retention.ms", "-1")
+	b.CreateTopic("full", 1, "retention.ms", "-1", "firn.ack.policy", policy)
 	w := newWriter(b, "full", 8192)
 	w.cl.Close()
 	w.cl = b.Client(kgo.DefaultProduceTopic("full"), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(64<<10), kgo.MaxBufferedRecords(64),
@@ -52,13 +78,13 @@ func TestDiskFull(t *testing.T) {
 	}
 	w.cl.Flush(ctx)
 	if !refused() {
-		t.Fatal("80 MB went onto a disk of 24 MB")
+		t.Fatal("80 MB went onto a disk of 24 MB for them")
 	}
 	t.Logf("refused with: %v", w.errs[0])
 	w.errs = nil
 	w.verify(t, b)
 
-	if err := syscall.Mount("tmpfs", logs, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, "size=200m"); err != nil {
 		t.Fatal(err)
 	}
 	cl := b.Client(kgo.DefaultProduceTopic("full"))
