@@ -56,7 +56,7 @@ bench: ## Firn, Apache Kafka and a bare server side by side, the small set in un
 	go run ./bench/run -out '$(BENCH)' -rounds $(or $(ROUNDS),3) -limit 9m bench/workloads/small/*.yaml
 
 .PHONY: bench-full
-bench-full: ## the same with all workloads and ROUNDS=5: about two hours
+bench-full: ## the same with all workloads and ROUNDS=5: two to three hours, half an hour more for Nisshi the first time
 	go run ./bench/run -out '$(BENCH)' -rounds $(or $(ROUNDS),5) bench/workloads/small/*.yaml bench/workloads/full/*.yaml
 
 .PHONY: lint
