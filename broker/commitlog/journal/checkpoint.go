@@ -127,18 +127,28 @@ func (j *Journal) heldLocked() (n int) {
 	return n
 }
 
-// due says whether half of the window is used up.
+// worthwhile is how many bytes of each log a checkpoint should find, about: so
+// few that syncing them does not hold up the journal's own writes for long, and
+// so many that the disk does not write little more than the ends of files.
+const worthwhile = 512 << 10
+
+// due says whether there is enough to flush of each log, or half of the window
+// is used up.
 func (j *Journal) due() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	full, records := 0, 0
+	full, records, logs := 0, 0, 0
 	for _, f := range j.used {
 		records += f.records
+		logs = max(logs, len(f.logs))
 		if len(f.unclaimed) == 0 {
 			full++
 		}
 	}
-	return full > j.cfg.Files/2 || records > j.cfg.WindowCount/2
+	if n := len(j.used); n > 0 && j.writing && len(j.used[n-1].unclaimed) == 0 {
+		full-- // the one that is written to
+	}
+	return full >= j.cfg.Files/2 || records > j.cfg.WindowCount/2 || full > 0 && int64(full)*j.cfg.FileBytes >= int64(logs)*worthwhile
 }
 
 // checkpoint has every log flushed that the files in use wait for, the newest
