@@ -31,7 +31,7 @@ type Config struct {
 	Files       int   // how many files there are at most, at least 3; 0: 8
 	GroupBytes  int   // of the payloads that one sync makes durable, at most; 0: 4 MiB
 	GroupCount  int   // of the records that one sync makes durable, at most; 0: 4096
-	CopyBytes   int   // a payload of more stays in its segment alone, which is synced with the group; 0: 128 KiB, at most GroupBytes
+	CopyBytes   int   // a payload of more stays in its segment alone, which is synced with the group; 0: 256 KiB, at most GroupBytes
 	SyncBytes   int   // of payloads that one group leaves in their segments, at most, one aside; 0: 16 MiB
 	SyncAllFrom int   // how many logs a checkpoint flushes by syncing all of the file system; 0: 64
 	WindowCount int   // of the records in files that are needed, about; 0: one million
@@ -49,7 +49,7 @@ func (c Config) orDefaults() Config {
 	set(&c.Files, 8)
 	set(&c.GroupBytes, 4<<20)
 	set(&c.GroupCount, 4096)
-	set(&c.CopyBytes, 128<<10)
+	set(&c.CopyBytes, 256<<10)
 	set(&c.SyncBytes, 16<<20)
 	set(&c.SyncAllFrom, 64)
 	set(&c.WindowCount, 1_000_000)
