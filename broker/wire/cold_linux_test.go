@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -129,6 +130,48 @@ func TestColdConsumersTakeNoThreads(t *testing.T) {
 	}
 	if most.Load() > int64(before)+24 {
 		t.Errorf("%d threads, %d before", most.Load(), before)
+	}
+}
+
+// What was found in memory is looked for again when the peer took its time:
+// it may be gone. The bytes are right however often that happens.
+func TestMemoryIsLookedAtAgainAfterAWait(t *testing.T) {
+	defer func(d time.Duration) { cachedFor = d }(cachedFor)
+	cachedFor = -time.Second
+	const size = 8 << 20
+	file, data := fetchFile(t, size)
+	defer releaseOwner(t, file)
+	if err := file.OS().Sync(); err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, Config{SendBuffer: 64 << 10}, fetchHandler(file, size))
+	nc := s.dial()
+	nc.Write(frame(1, fetchRequest(11)))
+	got := make([]byte, 0, size+200)
+	for want := len(got); ; {
+		n, err := nc.Read(got[len(got):min(cap(got), len(got)+128<<10)])
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", len(got), err)
+		}
+		got = got[:len(got)+n]
+		if want == 0 && len(got) >= 4 {
+			want = 4 + int(binary.BigEndian.Uint32(got))
+		}
+		if want > 0 && len(got) >= want {
+			break
+		}
+		// What is not on its way yet may have to come from the disk again.
+		if err := unix.Fadvise(int(file.OS().Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.HasSuffix(got, data) {
+		t.Error("other bytes arrived")
+	}
+	closeNow(t, s) // the writer is gone before cachedFor is restored
+	stale := transfer{waited: true, fresh: time.Now().Add(-time.Second), n: 100}
+	if !stale.try(^uintptr(0)) || !stale.stale || stale.n != 0 {
+		t.Errorf("sent without a look: %+v", stale)
 	}
 }
 

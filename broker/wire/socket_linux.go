@@ -50,7 +50,7 @@ type transfer struct {
 
 // cachedFor is for how long what was found in memory counts as being there
 // when the peer takes its time.
-const cachedFor = time.Second
+var cachedFor = time.Second // shortened by tests
 
 // try is called by the connection's poller, again whenever there is room in
 // the socket. The file's offset is explicit: its own position, which every
