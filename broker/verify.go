@@ -88,10 +88,11 @@ func (v *Verified) AtRisk() bool {
 // nobody uses, and do to it, without changing anything: recovery runs on a
 // shadow of it in scratch, an empty folder of the caller's with room for copies
 // of the metadata, the journal and a segment or two. given are the broker configs of
-// the start. progress is told how many of how many bytes were checked. Errors:
-// ErrNoDataFolder, of ctx, and of reading or writing files.
-func Verify(ctx context.Context, dir, scratch string, given map[string]string, progress func(done, all int64)) (*Verified, error) {
-	v := verifier{dir: dir, scratch: scratch, log: slog.New(slog.DiscardHandler), out: &Verified{}, progress: progress}
+// the start; metadata is why the metadata cannot be read, where that is known
+// (VerifyMetadata). progress is told how many of how many bytes were checked.
+// Errors: ErrNoDataFolder, of ctx, and of reading or writing files.
+func Verify(ctx context.Context, dir, scratch string, given map[string]string, metadata error, progress func(done, all int64)) (*Verified, error) {
+	v := verifier{dir: dir, scratch: scratch, log: slog.New(slog.DiscardHandler), out: &Verified{Metadata: metadata}, progress: progress}
 	if err := v.identify(); err != nil {
 		return nil, err
 	}
@@ -161,9 +162,24 @@ func (v *verifier) identify() error {
 	return nil
 }
 
+// VerifyMetadata is the part of Verify that reads the metadata. Its database
+// may end the process on damage: whoever wants to live calls it in a process
+// of its own first.
+func VerifyMetadata(ctx context.Context, dir, scratch string) error {
+	v := verifier{dir: dir, scratch: scratch, log: slog.New(slog.DiscardHandler), out: &Verified{}}
+	if err := v.identify(); err != nil {
+		return err
+	}
+	_, err := v.metadata(ctx)
+	return errors.Join(err, v.out.Metadata)
+}
+
 // metadata reads the metadata from a copy. Damage is noted; the image is
 // empty then.
 func (v *verifier) metadata(ctx context.Context) (*metastore.Image, error) {
+	if v.out.Metadata != nil {
+		return &metastore.Image{}, nil
+	}
 	home := filepath.Join(v.scratch, "metadata")
 	from := filepath.Join(v.dir, "etcd")
 	if _, err := os.Stat(filepath.Join(from, "etcd")); err != nil {

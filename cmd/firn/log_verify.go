@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -17,6 +19,7 @@ import (
 
 func (a *app) logVerifyCommand() *cobra.Command {
 	set := map[string]string{}
+	metadata := false
 	cmd := &cobra.Command{
 		Use:   "verify DIR",
 		Short: "Check a stopped broker's whole data folder, and say what its start would do",
@@ -38,27 +41,68 @@ folder for temporary files (TMPDIR).`,
 		Example: `  firn log verify firn-data
   firn log verify --output json /var/lib/firn`,
 		Args: args(cobra.ExactArgs(1), "the data folder"),
-		RunE: func(cmd *cobra.Command, paths []string) error { return a.verify(cmd, paths[0], set) },
+		RunE: func(cmd *cobra.Command, paths []string) error {
+			if metadata {
+				return inScratch(func(scratch string) error { return verifyMetadata(cmd.Context(), paths[0], scratch) })
+			}
+			return inScratch(func(scratch string) error { return a.verify(cmd.Context(), paths[0], scratch, set) })
+		},
 	}
+	cmd.Flags().BoolVar(&metadata, metadataOnly, false, "read the metadata and nothing else; the command calls itself with it, since etcd's database ends the process that meets some kinds of damage")
 	cmd.Flags().StringToStringVar(&set, "set", nil, "broker configs that firn start is given with --set, `NAME=VALUE`, as far as they are defaults of topics")
 	return cmd
 }
 
-func (a *app) verify(cmd *cobra.Command, dir string, set map[string]string) error {
+// metadataOnly is the flag with which the command calls itself.
+const metadataOnly = "metadata-only"
+
+// inScratch runs f with an empty folder, which is removed afterwards.
+func inScratch(f func(dir string) error) error {
+	dir, err := os.MkdirTemp("", "firn-verify-")
+	if err != nil {
+		return failf("name a folder for temporary files with the variable TMPDIR", "%w", err)
+	}
+	defer os.RemoveAll(dir)
+	return f(dir)
+}
+
+func verifyMetadata(ctx context.Context, dir, scratch string) error {
 	release, err := holdFolder(dir)
 	if err != nil {
 		return err
 	}
 	defer release()
-	scratch, err := os.MkdirTemp("", "firn-verify-")
+	return broker.VerifyMetadata(ctx, dir, scratch)
+}
+
+// tryMetadata reads the metadata in a process of its own: etcd's database ends
+// the process that meets some kinds of damage. It gives an error when it did.
+func tryMetadata(ctx context.Context, dir string) error {
+	self, err := os.Executable()
 	if err != nil {
-		return failf("name a folder for temporary files with the variable TMPDIR", "%w", err)
+		return nil // then it is read here alone
 	}
-	defer os.RemoveAll(scratch)
+	var said strings.Builder
+	cmd := exec.CommandContext(ctx, self, "log", "verify", "--"+metadataOnly, dir)
+	cmd.Args[0], cmd.Stderr = os.Args[0], &said
+	err = cmd.Run()
+	if ended, ok := errors.AsType[*exec.ExitError](err); ok && ended.ExitCode() != exitFailed && ctx.Err() == nil {
+		why, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+		return fmt.Errorf("reading it ends the process: %s", why)
+	}
+	return nil
+}
+
+func (a *app) verify(ctx context.Context, dir, scratch string, set map[string]string) error {
+	release, err := holdFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	var b *bar
 	defer func() { b.stop() }()
 	told := int64(0)
-	v, err := broker.Verify(cmd.Context(), dir, scratch, set, func(done, all int64) {
+	v, err := broker.Verify(ctx, dir, scratch, set, tryMetadata(ctx, dir), func(done, all int64) {
 		if told == 0 {
 			b = a.progress("verifying "+dir, all)
 		}
