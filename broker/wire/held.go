@@ -18,7 +18,10 @@ import (
 
 // stallTimeout is how long a connection that holds something may stand still
 // while all hold too much.
-const stallTimeout = 3 * time.Second
+const (
+	stallTimeout = 3 * time.Second
+	stallCheck   = stallTimeout / 12
+)
 
 // smallReply are the keys whose replies are about as large as their requests,
 // or are no memory; they are served whatever waits.
@@ -49,7 +52,7 @@ func (s *Server) relief() <-chan struct{} {
 func (s *Server) shed() {
 	defer s.running.Done()
 	mHeldLimit.Inc()
-	check := time.NewTicker(stallTimeout / 12)
+	check := time.NewTicker(stallCheck)
 	defer check.Stop()
 	for s.excess() > 0 && !s.isClosing() {
 		s.closeStalled()
@@ -90,24 +93,31 @@ func (s *Server) closeStalled() {
 		h.c.mu.Unlock()
 		allWait = allWait && (h.waiting || h.held <= readBuffer)
 	}
-	all = slices.DeleteFunc(all, func(h holder) bool {
-		return h.held <= readBuffer || now.Sub(h.since) < stallTimeout || h.waiting && !allWait
-	})
 	slices.SortFunc(all, func(a, b holder) int { return cmp.Compare(b.held, a.held) })
 	for _, h := range all {
-		if excess <= 0 {
+		switch stalled := now.Sub(h.since) >= stallTimeout; {
+		case excess <= 0:
 			return
+		case h.held <= readBuffer, h.waiting && !allWait, !stalled && !allWait:
+			continue
+		case !stalled:
+			return // those that hold less wait because of it
 		}
 		excess -= h.held
 		h.c.fail(reasonStalled, fmt.Errorf("nothing moved on it for %v, and of the memory that all connections hold, more than queued.max.request.bytes, it holds %d bytes", now.Sub(h.since).Round(time.Second), h.held))
 	}
 }
 
-// wait notes that the reader waits for memory as long as f runs.
+// wait notes that the reader waits for memory as long as f runs. After that it
+// has the time of two checks to go on, however long it had to wait.
 func (c *conn) wait(f func() bool) bool {
 	set := func(waiting bool) {
 		c.mu.Lock()
-		c.waiting = waiting
+		if c.waiting = waiting; !waiting {
+			if latest := time.Now().Add(2*stallCheck - stallTimeout); c.moved.Before(latest) {
+				c.moved = latest
+			}
+		}
 		c.mu.Unlock()
 	}
 	set(true)

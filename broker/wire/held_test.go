@@ -247,7 +247,7 @@ func TestArrivingJoinsAreBounded(t *testing.T) {
 			}
 		}
 		join.Protocols[0].Metadata = make([]byte, 10<<10)
-		mustServe(t, l, "JoinGroup", frame(2, join), 2*stallTimeout)
+		mustServe(t, l, "JoinGroup", frame(2, join), 3*stallTimeout)
 		time.Sleep(time.Minute)
 		if n := mClosed[reasonStalled].Get() - closed; n < peers-limit/smallPoll {
 			t.Errorf("%d were closed", n)
