@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -22,7 +21,6 @@ import (
 
 	"github.com/firnlog/firn/broker/api"
 	"github.com/firnlog/firn/broker/commitlog/journal"
-	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/wire"
@@ -237,11 +235,6 @@ func (b *Broker) openJournal() (err error) {
 	}
 	dir := filepath.Join(b.cfg.DataDir, "journal")
 	files := max(4, int(b.configs.values().Storage.JournalBytes/journalFile))
-	// A file that a crashed process had just made is used at once: its name is
-	// made durable before.
-	if err := disk.Real().SyncDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
 	b.journal, err = journal.Open(dir, journal.Config{FileBytes: journalFile, Files: files}, journal.Deps{
 		Log: b.log,
 		Failed: func(err error) {

@@ -113,14 +113,11 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 func (p *Partition) appended(v *validated, cfg *Config) error {
 	mark := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}
 	if cfg.Fsync && p.deps.Journal != nil {
-		err := p.journal(v, mark)
-		if err == nil {
-			p.uncovered = false
-			return nil
-		}
-		if !errors.Is(err, journal.ErrNoRoom) {
+		if err := p.journal(v, mark); err != nil {
 			return p.storageError(err)
 		}
+		p.uncovered = false
+		return nil
 	}
 	switch {
 	case cfg.Fsync, cfg.FlushMessages == 1:

@@ -66,6 +66,7 @@ func TestDiskErrors(t *testing.T) {
 		{"checkpoint sync", "sync", "journal/checkpoint.tmp"},
 		{"partition.meta rename", "rename", "partition.meta"},
 		{"new segment", "create", ".log"},
+		{"new journal file", "create", ".journal"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			seed := crashSeed(t)
@@ -82,10 +83,9 @@ func diskError(t *testing.T, rng *rand.Rand, match func(call, path string) bool)
 	live := disktest.Dir(t)
 	recorded, rec := disktest.Record(live)
 	var armed atomic.Bool
-	told := newGate(recorded) // shut when somebody has met the error
+	told := newGate(recorded) // never shut: what is acknowledged after the error counts, too
 	d := faulty(recorded, func(call, path string) error {
 		if armed.Load() && match(call, path) {
-			told.shut()
 			return syscall.EIO
 		}
 		return nil
@@ -102,7 +102,7 @@ func diskError(t *testing.T, rng *rand.Rand, match func(call, path string) bool)
 	for n := 0; ; n++ {
 		armed.Store(n >= 20)
 		h := x.all[n%2]
-		if !w.append(h, s.parts[h]) {
+		if w.fails = n >= 20; !w.append(h, s.parts[h]) {
 			break
 		}
 		if n > 5000 {

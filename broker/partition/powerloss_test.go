@@ -126,10 +126,7 @@ func openStorage(dir string, d *disk.Disk, lost bool, all []*story, calls int) (
 
 func (s *storage) openAll(all []*story, calls int) error {
 	at := filepath.Join(s.dir, "journal")
-	err := s.disk.SyncDir(at)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
+	var err error
 	if s.journal, err = journal.Open(at, powerJournal, journal.Deps{Disk: s.disk, Log: testLog, Failed: s.fail}); err != nil {
 		return err
 	}
@@ -296,6 +293,8 @@ type worker struct {
 	gate *gate
 	rng  *rand.Rand
 	acks sync.WaitGroup
+
+	fails bool // the disk is about to
 }
 
 func (w *worker) run(h *story, p *Partition, steps int) {
@@ -358,7 +357,7 @@ func (w *worker) append(h *story, p *Partition) bool {
 	b := produced(w.x.t, record.BatchSpec{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, slices.Clone(recs)...)
 	res, err := p.Append(b, Client)
 	if err != nil {
-		if w.gate.open() {
+		if w.gate.open() && !w.fails {
 			w.x.t.Errorf("partition %d: %v", h.tp.Partition, err)
 		}
 		h.last = was // or it is there, which is as well
@@ -366,7 +365,7 @@ func (w *worker) append(h *story, p *Partition) bool {
 	}
 	w.acks.Add(1)
 	p.AwaitHighWatermark(res.LastOffset+1, func(err error) {
-		if err == nil && w.gate.open() { // a process that is killed tells nobody
+		if err == nil {
 			h.note(&h.acked, w.x.rec.Mark(), res.LastOffset+1)
 		}
 		w.acks.Done()

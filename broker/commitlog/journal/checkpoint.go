@@ -75,12 +75,12 @@ func (j *Journal) without(err error) bool {
 	}
 	switch was := j.noRoom; {
 	case err != nil && was == nil:
-		j.deps.Log.Warn("the journal has no file left and cannot make another: until it can, each append syncs its segment", "dir", j.dir, "err", err)
+		j.deps.Log.Warn("the journal has no file left and cannot make another: until it can, groups are synced in their segments", "dir", j.dir, "err", err)
 	case err == nil && was != nil:
 		j.deps.Log.Info("the journal has a file again", "dir", j.dir)
 	}
 	j.noRoom = err
-	j.room.Broadcast()
+	j.work.Broadcast()
 	return err != nil
 }
 

@@ -14,10 +14,6 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// ErrNoRoom says that the disk is full and no file of the journal is free. It
-// passes; meanwhile logs have to be made durable in another way.
-var ErrNoRoom = errors.New("journal: disk is full")
-
 // ErrClosed says that the journal was closed.
 var ErrClosed = errors.New("journal: closed")
 
@@ -211,6 +207,10 @@ func (j *Journal) recover() error {
 			return err
 		}
 	}
+	// A crashed process may have made a file and not synced the folder.
+	if err := j.disk.SyncDir(j.dir); err != nil {
+		return err
+	}
 	for _, f := range s.live {
 		if err := f.open(); err != nil {
 			return err
@@ -307,8 +307,7 @@ func (j *Journal) waitLocked(f *file, p Partition, log Log) {
 // it has a copy of the payload, or, of one larger than Config.CopyBytes, has
 // noted to sync the segments (Sync). log.Journaled is called with the mark once
 // the record is durable, in the order of the appends. While there is more than
-// the disk has written, Append waits. Errors: ErrNoRoom, after which the log
-// has to be made durable in another way; ErrClosed and ErrFailed, after which
+// the disk has written, Append waits. Errors: ErrClosed and ErrFailed, after which
 // Journaled may never be called for what was appended before.
 func (j *Journal) Append(log Log, e Entry, m Mark, payload []byte) error {
 	if len(payload) > j.cfg.CopyBytes {
@@ -359,7 +358,7 @@ func (j *Journal) Sync(log Log, p Partition, m Mark, n int) error {
 
 // awaitLocked waits until the group that fills has room.
 func (j *Journal) awaitLocked(fits func(*buffer) bool) error {
-	for j.err == nil && !j.ending && j.noRoom == nil && (len(j.fill.marks) >= j.cfg.GroupCount || !fits(j.fill)) {
+	for j.err == nil && !j.ending && (len(j.fill.marks) >= j.cfg.GroupCount || !fits(j.fill)) {
 		appendsWaited.Inc()
 		j.room.Wait()
 	}
@@ -368,8 +367,6 @@ func (j *Journal) awaitLocked(fits func(*buffer) bool) error {
 		return j.err
 	case j.ending:
 		return ErrClosed
-	case j.noRoom != nil:
-		return fmt.Errorf("%w: %w", ErrNoRoom, j.noRoom)
 	}
 	return nil
 }
@@ -451,9 +448,12 @@ func (j *Journal) writeGroup(b *buffer) error {
 		return nil // all that it had was of deleted partitions
 	}
 	need := disk.RoundUp(int64(b.used + len(b.entries)*entrySize))
-	f, at, g := j.place(b, need)
+	f, at, g, err := j.place(b, need)
+	if err != nil {
+		return err
+	}
 	if f == nil {
-		return nil // the journal has failed
+		return flushInstead(b)
 	}
 	if err := f.open(); err != nil {
 		return err
@@ -468,13 +468,25 @@ func (j *Journal) writeGroup(b *buffer) error {
 	return nil
 }
 
-// place waits for a file with room for a group, and gives it that room.
-func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group) {
+// flushInstead makes a group durable for which there is no file: in the segments.
+func flushInstead(b *buffer) error {
+	logs := map[Log]struct{}{}
+	for _, l := range b.logs {
+		logs[l] = struct{}{}
+	}
+	withoutFile.Inc()
+	_, err := flush(slices.Collect(maps.Keys(logs)), groupFlushers)
+	return err
+}
+
+// place waits for a file with room for a group, and gives it that room; no
+// file when the disk has none for it.
+func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for f = j.fileLocked(need); f == nil; f = j.fileLocked(need) {
-		if j.err != nil {
-			return nil, 0, g
+		if j.err != nil || j.noRoom != nil {
+			return nil, 0, g, j.err
 		}
 		fullWaits.Inc()
 		j.work.Wait()
@@ -490,7 +502,7 @@ func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group) {
 	for _, e := range b.entries[len(b.logs):] {
 		j.synced[e.Partition] = max(j.synced[e.Partition], e.End)
 	}
-	return f, at, g
+	return f, at, g, nil
 }
 
 // fileLocked gives the file to write to: the newest, or a free one when that

@@ -10,5 +10,6 @@ var (
 	checkpoints      = metrics.NewCounter("firn_journal_checkpoints_total")
 	appendsWaited    = metrics.NewCounter("firn_journal_appends_waited_total")
 	fullWaits        = metrics.NewCounter("firn_journal_full_waits_total")
+	withoutFile      = metrics.NewCounter("firn_journal_syncs_without_file_total") // disk full: groups that segments hold
 	failures         = metrics.NewCounter("firn_journal_failures_total")
 )
