@@ -13,8 +13,12 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// flushers is how many logs are flushed at one time.
-const flushers = 16
+// How many logs are flushed at one time: for a group, which is waited for, and
+// by a checkpoint, which must not hold up the groups that are written meanwhile.
+const (
+	groupFlushers      = 16
+	checkpointFlushers = 2
+)
 
 // keeper is the goroutine that sees to it that there is a free file before
 // the one in use is full: it makes one while there are fewer than the
@@ -207,7 +211,7 @@ func (j *Journal) waitedFor(all bool) ([]*file, []Log) {
 // flushAll flushes logs, with one call for all when they are many.
 func (j *Journal) flushAll(logs []Log) (map[Log]record.Offset, error) {
 	if len(logs) < j.cfg.SyncAllFrom || j.disk.SyncAll == nil {
-		return flush(logs)
+		return flush(logs, checkpointFlushers)
 	}
 	synced := make(map[Log]record.Offset, len(logs))
 	for _, l := range logs {
@@ -217,7 +221,7 @@ func (j *Journal) flushAll(logs []Log) (map[Log]record.Offset, error) {
 }
 
 // flush flushes logs, several at a time, and says how far each is durable.
-func flush(logs []Log) (map[Log]record.Offset, error) {
+func flush(logs []Log, flushers int) (map[Log]record.Offset, error) {
 	var (
 		mu     sync.Mutex
 		synced = make(map[Log]record.Offset, len(logs))

@@ -430,7 +430,7 @@ func (j *Journal) flushGroup(b *buffer) error {
 	if len(b.flush) == 0 {
 		return nil
 	}
-	synced, err := flush(slices.Collect(maps.Keys(b.flush)))
+	synced, err := flush(slices.Collect(maps.Keys(b.flush)), groupFlushers)
 	if err != nil {
 		return err
 	}
