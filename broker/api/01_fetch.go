@@ -180,6 +180,7 @@ type fetchCall struct {
 	minBytes  int64
 	deadline  time.Time // of the long poll
 	img       *metastore.Image
+	alone     bool // it has a goroutine of its own
 }
 
 // first reads what is on local disk while the connection's reader waits, and
@@ -215,14 +216,13 @@ func (f *fetchCall) firstPass() {
 	req.Topics, req.ForgottenTopics = nil, nil // what is needed of them was taken
 	f.a.waiting.Add(1)
 	f.a.waitingParts.Add(int64(len(f.fc.parts)))
-	go func() {
-		defer f.a.waiting.Add(-1)
-		defer f.a.waitingParts.Add(-int64(len(f.fc.parts)))
-		f.a.guard(f.c, func() {
-			defer f.releaseIfUnanswered()
-			f.poll(state)
-		})
-	}()
+	go f.a.guard(f.c, func() {
+		defer f.releaseIfUnanswered()
+		if f.wait(state) {
+			f.alone = true
+			f.finish()
+		}
+	})
 }
 
 // mayWait says whether one more fetch, of so many partitions, may be kept
@@ -271,10 +271,12 @@ func (s *readState) enough(f *fetchCall) bool {
 	return s.bytes >= f.minBytes || s.failed || s.readable == 0
 }
 
-// poll waits until there is enough. While it waits it holds what it has read,
-// and a place among the subscribers of its partitions; it wakes up when one of
-// them moves, and reads those that did.
-func (f *fetchCall) poll(state readState) {
+// wait waits until there is enough, and says whether it is to be answered.
+// Meanwhile it holds what it has read, and a place among the subscribers of its
+// partitions; it wakes up when one of them moves, and reads those that did.
+func (f *fetchCall) wait(state readState) bool {
+	defer f.a.waiting.Add(-1)
+	defer f.a.waitingParts.Add(-int64(len(f.fc.parts)))
 	wake := make(chan struct{}, 1)
 	defer f.subscribe(wake)()
 	timer := time.NewTimer(time.Until(f.deadline))
@@ -285,12 +287,10 @@ func (f *fetchCall) poll(state readState) {
 		}
 		if len(state.cold) > 0 {
 			f.readCold(&state, wake)
-			f.finish() // Kafka too answers when a remote read is over, whatever it gave
-			return
+			return true // Kafka too answers when a remote read is over, whatever it gave
 		}
 		if over || state.enough(f) || !time.Now().Before(f.deadline) {
-			f.finish()
-			return
+			return true
 		}
 		select {
 		case <-wake:
@@ -299,7 +299,7 @@ func (f *fetchCall) poll(state readState) {
 		case <-f.c.ctx.Done():
 			f.release()
 			f.c.reply(wire.Reply{Close: true, Reason: "the connection ended"})
-			return
+			return false
 		}
 	}
 }
@@ -507,7 +507,7 @@ func (f *fetchCall) finish() {
 	for _, fp := range f.fc.parts {
 		fp.reply.release() // what was not taken into the reply
 	}
-	f.c.reply(wire.Reply{Fetch: reply})
+	f.c.reply(wire.Reply{Fetch: reply, Alone: f.alone})
 }
 
 // addParts adds those of a place, with neighbours of one topic together.

@@ -57,7 +57,7 @@ func (p *pending) complete(r Reply) {
 		}
 	}
 	c.mu.Unlock()
-	if start {
+	if start && !r.Alone {
 		go c.write()
 	}
 	c.srv.relief()
@@ -76,6 +76,9 @@ func (p *pending) complete(r Reply) {
 	mInflight.Dec()
 	perKey[byKey[p.api.key]].seconds.UpdateDuration(p.started)
 	kick(c.change)
+	if start && r.Alone {
+		c.write()
+	}
 }
 
 func (r *Reply) setVersion(v int16) {

@@ -61,6 +61,9 @@ type Reply struct {
 	// Fetch answers a Fetch request with records as spans, which the
 	// connection releases whether or not they could be sent.
 	Fetch *FetchReply
+	// Alone says that the goroutine that gives the reply has nothing else to do:
+	// it may send it, too, and others of the connection.
+	Alone bool
 	// Close ends the connection after the reply was sent (if there is one).
 	Close bool
 	// Reason is why, for the log line that Close writes.
