@@ -165,12 +165,21 @@ func (b *Broker) Launch() {
 	cmd.Env = append(os.Environ(), b.Env...)
 	cmd.Stdout, cmd.Stderr = b.out, b.out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	started, end := make(chan error, 1), make(chan error, 1)
+	// The parent-death signal follows the thread that started the child: it
+	// has to stay until the child is gone.
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			end <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		b.t.Fatal(err)
 	}
-	b.cmd, b.end = cmd, make(chan error, 1)
-	end := b.end
-	go func() { end <- cmd.Wait() }()
+	b.cmd, b.end = cmd, end
 }
 
 // Start runs the broker and waits until /readyz answers 200.
