@@ -91,15 +91,22 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// FreePort gives a loopback address that nobody listens on.
+var given sync.Map // what FreePort gave
+
+// FreePort gives a loopback address that nobody listens on, another one each
+// time: the system may give one again that was closed a moment ago.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		if _, again := given.LoadOrStore(ln.Addr().String(), true); !again {
+			return ln.Addr().String()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // New prepares a broker with a fresh data folder; Start runs it. It is ended

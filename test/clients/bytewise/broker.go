@@ -47,7 +47,8 @@ func Start(t testing.TB) *Broker {
 		t.Fatal(err)
 	}
 	b := &Broker{Addr: tap.Addr(), Tap: tap, bin: Binary(), data: filepath.Join(t.TempDir(), "data")}
-	cmd := exec.Command(b.bin, "start", "--output", "json", "--data", b.data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--advertise", b.Addr)
+	// What was sent with acks=1 is read at once, as with Kafka.
+	cmd := exec.Command(b.bin, "start", "--output", "json", "--data", b.data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--advertise", b.Addr, "--set", "firn.ack.policy=replicated")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer // read once the process is gone
 	cmd.Stderr = &log
