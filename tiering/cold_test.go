@@ -233,14 +233,14 @@ func TestReadersShareAFetchThatOutlivesThem(t *testing.T) {
 	gate := make(chan struct{})
 	var gets atomic.Int64
 	started := make(chan struct{}, 100)
-	w.hang = func(op, _ string) <-chan struct{} {
+	w.hangAt(func(op, _ string) <-chan struct{} {
 		if op != "get" {
 			return nil
 		}
 		gets.Add(1)
 		started <- struct{}{}
 		return gate
-	}
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for range 20 {
@@ -284,12 +284,12 @@ func TestHedge(t *testing.T) {
 	}
 	var gets atomic.Int64
 	never := make(chan struct{})
-	w.hang = func(op, _ string) <-chan struct{} {
+	w.hangAt(func(op, _ string) <-chan struct{} {
 		if op == "get" && gets.Add(1) == 1 {
 			return never
 		}
 		return nil
-	}
+	})
 	replay(t, m, l, 1000)
 	if gets.Load() < 3 {
 		t.Errorf("%d GETs", gets.Load())
@@ -317,11 +317,11 @@ func TestDeadline(t *testing.T) {
 	cfg.StoreTimeout = 20 * time.Millisecond
 	w, m, l := tiered(t, cfg, 1, 3, 900)
 	never := make(chan struct{})
-	w.hang = func(op, _ string) <-chan struct{} { return never }
+	w.hangAt(func(op, _ string) <-chan struct{} { return never })
 	if _, _, err := m.ReadCold(context.Background(), l.id, l.tp, 0, 100); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kerr.KafkaStorageError) {
 		t.Error(err)
 	}
-	w.hang = nil
+	w.hangAt(nil)
 	replay(t, m, l, 1000)
 }
 

@@ -77,14 +77,12 @@ func TestDeletingTopicsDoesNotWaitForTheStore(t *testing.T) {
 	}
 	await(t, "all is tiered", func() bool { return pointers() == topics })
 	never := make(chan struct{})
-	w.mu.Lock()
-	w.hang = func(op, key string) <-chan struct{} {
+	w.hangAt(func(op, key string) <-chan struct{} {
 		if op == "cas" || op == "drop" || op == "pointers" || op == "pointer" {
 			return nil
 		}
 		return never
-	}
-	w.mu.Unlock()
+	})
 	for _, l := range logs {
 		w.mu.Lock()
 		w.gone[l.id] = true

@@ -96,13 +96,23 @@ func (w *world) step(op, key string, done bool) error {
 	return nil
 }
 
+// hangAt makes calls wait for the channels that f gives, nil: none.
+func (w *world) hangAt(f func(op, key string) <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hang = f
+}
+
 // do runs f as one I/O call.
 func (w *world) do(ctx context.Context, op, key string, note string, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if w.hang != nil {
-		if ch := w.hang(op, key); ch != nil {
+	w.mu.Lock()
+	hang := w.hang
+	w.mu.Unlock()
+	if hang != nil {
+		if ch := hang(op, key); ch != nil {
 			select {
 			case <-ch:
 			case <-ctx.Done():

@@ -190,6 +190,8 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 	}
 	firstCtx, cancelFirst := context.WithCancel(ctx)
 	defer cancelFirst()
+	secondCtx, cancelSecond := context.WithCancel(ctx)
+	defer cancelSecond()
 	first := make(chan error, 1)
 	go func() { first <- c.get(firstCtx, key, off, p) }()
 	timer := time.NewTimer(late)
@@ -206,11 +208,11 @@ func (c *coldReader) hedged(ctx context.Context, key string, off int64, p []byte
 	// It has a buffer of its own, since the first may still be writing to p.
 	second := make(chan error, 1)
 	b := c.attempt(len(p))
-	go func() { second <- c.get(ctx, key, off, b) }()
+	go func() { second <- c.get(secondCtx, key, off, b) }()
 	select {
 	case err := <-first:
 		if err == nil {
-			return nil // the end of ctx ends the second, and its buffer is left to it
+			return nil // the second ends, and its buffer is left to it
 		}
 		if err = <-second; err != nil {
 			return err

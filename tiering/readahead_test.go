@@ -52,7 +52,7 @@ func readTogether(t *testing.T, partitions int, streams float64) {
 		attach(t, m, l, keepAll)
 	}
 	m.choresNow()
-	w.hang = func(op, _ string) <-chan struct{} {
+	w.hangAt(func(op, _ string) <-chan struct{} {
 		ch := make(chan struct{})
 		if op != "get" {
 			close(ch)
@@ -60,7 +60,7 @@ func readTogether(t *testing.T, partitions int, streams float64) {
 		}
 		time.AfterFunc(answers, func() { close(ch) })
 		return ch
-	}
+	})
 	blocks := 0
 	for _, o := range w.objs {
 		blocks += (len(o.data) + cfg.ChunkBytes - 1) / cfg.ChunkBytes
