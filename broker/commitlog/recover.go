@@ -78,7 +78,8 @@ type recovery struct {
 	fresh     bool       // the folder was empty
 	did       Recovered
 
-	refs []journal.Ref // what the journal has and was not looked at
+	refs       []journal.Ref // what the journal has and was not looked at
+	journalEnd record.Offset // after the last record that it has, 0 for none
 }
 
 func (r *recovery) run(id record.TopicID) error {
@@ -87,6 +88,9 @@ func (r *recovery) run(id record.TopicID) error {
 	}
 	if r.l.deps.Journal != nil {
 		r.refs = r.l.deps.Journal.Records(r.l.journaled())
+		for _, ref := range r.refs {
+			r.journalEnd = max(r.journalEnd, ref.End)
+		}
 	}
 	if err := r.loadMeta(id); err != nil {
 		return err
@@ -99,7 +103,6 @@ func (r *recovery) run(id record.TopicID) error {
 		return err
 	}
 	r.loadEpochs()
-	journalEnd := r.journalEnd()
 	if err := r.openSegments(); err != nil {
 		return err
 	}
@@ -112,7 +115,7 @@ func (r *recovery) run(id record.TopicID) error {
 	l.segs.Store(&r.segs)
 	l.tail.Store(&mark{offset: end, seg: active, pos: active.size.Load()})
 	l.start.Store(int64(l.meta.LogStart))
-	l.durable = min(max(l.meta.RecoveryPoint, journalEnd), end)
+	l.durable = min(max(l.meta.RecoveryPoint, r.journalEnd), end)
 	if l.deps.Journal == nil {
 		l.durable = end
 	}
@@ -302,7 +305,7 @@ func (r *recovery) openSegments() error {
 		segmentsOpen.Add(-1) // Open counts
 		l.changed.Store(true)
 		r.segs = []*segment{s}
-		if r.journalEnd() > at {
+		if r.journalEnd > at {
 			return r.scanAll()
 		}
 		return nil
@@ -311,7 +314,7 @@ func (r *recovery) openSegments() error {
 		s.end.Store(int64(r.segs[i+1].base))
 	}
 	last := r.segs[len(r.segs)-1]
-	if m.Clean && r.journalEnd() <= m.End && m.ActiveBase == last.base && m.ActiveSize == last.size.Load() {
+	if m.Clean && r.journalEnd <= m.End && m.ActiveBase == last.base && m.ActiveSize == last.size.Load() {
 		if err := r.openClean(last); err == nil {
 			r.did.Clean = true
 			return nil

@@ -58,14 +58,6 @@ func (r *recovery) batchesFrom(o record.Offset) record.Offset {
 	return o
 }
 
-// journalEnd is the offset after the journal's last record, 0 for none.
-func (r *recovery) journalEnd() (end record.Offset) {
-	for _, ref := range r.refs {
-		end = max(end, ref.End)
-	}
-	return end
-}
-
 // refill writes what the journal has from offset next on to the end of a
 // segment, at byte pos, as much as belongs into one segment, and gives the
 // segment's new size. The journal keeps these records until the segment is
