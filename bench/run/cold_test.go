@@ -5,28 +5,10 @@ import "testing"
 // Everything is read from a real object store, once directly and once through
 // the slow proxy, then from the cache.
 func TestCold(t *testing.T) {
-	r, dir := testRunner(t, options{rounds: 1, foreign: 1000})
-	var err error
-	if r.servers["firn"], err = newServer(t.Context(), "firn", dir); err != nil {
-		t.Fatal(err)
-	}
-	var all []*Workload
-	for _, text := range []string{
+	r := firnRound(t,
 		"name: cold\nsystems: [firn]\npartitions: 2\ncold: {batch: {size: 64KiB}, load: 20MB, maxBytes: 100KB, streams: 4}\n",
 		"name: slow\nsystems: [firn]\npartitions: 1\ncold: {batch: {size: 64KiB}, load: 10MB, maxBytes: 100KB, streams: 2, delay: 20ms, rate: 50MB}\n",
-	} {
-		w, err := write(t, text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, w)
-	}
-	if err := r.rounds(t.Context(), all, dir); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range r.results.Failures {
-		t.Errorf("%s, %s: %s", f.Workload, f.System, f.Error)
-	}
+	)
 	for i := range r.results.Workloads {
 		w := &r.results.Workloads[i]
 		for _, phase := range []string{"ranged GETs", "cache empty", "cache warm"} {

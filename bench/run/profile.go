@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,18 +17,11 @@ import (
 func saveProfile(ctx context.Context, url string, length time.Duration, file string) (wait func() error) {
 	var g errgroup.Group
 	g.Go(func() error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s?seconds=%d", url, max(int(length.Seconds()), 1)), nil)
+		body, err := get(ctx, fmt.Sprintf("%s?seconds=%d", url, max(int(length.Seconds()), 1)))
 		if err != nil {
 			return err
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", url, resp.Status)
-		}
+		defer body.Close()
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return err
 		}
@@ -37,7 +29,7 @@ func saveProfile(ctx context.Context, url string, length time.Duration, file str
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, resp.Body)
+		_, err = io.Copy(f, body)
 		return errors.Join(err, f.Close())
 	})
 	return g.Wait

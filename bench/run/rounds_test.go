@@ -207,19 +207,16 @@ func TestProcessEndsWithItsTrial(t *testing.T) {
 	}
 }
 
-// A start is measured until all partitions took a write, after a stop and
-// after a kill with as much in the journal as was asked for.
-func TestStart(t *testing.T) {
+// firnRound runs workloads once with Firn.
+func firnRound(t *testing.T, texts ...string) *runner {
+	t.Helper()
 	r, dir := testRunner(t, options{rounds: 1, foreign: 1000})
 	var err error
 	if r.servers["firn"], err = newServer(t.Context(), "firn", dir); err != nil {
 		t.Fatal(err)
 	}
 	var all []*Workload
-	for _, text := range []string{
-		"name: stop\nsystems: [firn]\npartitions: 5\nstart: {batch: {size: 64KiB}, load: 1MB, after: stop}\n",
-		"name: kill\nsystems: [firn-synced]\npartitions: 5\nstart: {batch: {size: 64KiB}, load: 1MB, window: 8MiB, after: kill}\n",
-	} {
+	for _, text := range texts {
 		w, err := write(t, text)
 		if err != nil {
 			t.Fatal(err)
@@ -232,6 +229,16 @@ func TestStart(t *testing.T) {
 	for _, f := range r.results.Failures {
 		t.Errorf("%s, %s: %s", f.Workload, f.System, f.Error)
 	}
+	return r
+}
+
+// A start is measured until all partitions took a write, after a stop and
+// after a kill with as much in the journal as was asked for.
+func TestStart(t *testing.T) {
+	r := firnRound(t,
+		"name: stop\nsystems: [firn]\npartitions: 5\nstart: {batch: {size: 64KiB}, load: 1MB, after: stop}\n",
+		"name: kill\nsystems: [firn-synced]\npartitions: 5\nstart: {batch: {size: 64KiB}, load: 1MB, window: 8MiB, after: kill}\n",
+	)
 	for i := range r.results.Workloads {
 		w := &r.results.Workloads[i]
 		for _, key := range []string{"seconds", "cpuSeconds"} {

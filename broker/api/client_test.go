@@ -11,32 +11,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/firnlog/firn/broker/wire"
 )
 
 // listen serves the shared API on a loopback port. The metadata names another
 // address, so that clients are given a dialer that always comes here.
 func listen(t *testing.T) func(...kgo.Opt) *kgo.Client {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := wire.NewServer(wire.Config{}, wire.Deps{Log: shared.deps.Log, Handler: shared.api})
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := srv.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		<-served
-	})
+	addr := serveSockets(t)
 	return func(opts ...kgo.Opt) *kgo.Client {
-		cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(ln.Addr().String()), kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", ln.Addr().String())
+		cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(addr), kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		}))...)
 		if err != nil {
 			t.Fatal(err)

@@ -2,11 +2,7 @@ package commitlog
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
-	"flag"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,29 +10,9 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/firnlog/firn/broker/disk"
+	"github.com/firnlog/firn/broker/disk/disktest"
 	"github.com/firnlog/firn/record"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares bytes with testdata/<name>.hex, so that a format cannot
-// change unnoticed.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".hex")
-	if *update {
-		if err := os.WriteFile(path, []byte(hex.Dump(got)), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if hex.Dump(got) != string(want) {
-		t.Errorf("%s changed; got\n%swant\n%s", name, hex.Dump(got), want)
-	}
-}
 
 func sampleProducers() *Producers {
 	ps := NewProducers()
@@ -51,17 +27,17 @@ func sampleProducers() *Producers {
 }
 
 func TestGolden(t *testing.T) {
-	golden(t, "index", encodeOffsets(100, 9000, []offsetEntry{{3, 4096}, {8, 8300}}))
-	golden(t, "timeindex", encodeTimes(100, Summary{MaxTimestamp: 1700000000500, MaxTSOffset: 107, Aborted: 1, Bytes: 9000}, []timeEntry{{1700000000000, 3}, {1700000000500, 8}}))
-	golden(t, "txnindex", encodeTxns(100, []record.AbortedTxn{{ProducerID: 9, FirstOffset: 101, LastOffset: 105}}))
-	golden(t, "snapshot", sampleProducers().encode(8))
-	golden(t, "partition.meta", Meta{TopicID: record.TopicID{0xaa, 15: 0xbb}, LogStart: 5, LocalBase: 2, RecoveryPoint: 90, Clean: true, End: 108, ActiveBase: 100, ActiveSize: 9000}.encode())
-	golden(t, "leader-epoch-checkpoint", encodeEpochs([]record.EpochStart{{Epoch: 0, Start: 0}, {Epoch: 4, Start: 77}}))
+	disktest.Golden(t, "index", encodeOffsets(100, 9000, []offsetEntry{{3, 4096}, {8, 8300}}))
+	disktest.Golden(t, "timeindex", encodeTimes(100, Summary{MaxTimestamp: 1700000000500, MaxTSOffset: 107, Aborted: 1, Bytes: 9000}, []timeEntry{{1700000000000, 3}, {1700000000500, 8}}))
+	disktest.Golden(t, "txnindex", encodeTxns(100, []record.AbortedTxn{{ProducerID: 9, FirstOffset: 101, LastOffset: 105}}))
+	disktest.Golden(t, "snapshot", sampleProducers().encode(8))
+	disktest.Golden(t, "partition.meta", Meta{TopicID: record.TopicID{0xaa, 15: 0xbb}, LogStart: 5, LocalBase: 2, RecoveryPoint: 90, Clean: true, End: 108, ActiveBase: 100, ActiveSize: 9000}.encode())
+	disktest.Golden(t, "leader-epoch-checkpoint", encodeEpochs([]record.EpochStart{{Epoch: 0, Start: 0}, {Epoch: 4, Start: 77}}))
 	b, err := record.NewBatch(record.BatchSpec{BaseOffset: 100, Epoch: 4, ProducerID: 9, ProducerEpoch: 2, BaseSequence: 1}, []record.Record{{Offset: 100, Timestamp: 1700000000000, Key: []byte("key"), Value: []byte("value"), Headers: []record.Header{{Key: "h", Value: []byte("x")}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "log", b)
+	disktest.Golden(t, "log", b)
 }
 
 func TestRoundTrips(t *testing.T) {

@@ -72,10 +72,25 @@ func (w *writer) send(ctx context.Context) {
 	})
 }
 
-// run sends until ctx ends.
-func (w *writer) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		w.send(context.Background())
+// start sends until stop is called, which returns when everything sent was
+// acknowledged.
+func (w *writer) start(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			w.send(context.Background())
+		}
+	})
+	return func() {
+		t.Helper()
+		cancel()
+		wg.Wait()
+		fctx, done := firntest.Context(t)
+		defer done()
+		if err := w.cl.Flush(fctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -133,21 +148,13 @@ func TestKillWhileEverythingMoves(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { w.run(ctx) })
+	stop := w.start(t)
 	for range 8 {
 		<-time.After(time.Duration(300+rnd.IntN(2500)) * time.Millisecond)
 		b.Kill()
 		b.Start()
 	}
-	cancel()
-	wg.Wait()
-	fctx, done := firntest.Context(t)
-	defer done()
-	if err := w.cl.Flush(fctx); err != nil {
-		t.Fatal(err)
-	}
+	stop()
 	w.verify(t, b)
 	b.AwaitCold("moving")
 	w.verify(t, b)
@@ -165,9 +172,7 @@ func TestKillWhileJournaling(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { w.run(ctx) })
+	stop := w.start(t)
 	syncs, checkpoints := 0.0, 0.0
 	for range 6 {
 		<-time.After(time.Duration(500+rnd.IntN(1500)) * time.Millisecond)
@@ -176,13 +181,7 @@ func TestKillWhileJournaling(t *testing.T) {
 		b.Kill()
 		b.Start()
 	}
-	cancel()
-	wg.Wait()
-	fctx, done := firntest.Context(t)
-	defer done()
-	if err := w.cl.Flush(fctx); err != nil {
-		t.Fatal(err)
-	}
+	stop()
 	w.verify(t, b)
 	t.Logf("%v syncs, %v checkpoints", syncs, checkpoints)
 	if syncs == 0 || checkpoints == 0 {
@@ -201,20 +200,12 @@ func TestCleanStopKeepsEverything(t *testing.T) {
 	b := firntest.Start(t)
 	b.CreateTopic("plain", 2)
 	w := newWriter(b, "plain", 512)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { w.run(ctx) })
+	stop := w.start(t)
 	for range 3 {
 		<-time.After(300 * time.Millisecond)
 		b.Stop()
 		b.Start()
 	}
-	cancel()
-	wg.Wait()
-	fctx, done := firntest.Context(t)
-	defer done()
-	if err := w.cl.Flush(fctx); err != nil {
-		t.Fatal(err)
-	}
+	stop()
 	w.verify(t, b)
 }
