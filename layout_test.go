@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"broker/disk":              {},
 	"broker/commitlog":         {"broker/commitlog/journal", "broker/disk", "record"},
 	"broker/commitlog/journal": {"broker/disk", "record"},
+	"broker/replica":           {"record"},
 	"broker/partition":         {"broker/commitlog", "broker/commitlog/journal", "broker/disk", "record"},
 	"broker/group":             {"record"},
 	"broker/wire":              {"record"},

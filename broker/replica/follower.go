@@ -1,0 +1,182 @@
+package replica
+
+import "github.com/firnlog/firn/record"
+
+// Log is what has to be known of a replica's log. A *commitlog.Log is one.
+type Log interface {
+	Start() record.Offset
+	End() record.Offset
+	// EpochAt is the leader epoch of the record at an offset, -1 when unknown.
+	EpochAt(record.Offset) record.Epoch
+	// EpochEnd is the greatest epoch not above the one given, and where it
+	// ended: where the next began, or the log's end. If all are above, any epoch
+	// and where the first began; -1, -1 if the one given is above all.
+	EpochEnd(record.Epoch) (record.Epoch, record.Offset)
+}
+
+// Follower is one leader epoch of one partition at a replica that follows. Make
+// one with NewFollower for each new leader epoch. Between two answers the log
+// changes only as a Decision says.
+type Follower struct {
+	epoch record.Epoch
+	hw    record.Offset
+}
+
+// NewFollower begins to follow under r's leader epoch. hw is the high watermark
+// that the replica knew until now.
+func NewFollower(r Record, hw record.Offset) *Follower { return &Follower{epoch: r.Epoch, hw: hw} }
+
+// HighWatermark is what the replica knows of it, never above the log's end once
+// what was decided is done.
+func (f *Follower) HighWatermark() record.Offset { return f.hw }
+
+// Ask is what the next fetch asks for.
+type Ask struct {
+	Epoch     record.Epoch  // current leader epoch
+	Offset    record.Offset // where the log ends, all of it durable
+	LastEpoch record.Epoch  // of the last record, -1 when there is none (KIP-595)
+}
+
+// Next gives the next fetch; false while not all of the log is durable: the
+// offset of a fetch is an acknowledgement.
+func (f *Follower) Next(log Log, durable record.Offset) (Ask, bool) {
+	end := log.End()
+	if durable < end {
+		return Ask{}, false
+	}
+	return Ask{Epoch: f.epoch, Offset: end, LastEpoch: lastEpoch(log)}, true
+}
+
+// Result says what an Answer is.
+type Result uint8
+
+const (
+	// Read: records from the offset asked for, perhaps none.
+	Read Result = iota
+	// Diverging: the leader's history is another one (KIP-595).
+	Diverging
+	// OutOfRange: the leader's log begins behind the offset
+	// (OFFSET_OUT_OF_RANGE, OFFSET_MOVED_TO_TIERED_STORAGE).
+	OutOfRange
+	// Fenced: there is a newer leader epoch (FENCED_LEADER_EPOCH).
+	Fenced
+	// NotYet: the broker does not know that it leads under this epoch, or no
+	// longer does (UNKNOWN_LEADER_EPOCH, NOT_LEADER_OR_FOLLOWER).
+	NotYet
+	// Failed: anything else.
+	Failed
+)
+
+// Answer is a leader's answer to one partition of a fetch.
+type Answer struct {
+	Ask    Ask // what it answers
+	Result Result
+	// HighWatermark is the leader's, for Read.
+	HighWatermark record.Offset
+	// RecordsEnd is where the records that came end, for Read; Ask.Offset when
+	// none came.
+	RecordsEnd record.Offset
+	// DivergingEpoch and DivergingEnd are what Diverges gave at the leader.
+	DivergingEpoch record.Epoch
+	DivergingEnd   record.Offset
+	// LogStart is where the leader's local log begins, for OutOfRange.
+	LogStart record.Offset
+	// Tiered is where what is in the object store ends, 0 for nothing, for
+	// OutOfRange.
+	Tiered record.Offset
+}
+
+// Action is what to do with an answer.
+type Action uint8
+
+const (
+	// Ignore: it answers something that was not asked, or not any more. Ask
+	// again.
+	Ignore Action = iota
+	// Append the records, if any came, set the high watermark, and ask again.
+	Append
+	// Truncate the log to Decision.Offset, durably, and ask again.
+	Truncate
+	// StartAnew: drop all of the log and begin an empty one at Decision.Offset,
+	// with epochs and producers from the object that ends there, if one does.
+	StartAnew
+	// BackOff: ask again later.
+	BackOff
+	// AwaitRecord: a newer record is on its way, ask nothing under this one.
+	AwaitRecord
+)
+
+// Decision is what follows from an answer. HighWatermark holds once Action is
+// done.
+type Decision struct {
+	Action        Action
+	Offset        record.Offset // for Truncate and StartAnew
+	HighWatermark record.Offset
+}
+
+// Begin says whether the replica, before its first fetch, starts anew where
+// what is in the object store ends: it has nothing, and what is there it need
+// not copy. Action is StartAnew or Ignore.
+func (f *Follower) Begin(log Log, tiered record.Offset) Decision {
+	if log.Start() < log.End() || log.End() >= tiered {
+		return Decision{Action: Ignore, HighWatermark: f.hw}
+	}
+	return f.skip(tiered)
+}
+
+// Answered says what to do with an answer.
+//
+// Where the histories differ the log is cut to where the leader's epoch ended,
+// or where it ended in the own log, whichever is less (KIP-101, KIP-279,
+// KIP-595; Kafka's AbstractFetcherThread.getOffsetTruncationState). The high
+// watermark is never a reason to cut: the new leader's may be lower than what
+// is acknowledged. A log is dropped only for a leader whose own begins behind
+// its end, never because of an error that is not understood.
+func (f *Follower) Answered(log Log, a Answer) Decision {
+	end := log.End()
+	if a.Ask.Epoch != f.epoch || a.Ask.Offset != end || a.Ask.LastEpoch != lastEpoch(log) {
+		return Decision{Action: Ignore, HighWatermark: f.hw}
+	}
+	switch a.Result {
+	case Read:
+		f.hw = max(f.hw, min(a.HighWatermark, max(end, a.RecordsEnd)))
+		return Decision{Action: Append, HighWatermark: f.hw}
+	case Diverging:
+		to := min(a.DivergingEnd, end)
+		if _, own := log.EpochEnd(a.DivergingEpoch); own >= 0 {
+			to = min(to, own)
+		}
+		switch {
+		case a.DivergingEnd < 0 || to == end: // nonsense, and nothing to gain
+			return Decision{Action: BackOff, HighWatermark: f.hw}
+		}
+		f.hw = min(f.hw, to)
+		if to < log.Start() { // all that there is differs
+			return Decision{Action: StartAnew, Offset: to, HighWatermark: f.hw}
+		}
+		return Decision{Action: Truncate, Offset: to, HighWatermark: f.hw}
+	case OutOfRange:
+		if a.LogStart > end {
+			return f.skip(max(a.LogStart, a.Tiered))
+		}
+	case Fenced:
+		return Decision{Action: AwaitRecord, HighWatermark: f.hw}
+	}
+	return Decision{Action: BackOff, HighWatermark: f.hw}
+}
+
+// skip begins an empty log at offset o, which is not above the leader's high
+// watermark: nothing above it is deleted or in the object store.
+func (f *Follower) skip(o record.Offset) Decision {
+	f.hw = max(f.hw, o)
+	return Decision{Action: StartAnew, Offset: o, HighWatermark: f.hw}
+}
+
+// lastEpoch is the epoch of the last record, be it one that is no longer in the
+// log; not of an epoch that began and had none.
+func lastEpoch(log Log) record.Epoch {
+	if log.End() == 0 {
+		return -1
+	}
+	return log.EpochAt(log.End() - 1)
+}
