@@ -211,12 +211,12 @@ func (l *Leader) Wanted(now int64, mayEnter func(id record.BrokerID, brokerEpoch
 	return c, true
 }
 
-// Answer is what became of writing a Change.
-type Answer uint8
+// ISRAnswer is what became of writing a Change.
+type ISRAnswer uint8
 
 const (
 	// Written: it is the record now.
-	Written Answer = iota
+	Written ISRAnswer = iota
 	// Refused: it was not written because of something else than the record,
 	// whose revision is still the one it was based on.
 	Refused
@@ -234,7 +234,7 @@ const (
 // Until the record's revision has moved, a replica whose entry was tried counts
 // for the high watermark (KIP-497's maximal ISR), unless every attempt is known
 // to have failed.
-func (l *Leader) ISRAnswered(c Change, a Answer, revision, now int64) Outcome {
+func (l *Leader) ISRAnswered(c Change, a ISRAnswer, revision, now int64) Outcome {
 	if !l.sent || c.Record.Revision != l.rec.Revision {
 		return Outcome{}
 	}
