@@ -1,0 +1,124 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/firnlog/firn/record"
+)
+
+// folder writes batches as segments of perFile batches.
+func folder(t *testing.T, batches []record.Batch, perFile int) string {
+	t.Helper()
+	dir := t.TempDir()
+	var f *os.File
+	for i, b := range batches {
+		if i%perFile == 0 {
+			var err error
+			if f, err = os.Create(filepath.Join(dir, fmt.Sprintf("%020d.log", b.BaseOffset()))); err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+		}
+		if _, err := f.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.WriteFile(filepath.Join(dir, "00000000000000000000.index"), []byte("no segment"), 0o644)
+	return dir
+}
+
+func batches(t *testing.T, rnd *rand.Rand, n int) []record.Batch {
+	t.Helper()
+	var all []record.Batch
+	offset := record.Offset(0)
+	for range n {
+		var recs []record.Record
+		for range 1 + rnd.IntN(5) {
+			value := make([]byte, rnd.IntN(1000))
+			recs = append(recs, record.Record{Offset: offset, Timestamp: 1, Value: value})
+			offset++
+		}
+		b, err := record.NewBatch(record.BatchSpec{BaseOffset: recs[0].Offset, Epoch: 3, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, recs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+func TestCompare(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	all := batches(t, rnd, 60)
+	var size, late int64
+	for i, b := range all {
+		size += b.Size()
+		if i >= 20 {
+			late += b.Size()
+		}
+	}
+	a, b, c := folder(t, all, 7), folder(t, all, 60), folder(t, all[20:], 3)
+	found, same, err := Compare("t-0", []Replica{{1, a}, {2, b}, {3, c}})
+	if err != nil || len(found) != 0 || same != late {
+		t.Errorf("replicas that are equal: %v, %d of %d bytes, %v", found, same, late, err)
+	}
+	if found, same, err = Compare("t-0", []Replica{{1, a}, {2, b}}); err != nil || len(found) != 0 || same != size {
+		t.Errorf("two replicas that are equal: %v, %d of %d bytes, %v", found, same, size, err)
+	}
+	// Any byte that differs is found, be it one that the checksum does not cover.
+	for range 200 {
+		other := make([]record.Batch, len(all))
+		copy(other, all)
+		at := rnd.IntN(len(all))
+		changed := append(record.Batch(nil), all[at]...)
+		switch rnd.IntN(3) {
+		case 0:
+			changed.SetLeaderEpoch(4)
+		case 1:
+			changed.SetLogAppendTime(7)
+		case 2:
+			other = other[:at] // it ends here
+		}
+		if len(other) > at {
+			other[at] = changed
+		}
+		if len(other) == 0 {
+			continue
+		}
+		found, _, err := Compare("t-0", []Replica{{1, a}, {2, b}, {3, folder(t, other, 7)}})
+		if err != nil || len(found) != 1 || found[0].Kind != Divergence {
+			t.Fatalf("batch %d: %v, %v", at, found, err)
+		}
+	}
+}
+
+func TestBatchesOfDamagedFolders(t *testing.T) {
+	all := batches(t, rand.New(rand.NewPCG(2, 2)), 10)
+	good := folder(t, all, 4)
+	if _, _, err := Compare("t-0", []Replica{{1, good}, {2, t.TempDir()}}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an empty folder: %v", err)
+	}
+	name := filepath.Join(good, fmt.Sprintf("%020d.log", all[4].BaseOffset()))
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := 1; cut < len(whole); cut += 101 {
+		os.WriteFile(name, whole[:len(whole)-cut], 0o644)
+		_, _, err := Compare("t-0", []Replica{{1, good}, {2, folder(t, all, 4)}})
+		found := err == nil // cut between two batches: they differ
+		if !found && !errors.Is(err, record.ErrShort) {
+			t.Fatalf("cut by %d: %v", cut, err)
+		}
+	}
+	whole[len(whole)-1] ^= 1
+	os.WriteFile(name, whole, 0o644)
+	if _, _, err := Compare("t-0", []Replica{{1, good}, {2, good}}); !errors.Is(err, record.ErrChecksum) {
+		t.Errorf("a flipped bit: %v", err)
+	}
+}
