@@ -69,7 +69,7 @@ func (s *Store) SetConfigs(ctx context.Context, r ConfigResource, edit func(map[
 	}
 	key := resourceKey(r)
 	for {
-		guard, err := s.asController()
+		g, err := s.asBroker()
 		if err != nil {
 			return 0, err
 		}
@@ -110,7 +110,7 @@ func (s *Store) SetConfigs(ctx context.Context, r ConfigResource, edit func(map[
 			}
 			op = clientv3.OpPut(key, string(value))
 		}
-		ok, done, err := s.change(ctx, "set_resource", guard, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", seen)}, []clientv3.Op{op})
+		ok, done, err := s.change(ctx, "set_resource", g, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", seen)}, []clientv3.Op{op})
 		if err != nil || ok {
 			return done, err
 		}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/firnlog/firn/record"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 const crashDir = "FIRN_METASTORE_CRASH_DIR"
@@ -150,10 +149,7 @@ func (m *crashModel) check(t *testing.T, dir string) {
 	for _, topic := range img.Topics {
 		want += int64(len(topic.Partitions))
 	}
-	keys, err := s.srv.cli.Get(ctx, partitionPrefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil || keys.Count != want {
-		t.Fatalf("%d partition keys for %d partitions, %v", keys.Count, want, err)
-	}
+	keysBelow(t, s, partitionPrefix, want)
 	for id, n := range m.pointers {
 		p, err := s.TierPointer(ctx, id, 1)
 		if err != nil || p.Revision == 0 || binary.BigEndian.Uint64(p.Value) < n {

@@ -3,6 +3,7 @@ package metastore
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/firnlog/firn/record"
 )
@@ -22,33 +23,93 @@ type state struct {
 	clusterID string
 
 	controller      record.BrokerID
+	controllerRev   int64 // creation revision of its key, 0 when there is none
 	brokers         map[record.BrokerID]Broker
+	unfenced        map[record.BrokerID]Unfenced
 	topics          map[record.TopicID]*topicState
 	configs         map[ConfigResource]map[string]string
 	brokersChanged  bool
+	unfencedChanged bool
 	configsChanged  bool
 	topicsToRebuild map[record.TopicID]struct{}
 }
 
 // topicState holds the keys of one topic id, also of one that is not complete
 // yet or no more.
+//
+// The partitions are kept as images show them, so that a change of one of many
+// costs a copy of the slice and nothing else.
 type topicState struct {
 	value      topicValue
 	revision   int64 // of the topic key; 0 when it does not exist
 	configs    map[string]string
 	configsRev int64
-	parts      map[record.PartitionID]partState
+	parts      []Partition                      // those from 0 on without a gap; parts[i].ID == i
+	later      map[record.PartitionID]Partition // beyond the first gap
+	shown      bool                             // an image has parts: copy them before one is changed
+	newest     int64                            // the greatest revision of parts[:counted]
+	counted    int
 }
 
-type partState struct {
-	Partition
-	revision int64
+// put takes in a partition.
+func (t *topicState) put(p Partition) {
+	n := record.PartitionID(len(t.parts))
+	switch {
+	case p.ID < n:
+		if t.shown {
+			t.parts, t.shown = slices.Clone(t.parts), false
+		}
+		t.parts[p.ID] = p
+		if int(p.ID) < t.counted {
+			t.newest = max(t.newest, p.Revision)
+		}
+	case p.ID == n:
+		for ok := true; ok; p, ok = t.later[n] {
+			t.parts = append(t.parts, p) // beyond what an image shows
+			delete(t.later, n)
+			n++
+		}
+	default:
+		if t.later == nil {
+			t.later = map[record.PartitionID]Partition{}
+		}
+		t.later[p.ID] = p
+	}
+}
+
+// del takes a partition out.
+func (t *topicState) del(id record.PartitionID) {
+	if int(id) >= len(t.parts) {
+		delete(t.later, id)
+		return
+	}
+	rest := t.parts[id+1:]
+	t.parts = t.parts[:id:id] // capped: what is appended must not reach an image
+	for _, p := range rest {
+		if t.later == nil {
+			t.later = make(map[record.PartitionID]Partition, len(rest))
+		}
+		t.later[p.ID] = p
+	}
+	t.newest, t.counted = 0, 0
+}
+
+// surplus says how many partitions lie at or above the topic's count.
+func (t *topicState) surplus() int {
+	n := max(0, len(t.parts)-int(t.value.Partitions))
+	for id := range t.later {
+		if int32(id) >= t.value.Partitions {
+			n++
+		}
+	}
+	return n
 }
 
 func newState() *state {
 	return &state{
 		controller:      -1,
 		brokers:         map[record.BrokerID]Broker{},
+		unfenced:        map[record.BrokerID]Unfenced{},
 		topics:          map[record.TopicID]*topicState{},
 		configs:         map[ConfigResource]map[string]string{},
 		topicsToRebuild: map[record.TopicID]struct{}{},
@@ -70,7 +131,7 @@ func (s *state) put(key string, value []byte, created, mod int64) error {
 	case kindController:
 		var id record.BrokerID
 		if id, err = decodeController(value); err == nil {
-			s.controller = id
+			s.controller, s.controllerRev = id, created
 		}
 	case kindBroker:
 		var b Broker
@@ -78,6 +139,12 @@ func (s *state) put(key string, value []byte, created, mod int64) error {
 			b.ID, b.Epoch = k.broker, created
 			s.brokers[k.broker] = b
 			s.brokersChanged = true
+		}
+	case kindUnfenced:
+		var u Unfenced
+		if u, err = decodeUnfenced(value); err == nil {
+			s.unfenced[k.broker] = u
+			s.unfencedChanged = true
 		}
 	case kindTopic:
 		var v topicValue
@@ -100,8 +167,8 @@ func (s *state) put(key string, value []byte, created, mod int64) error {
 	case kindPartition:
 		var p Partition
 		if p, err = decodePartition(value); err == nil {
-			p.ID = k.partition
-			s.topic(k.topic).parts[p.ID] = partState{p, mod}
+			p.ID, p.Revision = k.partition, mod
+			s.topic(k.topic).put(p)
 		}
 	}
 	if err != nil {
@@ -119,10 +186,13 @@ func (s *state) del(key string) error {
 	switch k.kind {
 	case kindCluster: // never deleted by us; the id stays what it was
 	case kindController:
-		s.controller = -1
+		s.controller, s.controllerRev = -1, 0
 	case kindBroker:
 		delete(s.brokers, k.broker)
 		s.brokersChanged = true
+	case kindUnfenced:
+		delete(s.unfenced, k.broker)
+		s.unfencedChanged = true
 	case kindTopic:
 		t := s.topic(k.topic)
 		t.value, t.revision = topicValue{}, 0
@@ -133,7 +203,7 @@ func (s *state) del(key string) error {
 		delete(s.configs, k.resource)
 		s.configsChanged = true
 	case kindPartition:
-		delete(s.topic(k.topic).parts, k.partition)
+		s.topic(k.topic).del(k.partition)
 	}
 	return nil
 }
@@ -144,7 +214,7 @@ func (s *state) topic(id record.TopicID) *topicState {
 	s.topicsToRebuild[id] = struct{}{}
 	t := s.topics[id]
 	if t == nil {
-		t = &topicState{parts: map[record.PartitionID]partState{}}
+		t = &topicState{}
 		s.topics[id] = t
 	}
 	return t
@@ -156,11 +226,11 @@ func (s *state) topic(id record.TopicID) *topicState {
 func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 	if prev == nil {
 		prev = &Image{Topics: map[string]*Topic{}, TopicIDs: map[record.TopicID]*Topic{}}
-		s.brokersChanged, s.configsChanged = true, true
+		s.brokersChanged, s.unfencedChanged, s.configsChanged = true, true, true
 	}
 	next = &Image{
-		Revision: s.revision, ClusterID: s.clusterID, Controller: s.controller,
-		Brokers: prev.Brokers, Topics: prev.Topics, TopicIDs: prev.TopicIDs,
+		Revision: s.revision, ClusterID: s.clusterID, Controller: s.controller, ControllerRevision: s.controllerRev,
+		Brokers: prev.Brokers, Unfenced: prev.Unfenced, Topics: prev.Topics, TopicIDs: prev.TopicIDs,
 		Configs: prev.Configs, Partitions: prev.Partitions,
 	}
 	if s.configsChanged {
@@ -170,6 +240,10 @@ func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 	if s.brokersChanged {
 		next.Brokers = maps.Clone(s.brokers)
 		s.brokersChanged = false
+	}
+	if s.unfencedChanged {
+		next.Unfenced = maps.Clone(s.unfenced)
+		s.unfencedChanged = false
 	}
 	if len(s.topicsToRebuild) == 0 {
 		return next, nil
@@ -194,7 +268,7 @@ func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 		}
 		if t != nil {
 			rebuilt = append(rebuilt, t)
-		} else if len(ts.parts) == 0 && ts.configsRev == 0 {
+		} else if len(ts.parts)+len(ts.later) == 0 && ts.configsRev == 0 {
 			delete(s.topics, id)
 		}
 	}
@@ -217,21 +291,20 @@ func (ts *topicState) build(id record.TopicID) (t *Topic, whole bool) {
 	if n > len(ts.parts) {
 		return nil, false
 	}
+	if n < ts.counted {
+		ts.newest, ts.counted = 0, 0
+	}
+	for ; ts.counted < n; ts.counted++ {
+		ts.newest = max(ts.newest, ts.parts[ts.counted].Revision)
+	}
+	ts.shown = true
 	t = &Topic{
 		Name: ts.value.Name, ID: id, Internal: ts.value.Internal, CreatedMs: ts.value.CreatedMs,
-		Configs: ts.configs, Partitions: make([]Partition, n),
-		Revision: max(ts.revision, ts.configsRev),
+		Configs: ts.configs, Partitions: ts.parts[:n:n],
+		Revision: max(ts.revision, ts.configsRev, ts.newest),
 	}
 	if t.Configs == nil {
 		t.Configs = map[string]string{}
-	}
-	for i := range t.Partitions {
-		p, ok := ts.parts[record.PartitionID(i)]
-		if !ok {
-			return nil, false
-		}
-		t.Partitions[i] = p.Partition
-		t.Revision = max(t.Revision, p.revision)
 	}
 	return t, true
 }

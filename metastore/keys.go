@@ -20,6 +20,7 @@ import (
 //	/firn/v1/image/controller                                          who is controller, leased
 //	/firn/v1/image/partition/<topic id, 32 hex>/<partition, 10 digits>  place and leadership
 //	/firn/v1/image/topic/<topic id, 32 hex>                            name, flags, partition count
+//	/firn/v1/image/unfenced/<id, 10 digits>                            which registration of a broker was taken in
 //	/firn/v1/name/<topic name>                                         topic id, for uniqueness
 //	/firn/v1/producerid                                                first id not handed out
 //	/firn/v1/tier/<topic id, 32 hex>/<partition, 10 digits>             tiering's pointer
@@ -36,6 +37,7 @@ const (
 	controllerKey   = imagePrefix + "controller"
 	partitionPrefix = imagePrefix + "partition/"
 	topicPrefix     = imagePrefix + "topic/"
+	unfencedPrefix  = imagePrefix + "unfenced/"
 	namePrefix      = rootPrefix + "name/"
 	producerIDKey   = rootPrefix + "producerid"
 	tierPrefix      = rootPrefix + "tier/"
@@ -48,6 +50,8 @@ const (
 )
 
 func brokerKey(id record.BrokerID) string { return brokerPrefix + number(int32(id)) }
+
+func unfencedKey(id record.BrokerID) string { return unfencedPrefix + number(int32(id)) }
 
 func configKey(id record.TopicID) string { return configPrefix + id.Hex() }
 
@@ -93,6 +97,7 @@ const (
 	kindPartition
 	kindResource
 	kindTopic
+	kindUnfenced
 )
 
 // imageKey is a parsed key below imagePrefix.
@@ -119,6 +124,11 @@ func parseImageKey(key string) (imageKey, error) {
 		var n int32
 		k.kind = kindBroker
 		n, ok = parseNumber(key[len(brokerPrefix):])
+		k.broker = record.BrokerID(n)
+	case strings.HasPrefix(key, unfencedPrefix):
+		var n int32
+		k.kind = kindUnfenced
+		n, ok = parseNumber(key[len(unfencedPrefix):])
 		k.broker = record.BrokerID(n)
 	case strings.HasPrefix(key, configPrefix):
 		k.kind = kindConfig

@@ -32,7 +32,11 @@ func genResource(t *rapid.T) ConfigResource {
 }
 
 func genBrokers(t *rapid.T, name string) []record.BrokerID {
-	return rapid.SliceOfN(rapid.Map(genNumber, func(n int32) record.BrokerID { return record.BrokerID(n) }), 0, 7).Draw(t, name)
+	ids := rapid.SliceOfN(rapid.Map(genNumber, func(n int32) record.BrokerID { return record.BrokerID(n) }), 0, 7).Draw(t, name)
+	if len(ids) == 0 {
+		return nil // as it is decoded
+	}
+	return ids
 }
 
 // Every key that is watched is read back as what it was made from.
@@ -49,6 +53,7 @@ func TestKeysRoundTrip(t *testing.T) {
 			configKey(id):       {kind: kindConfig, topic: id},
 			partitionKey(id, p): {kind: kindPartition, topic: id, partition: p},
 			resourceKey(r):      {kind: kindResource, resource: r},
+			unfencedKey(b):      {kind: kindUnfenced, broker: b},
 		} {
 			if got, err := parseImageKey(key); err != nil || got != want {
 				t.Fatalf("%q is read as %+v, %v; want %+v", key, got, err, want)
@@ -87,6 +92,7 @@ func TestKeysDoNotCollide(t *testing.T) {
 		}
 		for _, p := range []int32{m, n} {
 			add(brokerKey(record.BrokerID(p)), "broker "+number(p))
+			add(unfencedKey(record.BrokerID(p)), "unfenced "+number(p))
 		}
 		for range 2 {
 			r := genResource(t)
@@ -114,7 +120,7 @@ func TestKeysDoNotCollide(t *testing.T) {
 func TestMalformedKeys(t *testing.T) {
 	id := strings.Repeat("0a", 16)
 	for _, key := range []string{
-		brokerPrefix, brokerPrefix + "1", brokerPrefix + "00000000001", brokerPrefix + "9999999999", brokerPrefix + "-000000001",
+		brokerPrefix, brokerPrefix + "1", brokerPrefix + "00000000001", brokerPrefix + "9999999999", brokerPrefix + "-000000001", unfencedPrefix + "1",
 		topicPrefix + id[1:], topicPrefix + strings.ToUpper(id), topicPrefix + id + "/", configPrefix + strings.Repeat("g", 32),
 		resourcePrefix, resourcePrefix + "004", resourcePrefix + "04/x", resourcePrefix + "-04/x", resourcePrefix + "0004/x", resourcePrefix + "128/x",
 		partitionPrefix + id, partitionPrefix + id + "/", partitionPrefix + id + "-0000000000", partitionPrefix + id + "/000000000x",
@@ -152,9 +158,11 @@ func roundTrip[T any](t *rapid.T, v T, encode func(T) []byte, decode func([]byte
 	if got, err := decode(append(bytes.Clone(b), 0)); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("with a byte more it is read as %+v, %v", got, err)
 	}
-	b[0]++
-	if got, err := decode(b); !errors.Is(err, ErrCorrupt) {
-		t.Fatalf("another version is read as %+v, %v", got, err)
+	for _, version := range []byte{0, b[0] + 1, 255} {
+		b[0] = version
+		if got, err := decode(b); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("version %d is read as %+v, %v", version, got, err)
+		}
 	}
 }
 
@@ -167,11 +175,15 @@ func TestValuesRoundTrip(t *testing.T) {
 		roundTrip(t, Partition{
 			Leader: record.BrokerID(rapid.Int32Range(-1, math.MaxInt32).Draw(t, "leader")), Epoch: record.Epoch(rapid.Int32().Draw(t, "epoch")),
 			PartitionEpoch: rapid.Int32().Draw(t, "pepoch"), Replicas: genBrokers(t, "replicas"), ISR: genBrokers(t, "isr"),
+			ELR: genBrokers(t, "elr"), Adding: genBrokers(t, "adding"), Removing: genBrokers(t, "removing"),
 		}, encodePartition, decodePartition)
 		roundTrip(t, Broker{
 			Host: genText.Draw(t, "host"), Port: genNumber.Draw(t, "port"), HTTP: genText.Draw(t, "http"),
 			Rack: genText.Draw(t, "rack"), StartedMs: rapid.Int64().Draw(t, "started"),
+			Disk: genText.Draw(t, "disk"), Peer: genText.Draw(t, "peer"),
+			PageCacheLost: rapid.Bool().Draw(t, "lost"), Leaving: rapid.Bool().Draw(t, "leaving"),
 		}, encodeBroker, decodeBroker)
+		roundTrip(t, Unfenced{Epoch: rapid.Int64Range(0, math.MaxInt64).Draw(t, "epoch"), Disk: genText.Draw(t, "disk of the epoch")}, encodeUnfenced, decodeUnfenced)
 		roundTrip(t, rapid.MapOfN(genText, genText, 0, 5).Draw(t, "configs"), encodeConfigs, decodeConfigs)
 		roundTrip(t, record.BrokerID(genNumber.Draw(t, "controller")), encodeController, decodeController)
 		roundTrip(t, rapid.StringN(1, 30, 60).Draw(t, "cluster"), encodeClusterID, decodeClusterID)
@@ -187,11 +199,12 @@ func TestGoldenKeysAndValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for got, want := range map[string]string{
-		clusterKey:    "/firn/v1/image/cluster",
-		controllerKey: "/firn/v1/image/controller",
-		brokerKey(7):  "/firn/v1/image/broker/0000000007",
-		topicKey(id):  "/firn/v1/image/topic/000102030405060708090a0b0c0d0e0f",
-		configKey(id): "/firn/v1/image/config/000102030405060708090a0b0c0d0e0f",
+		clusterKey:     "/firn/v1/image/cluster",
+		controllerKey:  "/firn/v1/image/controller",
+		brokerKey(7):   "/firn/v1/image/broker/0000000007",
+		unfencedKey(7): "/firn/v1/image/unfenced/0000000007",
+		topicKey(id):   "/firn/v1/image/topic/000102030405060708090a0b0c0d0e0f",
+		configKey(id):  "/firn/v1/image/config/000102030405060708090a0b0c0d0e0f",
 		resourceKey(ConfigResource{BrokerConfigs, ""}):     "/firn/v1/image/configs/004/",
 		resourceKey(ConfigResource{BrokerConfigs, "12"}):   "/firn/v1/image/configs/004/12",
 		resourceKey(ConfigResource{ClientMetrics, "cpu"}):  "/firn/v1/image/configs/016/cpu",
@@ -210,8 +223,9 @@ func TestGoldenKeysAndValues(t *testing.T) {
 		want string
 	}{
 		"topic":      {topicValue{Name: "ab", Internal: true, Partitions: 300, CreatedMs: 1}.encode(), "0101" + "ac02" + "02" + "026162"},
-		"partition":  {encodePartition(Partition{Leader: 1, Epoch: 2, PartitionEpoch: 3, Replicas: []record.BrokerID{1, 300}, ISR: []record.BrokerID{1}}), "01" + "02" + "04" + "06" + "0201ac02" + "0101"},
-		"broker":     {encodeBroker(Broker{Host: "h", Port: 9092, HTTP: "x", StartedMs: -1}), "01" + "01" + "8447" + "0168" + "0178" + "00"},
+		"partition":  {encodePartition(Partition{Leader: 1, Epoch: 2, PartitionEpoch: 3, Replicas: []record.BrokerID{1, 300}, ISR: []record.BrokerID{1}, ELR: []record.BrokerID{300}, Adding: []record.BrokerID{300}, Removing: []record.BrokerID{1}, Revision: 9}), "02" + "02" + "04" + "06" + "0201ac02" + "0101" + "01ac02" + "01ac02" + "0101"},
+		"broker":     {encodeBroker(Broker{Host: "h", Port: 9092, HTTP: "x", StartedMs: -1, Disk: "d", PageCacheLost: true, Leaving: true, Peer: "p:1"}), "02" + "01" + "8447" + "0168" + "0178" + "00" + "03" + "0164" + "03703a31"},
+		"unfenced":   {encodeUnfenced(Unfenced{Epoch: 300, Disk: "d"}), "01" + "ac02" + "0164"},
 		"configs":    {encodeConfigs(map[string]string{"b": "", "a": "1"}), "01" + "02" + "01610131" + "016200"},
 		"controller": {encodeController(5), "0105"},
 		"cluster":    {encodeClusterID("xy"), "01027879"},
@@ -227,12 +241,27 @@ func TestGoldenKeysAndValues(t *testing.T) {
 	}
 }
 
+// Values of version 1, which folders made before there were clusters hold.
+func TestOlderValues(t *testing.T) {
+	p, err := decodePartition([]byte("\x01\x02\x04\x06\x02\x01\xac\x02\x01\x01"))
+	if want := (Partition{Leader: 1, Epoch: 2, PartitionEpoch: 3, Replicas: []record.BrokerID{1, 300}, ISR: []record.BrokerID{1}}); err != nil || !reflect.DeepEqual(p, want) {
+		t.Errorf("a partition is read as %+v, %v", p, err)
+	}
+	b, err := decodeBroker([]byte("\x01\x01\x84\x47\x01h\x01x\x00"))
+	if want := (Broker{Host: "h", Port: 9092, HTTP: "x", StartedMs: -1}); err != nil || b != want {
+		t.Errorf("a broker is read as %+v, %v", b, err)
+	}
+}
+
 // Whatever bytes a decoder accepts, it gives a value that survives another
 // round; it never panics and never allocates more than the bytes could hold.
 func FuzzDecode(f *testing.F) {
 	f.Add(topicValue{Name: "topic", Partitions: 3}.encode())
 	f.Add(encodePartition(Partition{Leader: -1, Replicas: []record.BrokerID{1, 2}, ISR: []record.BrokerID{2}}))
 	f.Add(encodeBroker(Broker{Host: "host", Port: 9092}))
+	f.Add([]byte("\x01\x01\x84\x47\x01h\x01x\x00"))
+	f.Add([]byte("\x01\x02\x04\x06\x02\x01\xac\x02\x01\x01"))
+	f.Add(encodeUnfenced(Unfenced{Epoch: 1, Disk: "disk"}))
 	f.Add(encodeConfigs(map[string]string{"retention.ms": "1000", "x": "y"}))
 	f.Add(encodeClusterID("cluster"))
 	f.Add(encodeProducerID(math.MaxInt64))
@@ -241,6 +270,7 @@ func FuzzDecode(f *testing.F) {
 		again(t, b, topicValue.encode, decodeTopic)
 		again(t, b, encodePartition, decodePartition)
 		again(t, b, encodeBroker, decodeBroker)
+		again(t, b, encodeUnfenced, decodeUnfenced)
 		again(t, b, encodeConfigs, decodeConfigs)
 		again(t, b, encodeController, decodeController)
 		again(t, b, encodeClusterID, decodeClusterID)
@@ -271,7 +301,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key string) {
 		if k, err := parseImageKey(key); err == nil {
 			back := map[kind]string{
-				kindBroker: brokerKey(max(0, k.broker)), kindCluster: clusterKey, kindConfig: configKey(k.topic),
+				kindBroker: brokerKey(max(0, k.broker)), kindUnfenced: unfencedKey(max(0, k.broker)), kindCluster: clusterKey, kindConfig: configKey(k.topic),
 				kindController: controllerKey, kindPartition: partitionKey(k.topic, max(0, k.partition)), kindTopic: topicKey(k.topic), kindResource: resourceKey(k.resource),
 				kindUnknown: key,
 			}[k.kind]

@@ -9,25 +9,46 @@ import "github.com/firnlog/firn/record"
 // Image is the metadata at one etcd revision. It is never changed once
 // published; readers may keep it.
 type Image struct {
-	Revision   int64 // of etcd
-	ClusterID  string
-	Controller record.BrokerID // -1 when none
-	Brokers    map[record.BrokerID]Broker
-	Topics     map[string]*Topic
-	TopicIDs   map[record.TopicID]*Topic
-	Configs    map[ConfigResource]map[string]string // of what is no topic; none of them is empty
-	Partitions int                                  // of all topics
+	Revision           int64 // of etcd
+	ClusterID          string
+	Controller         record.BrokerID // -1 when none
+	ControllerRevision int64           // creation revision of the controller's key, 0 when none
+	Brokers            map[record.BrokerID]Broker
+	Unfenced           map[record.BrokerID]Unfenced
+	Topics             map[string]*Topic
+	TopicIDs           map[record.TopicID]*Topic
+	Configs            map[ConfigResource]map[string]string // of what is no topic; none of them is empty
+	Partitions         int                                  // of all topics
+}
+
+// Eligible says whether a broker may lead partitions and enter ISRs: it is
+// registered, and the controller has taken in this registration of it.
+func (img *Image) Eligible(id record.BrokerID) bool {
+	b, registered := img.Brokers[id]
+	return registered && img.Unfenced[id].Epoch == b.Epoch
 }
 
 // Broker is a registered broker; its key has a lease.
 type Broker struct {
-	ID        record.BrokerID
-	Host      string // advertised
-	Port      int32
-	HTTP      string // host:port of the HTTP listener
-	Rack      string // "" for none
-	Epoch     int64  // creation revision of the registration
-	StartedMs int64
+	ID            record.BrokerID
+	Host          string // advertised
+	Port          int32
+	HTTP          string // host:port of the HTTP listener
+	Rack          string // "" for none
+	Epoch         int64  // creation revision of the registration
+	StartedMs     int64
+	Disk          string // id of its data folder, a UUID's text; "" from a version that had none
+	PageCacheLost bool   // the machine was restarted since the broker last ran: what was not synced is gone
+	Leaving       bool   // it wants to stop and gives its leaderships away
+	Peer          string // host:port where its etcd member is reached by others, "" when it has none
+}
+
+// Unfenced says which registration of a broker the controller has taken in,
+// after the partition records that follow from it were written. It stays when
+// the registration goes.
+type Unfenced struct {
+	Epoch int64  // of the registration
+	Disk  string // that the registration named
 }
 
 // Topic is one topic. Partitions[i].ID == i.
@@ -41,12 +62,16 @@ type Topic struct {
 	Revision   int64 // of the last change to the topic, its configs or partitions
 }
 
-// Partition is one partition's place and leadership.
+// Partition is one partition's record: its place and leadership.
 type Partition struct {
 	ID             record.PartitionID
 	Leader         record.BrokerID // -1 when none
-	Epoch          record.Epoch
-	PartitionEpoch int32 // counts changes of this value
+	Epoch          record.Epoch    // of the leader
+	PartitionEpoch int32           // counts changes of this record
 	Replicas       []record.BrokerID
 	ISR            []record.BrokerID
+	ELR            []record.BrokerID // eligible leader replicas outside of the ISR (KIP-966)
+	Adding         []record.BrokerID // of Replicas, those that a reassignment adds
+	Removing       []record.BrokerID // of Replicas, those that a reassignment takes out
+	Revision       int64             // of the record's last change
 }

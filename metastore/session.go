@@ -9,6 +9,7 @@ import (
 
 	"github.com/firnlog/firn/record"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -17,22 +18,37 @@ import (
 // when it is controller, the controller key hang on.
 //
 // Leases are for liveness only. What a controller writes is guarded by the
-// creation revision of its controller key, so that one which lost its lease
-// without noticing writes nothing.
+// creation revision of its controller key, and what any broker writes by that
+// of its registration, so that one which lost its lease without noticing
+// writes nothing.
 type session struct {
 	renew func(context.Context, clientv3.LeaseID) error // tests replace it
 
 	registered atomic.Bool               // Register has succeeded
 	lastRenew  atomic.Pointer[time.Time] // when the last successful renewal was sent
+	epoch      atomic.Int64              // creation revision of our registration, 0 without
 	controller atomic.Int64              // creation revision of our controller key, 0 when not controller
+	leaving    atomic.Bool               // SetLeaving was called: so do later registrations say
 
-	busy chan struct{} // capacity 1: held by Register, and by Close for good
-	went chan struct{} // closed when Register has succeeded
+	busy       chan struct{} // capacity 1: held by Register, and by Close for good
+	went       chan struct{} // closed when Register has succeeded
+	collecting chan struct{} // capacity 1: held while leftovers are collected
 
 	// Of Register, then of the goroutine that keepAlive runs in, then of Close.
 	lease clientv3.LeaseID
-	epoch int64 // creation revision of our registration
-	won   int64 // creation revision of our controller key, before its leftovers are collected
+}
+
+// BrokerEpoch is the creation revision of this broker's registration, 0 when
+// it has none: before Register, and from when its lease was lost until it has
+// registered again.
+func (s *Store) BrokerEpoch() int64 { return s.session.epoch.Load() }
+
+// ControllerEpoch is the creation revision of the controller key that this
+// broker created; ok is false when it is not controller. It may be another
+// broker already: each write of a controller finds out.
+func (s *Store) ControllerEpoch() (revision int64, ok bool) {
+	rev := s.session.controller.Load()
+	return rev, rev != 0
 }
 
 // margin is how long before the lease runs out the broker fences itself.
@@ -90,16 +106,16 @@ func (s *Store) Register(ctx context.Context) error {
 func (s *Store) enlist(ctx context.Context) error {
 	begin := time.Now()
 	s.session.controller.Store(0)
-	s.session.won = 0
 	grant, err := s.srv.cli.Grant(ctx, int64(s.cfg.LeaseTTL/time.Second))
 	if err != nil {
 		return mapError(err)
 	}
 	key := brokerKey(s.cfg.BrokerID)
-	value := encodeBroker(Broker{
-		Host: s.cfg.Host, Port: s.cfg.Port, HTTP: s.cfg.HTTP, Rack: s.cfg.Rack, StartedMs: begin.UnixMilli(),
-	})
 	for range 3 {
+		value := encodeBroker(Broker{
+			Host: s.cfg.Host, Port: s.cfg.Port, HTTP: s.cfg.HTTP, Rack: s.cfg.Rack, StartedMs: begin.UnixMilli(),
+			Disk: s.cfg.Disk, PageCacheLost: s.cfg.PageCacheLost, Leaving: s.session.leaving.Load(),
+		})
 		if err := s.evict(ctx, key); err != nil {
 			return err
 		}
@@ -110,8 +126,9 @@ func (s *Store) enlist(ctx context.Context) error {
 			return err
 		}
 		if resp.Succeeded {
-			s.session.lease, s.session.epoch = grant.ID, resp.Header.Revision
+			s.session.lease = grant.ID
 			s.session.lastRenew.Store(&begin)
+			s.session.epoch.Store(resp.Header.Revision)
 			metricLeaseHeld.Set(1)
 			return nil
 		}
@@ -132,9 +149,8 @@ func (s *Store) evict(ctx context.Context, key string) error {
 	}
 	old := resp.Kvs[0]
 	if old.Lease != 0 {
-		_, err := s.srv.cli.Revoke(ctx, clientv3.LeaseID(old.Lease))
-		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			return mapError(err)
+		if err := s.revoke(ctx, clientv3.LeaseID(old.Lease)); err != nil {
+			return err
 		}
 	}
 	_, err = s.txn(ctx, "evict",
@@ -143,29 +159,44 @@ func (s *Store) evict(ctx context.Context, key string) error {
 	return err
 }
 
-// campaign makes this broker controller if nobody is, and then clears away
-// what an earlier controller left half done. Only after that it may change
-// topics: nothing that is under way is taken for a leftover.
+// campaign makes this broker controller if nobody is. What an earlier one left
+// half done is cleared away behind: an election does not wait for it.
 func (s *Store) campaign(ctx context.Context) error {
-	if s.session.won == 0 {
-		resp, err := s.txn(ctx, "campaign",
-			[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(controllerKey), "=", 0)},
-			[]clientv3.Op{clientv3.OpPut(controllerKey, string(encodeController(s.cfg.BrokerID)), clientv3.WithLease(s.session.lease))}, nil)
-		if err != nil {
-			return err
-		}
-		if !resp.Succeeded {
-			return nil // another broker is; keepAlive tries again when it goes
-		}
-		s.session.won = resp.Header.Revision
-	}
-	if err := s.collectLeftovers(ctx, s.session.won); err != nil {
+	resp, err := s.txn(ctx, "campaign",
+		[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(controllerKey), "=", 0)},
+		[]clientv3.Op{clientv3.OpPut(controllerKey, string(encodeController(s.cfg.BrokerID)), clientv3.WithLease(s.session.lease))}, nil)
+	if err != nil {
 		return err
 	}
-	s.session.controller.Store(s.session.won)
+	if !resp.Succeeded {
+		return nil // another broker is; keepAlive tries again when it goes
+	}
+	s.session.controller.Store(resp.Header.Revision)
 	metricController.Set(1)
+	s.running.Go(func() { s.collect(resp.Header.Revision) })
 	return nil
 }
+
+// collect clears leftovers away, again when it fails, for as long as this
+// broker is the controller that it was at revision controller.
+func (s *Store) collect(controller int64) {
+	s.session.collecting <- struct{}{}
+	defer func() { <-s.session.collecting }()
+	for s.session.controller.Load() == controller {
+		err := s.collectLeftovers(s.keeping, controller)
+		if err == nil || s.keeping.Err() != nil {
+			return
+		}
+		s.log.Warn("keys of unfinished topic changes could not be collected, trying again", "err", err)
+		select {
+		case <-time.After(collectPause):
+		case <-s.keeping.Done():
+			return
+		}
+	}
+}
+
+const collectPause = 5 * time.Second
 
 // keepAlive renews the lease, registers again when it was lost, and runs for
 // controller when there is none. It ends with ctx.
@@ -225,8 +256,8 @@ func (s *Store) stayAlive(ctx context.Context) error {
 		err = s.session.renew(ctx, s.session.lease)
 	}
 	if err == nil && s.registrationGone() { // though the lease is alive
-		if _, err := s.srv.cli.Revoke(ctx, s.session.lease); err != nil {
-			return mapError(err)
+		if err := s.revoke(ctx, s.session.lease); err != nil {
+			return err
 		}
 		err = rpctypes.ErrLeaseNotFound
 	}
@@ -253,11 +284,12 @@ func (s *Store) stayAlive(ctx context.Context) error {
 func (s *Store) registrationGone() bool {
 	img := s.Image()
 	_, there := img.Brokers[s.cfg.BrokerID]
-	return s.session.lease != 0 && img.Revision >= s.session.epoch && !there
+	return s.session.lease != 0 && img.Revision >= s.session.epoch.Load() && !there
 }
 
 func (s *Store) forgetLease() {
-	s.session.lease, s.session.won = 0, 0
+	s.session.lease = 0
+	s.session.epoch.Store(0)
 	s.session.controller.Store(0)
 	metricLeaseHeld.Set(0)
 	metricController.Set(0)
@@ -271,15 +303,14 @@ func (s *Store) lookAfterController(ctx context.Context) {
 	}
 	img := s.Image()
 	if mine := s.session.controller.Load(); mine != 0 {
-		if img.Revision < mine || img.Controller == s.cfg.BrokerID {
+		if img.Revision < mine || img.ControllerRevision == mine {
 			return
 		}
-		s.session.won = 0
 		s.session.controller.Store(0)
 		metricController.Set(0)
 		s.log.Warn("no longer controller", "broker", int32(s.cfg.BrokerID), "controller", int32(img.Controller))
 	}
-	if img.Controller != -1 && s.session.won == 0 {
+	if img.Controller != -1 {
 		return
 	}
 	if err := s.campaign(ctx); err != nil && ctx.Err() == nil {
@@ -297,64 +328,85 @@ func (s *Store) endSession(ctx context.Context) error {
 	s.forgetLease()
 	ctx, cancel := context.WithTimeout(ctx, closeRevoke)
 	defer cancel()
-	_, err := s.srv.cli.Revoke(ctx, lease)
-	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return fmt.Errorf("metastore: revoke lease of broker %d: %w", s.cfg.BrokerID, mapError(err))
+	if err := s.revoke(ctx, lease); err != nil {
+		return fmt.Errorf("metastore: revoke lease of broker %d: %w", s.cfg.BrokerID, err)
 	}
 	return nil
 }
 
-// asController gives the creation revision of the controller key that this
-// broker created, which guards every change of topics.
-func (s *Store) asController() (int64, error) {
-	rev := s.session.controller.Load()
-	if rev == 0 {
-		return 0, fmt.Errorf("metastore: broker %d is not controller (not registered, or lease lost): %w", s.cfg.BrokerID, kerr.NotController)
-	}
-	return rev, nil
+// guard is a key of this broker's and the revision at which it created it. A
+// transaction that compares it writes nothing when the broker is no longer
+// what it was.
+type guard struct {
+	key      string
+	revision int64
 }
 
-func controllerGuard(rev int64) clientv3.Cmp {
-	return clientv3.Compare(clientv3.CreateRevision(controllerKey), "=", rev)
+func (g guard) cmp() clientv3.Cmp {
+	return clientv3.Compare(clientv3.CreateRevision(g.key), "=", g.revision)
+}
+
+// holds says whether kvs, what the key is now, still is the guard's.
+func (g guard) holds(kvs []*mvccpb.KeyValue) bool {
+	return len(kvs) == 1 && kvs[0].CreateRevision == g.revision
+}
+
+// lost is the error of a transaction whose guard failed. Upon its code clients
+// look for another broker.
+func (s *Store) lost(g guard) error {
+	what := "no longer controller"
+	if g.key != controllerKey {
+		what = "no longer registered as it was: its lease was lost"
+	}
+	return fmt.Errorf("broker %d is %s: %w", s.cfg.BrokerID, what, kerr.NotController)
+}
+
+// asBroker guards what any broker may write.
+func (s *Store) asBroker() (guard, error) {
+	epoch := s.BrokerEpoch()
+	if epoch == 0 {
+		return guard{}, fmt.Errorf("metastore: broker %d is not registered (not yet, or its lease was lost): %w", s.cfg.BrokerID, kerr.NotController)
+	}
+	return guard{brokerKey(s.cfg.BrokerID), epoch}, nil
+}
+
+// brokerGuard compares that a broker has the registration of epoch, 0: none.
+func brokerGuard(id record.BrokerID, epoch int64) clientv3.Cmp {
+	return guard{brokerKey(id), epoch}.cmp()
 }
 
 // collectLeftovers deletes what a crash in the middle of creating a topic or
 // of adding partitions left behind: keys of a topic without a topic key, and
-// partitions beyond the topic's count.
+// partitions beyond the topic's count. What looks so may be under way at
+// another broker: that one finds its keys gone and begins anew.
 func (s *Store) collectLeftovers(ctx context.Context, controller int64) error {
 	st, err := load(ctx, s.srv.cli)
 	if err != nil {
 		return err
 	}
-	var ops []clientv3.Op
 	keys := 0
 	for id, ts := range st.topics {
-		surplus := 0
-		for p := range ts.parts {
-			if int32(p) >= ts.value.Partitions { // 0 without a topic key
-				surplus++
-			}
-		}
-		if surplus > 0 {
+		var ops []clientv3.Op
+		n := ts.surplus()
+		if n > 0 {
 			from := partitionKey(id, record.PartitionID(ts.value.Partitions))
 			ops = append(ops, clientv3.OpDelete(from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(partitionsOf(id)))))
 		}
 		if ts.revision == 0 && ts.configsRev != 0 {
 			ops = append(ops, clientv3.OpDelete(configKey(id)))
-			surplus++
+			n++
 		}
-		keys += surplus
-	}
-	for len(ops) > 0 {
-		n := min(len(ops), MaxTxnOps)
-		resp, err := s.txn(ctx, "collect", []clientv3.Cmp{controllerGuard(controller)}, ops[:n], nil)
+		if n == 0 {
+			continue
+		}
+		asSeen := clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", ts.revision)
+		ok, _, err := s.change(ctx, "collect", guard{controllerKey, controller}, []clientv3.Cmp{asSeen}, ops)
 		if err != nil {
 			return err
 		}
-		if !resp.Succeeded {
-			return fmt.Errorf("%w: no longer controller", ErrConflict)
+		if ok { // or else the topic was finished or changed meanwhile
+			keys += n
 		}
-		ops = ops[n:]
 	}
 	if keys > 0 {
 		metricLeftoverKeys.Add(keys)

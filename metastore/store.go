@@ -49,9 +49,13 @@ type Config struct {
 	Port         int32           // advertised Kafka port
 	HTTP         string          // host:port of the HTTP listener
 	Rack         string          // "" for none
+	Disk         string          // id of the data folder, a UUID's text
 	LeaseTTL     time.Duration   // of the registration, whole seconds, ≥ 2 s; 0: DefaultLeaseTTL
 	QuotaBytes   int64           // of etcd's database, ≥ 16 MiB; 0: DefaultQuotaBytes
 	CompactEvery time.Duration   // between compactions; 0: DefaultCompactEvery
+	// PageCacheLost says that the machine was restarted since the broker last
+	// ran, so that what it had not synced is gone.
+	PageCacheLost bool
 
 	observeEvery time.Duration // between looks at etcd; tests set it
 }
@@ -152,6 +156,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		return err
 	}
 	s.session.busy = make(chan struct{}, 1)
+	s.session.collecting = make(chan struct{}, 1)
 	s.image.Store(&Image{Controller: -1})
 	k := &keeper{}
 	// A full database that can be made smaller must not prevent the start.

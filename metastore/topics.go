@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +21,11 @@ const (
 )
 
 // TopicSpec is a topic to be created. Assignment[i] holds the replicas of
-// partition i, preferred leader first; the first one leads, and all are in
-// sync, as there is nothing to copy yet. Names and configs are checked by the
-// caller.
+// partition i, preferred leader first. Those that are eligible in the Image are
+// in sync, as there is nothing to copy yet, and the first of them leads (as in
+// Kafka). Where none is, the first replica leads and all are in sync: none lacks
+// anything, and none acts before the controller has taken it in. Names and
+// configs are checked by the caller.
 type TopicSpec struct {
 	Name       string
 	Internal   bool
@@ -46,7 +49,7 @@ type CreateResult struct {
 // nevertheless. revision is the newest one of the topics created, for WaitFor;
 // 0 when there is none. err says that nothing was tried.
 func (s *Store) CreateTopics(ctx context.Context, specs []TopicSpec) (results []CreateResult, revision int64, err error) {
-	if _, err := s.asController(); err != nil {
+	if _, err := s.asBroker(); err != nil {
 		return nil, 0, err
 	}
 	results = make([]CreateResult, len(specs))
@@ -76,7 +79,7 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 	if len(spec.Name) == 0 || len(spec.Name) > MaxTopicName {
 		return nil, fmt.Errorf("name of %d bytes: %w", len(spec.Name), kerr.InvalidTopicException)
 	}
-	parts, err := newPartitions(0, spec.Assignment)
+	parts, err := newPartitions(s.Image(), 0, spec.Assignment)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +87,7 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 	if len(configs) > MaxConfigBytes {
 		return nil, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(configs), MaxConfigBytes, kerr.InvalidConfig)
 	}
-	guard, err := s.asController()
+	g, err := s.asBroker()
 	if err != nil {
 		return nil, err
 	}
@@ -93,73 +96,107 @@ func (s *Store) createTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 		Configs: map[string]string{}, CreatedMs: time.Now().UnixMilli(),
 	}
 	maps.Copy(t.Configs, spec.Configs)
-
-	nameFree := clientv3.Compare(clientv3.CreateRevision(nameKey(t.Name)), "=", 0)
-	for len(parts) > partitionsPut {
-		// Not visible to anybody: the topic key comes last.
-		ok, _, err := s.change(ctx, "create_topic", guard, []clientv3.Cmp{nameFree}, putPartitions(t.ID, parts[:partitionsPut]))
-		if err != nil || !ok {
-			s.takeBack(ctx, t.ID, guard)
-			return nil, s.whyNotCreated(err, t.Name)
+	for {
+		rev, again, err := s.writeTopic(ctx, g, t, configs)
+		if err != nil {
+			return nil, err
 		}
-		parts = parts[partitionsPut:]
+		if again {
+			continue
+		}
+		t.Revision = rev
+		return t, nil
 	}
-	value := topicValue{Name: t.Name, Internal: t.Internal, Partitions: int32(len(t.Partitions)), CreatedMs: t.CreatedMs}
-	ops := append(putPartitions(t.ID, parts),
-		clientv3.OpPut(configKey(t.ID), string(configs)),
-		clientv3.OpPut(nameKey(t.Name), string(encodeTopicID(t.ID))),
-		clientv3.OpPut(topicKey(t.ID), string(value.encode())))
-	ok, rev, err := s.change(ctx, "create_topic", guard, []clientv3.Cmp{nameFree}, ops)
-	if err != nil || !ok {
-		if err == nil {
-			s.takeBack(ctx, t.ID, guard)
-		} // else the topic may be there: the next controller collects it if it is not
-		return nil, s.whyNotCreated(err, t.Name)
-	}
-	t.Revision = rev
-	return t, nil
 }
 
-// change runs a transaction under the guard that the controller key is the one
-// created at revision controller. ok is false when another compare failed;
-// when the guard did, that is the error.
-func (s *Store) change(ctx context.Context, op string, controller int64, cmps []clientv3.Cmp, ops []clientv3.Op) (ok bool, revision int64, err error) {
-	cmps = append([]clientv3.Cmp{controllerGuard(controller)}, cmps...)
-	resp, err := s.txn(ctx, op, cmps, ops, []clientv3.Op{clientv3.OpGet(controllerKey, clientv3.WithKeysOnly())})
+// writeTopic is one attempt to write a new topic; again says that a controller
+// which had just been elected took its beginnings for leftovers.
+func (s *Store) writeTopic(ctx context.Context, g guard, t *Topic, configs []byte) (revision int64, again bool, err error) {
+	nameFree := clientv3.Compare(clientv3.CreateRevision(nameKey(t.Name)), "=", 0)
+	rest, stands, ok, err := s.writeAhead(ctx, "create_topic", g, t.ID, t.Partitions, nameFree)
+	if err == nil && ok {
+		value := topicValue{Name: t.Name, Internal: t.Internal, Partitions: int32(len(t.Partitions)), CreatedMs: t.CreatedMs}
+		ops := append(putPartitions(t.ID, rest),
+			clientv3.OpPut(configKey(t.ID), string(configs)),
+			clientv3.OpPut(nameKey(t.Name), string(encodeTopicID(t.ID))),
+			clientv3.OpPut(topicKey(t.ID), string(value.encode())))
+		ok, revision, err = s.change(ctx, "create_topic", g, append(stands, nameFree), ops)
+		if err != nil {
+			return 0, false, err // the topic may be there; if not, the next controller collects it
+		}
+	}
+	if ok && err == nil {
+		setRevision(rest, revision)
+		return revision, false, nil
+	}
+	s.takeBack(ctx, t.ID, g)
+	if err != nil {
+		return 0, false, err
+	}
+	taken, err := s.get(ctx, nameKey(t.Name))
+	if err == nil && taken != nil {
+		err = fmt.Errorf("%q: %w", t.Name, kerr.TopicAlreadyExists)
+	}
+	return 0, err == nil, err
+}
+
+// writeAhead writes what is too many partitions for one transaction, so that
+// rest is to be written with the key that makes all of them visible. Each of
+// its transactions compares cmp, and that what those before it wrote still
+// stands; the last one is to compare stands, too. ok is false when a compare
+// failed. What it wrote is noted in the partitions.
+func (s *Store) writeAhead(ctx context.Context, op string, g guard, id record.TopicID, parts []Partition, cmp clientv3.Cmp) (rest []Partition, stands []clientv3.Cmp, ok bool, err error) {
+	for len(parts) > partitionsPut {
+		now := parts[:partitionsPut]
+		ok, rev, err := s.change(ctx, op, g, append(slices.Clone(stands), cmp), putPartitions(id, now))
+		if err != nil || !ok {
+			return nil, nil, false, err
+		}
+		setRevision(now, rev)
+		// A collection deletes them together, another broker's AddPartitions
+		// writes them together: the first one tells of all.
+		stands = append(stands, clientv3.Compare(clientv3.ModRevision(partitionKey(id, now[0].ID)), "=", rev))
+		parts = parts[partitionsPut:]
+	}
+	return parts, stands, true, nil
+}
+
+func setRevision(parts []Partition, revision int64) {
+	for i := range parts {
+		parts[i].Revision = revision
+	}
+}
+
+// change runs a transaction under a guard. ok is false when another compare
+// failed; when the guard did, that is the error.
+func (s *Store) change(ctx context.Context, op string, g guard, cmps []clientv3.Cmp, ops []clientv3.Op) (ok bool, revision int64, err error) {
+	cmps = append([]clientv3.Cmp{g.cmp()}, cmps...)
+	resp, err := s.txn(ctx, op, cmps, ops, []clientv3.Op{clientv3.OpGet(g.key, clientv3.WithKeysOnly())})
 	if err != nil {
 		return false, 0, err
 	}
-	if !resp.Succeeded {
-		kvs := resp.Responses[0].GetResponseRange().Kvs
-		if len(kvs) == 0 || kvs[0].CreateRevision != controller {
-			return false, 0, fmt.Errorf("broker %d is no longer controller: %w", s.cfg.BrokerID, kerr.NotController)
-		}
+	if !resp.Succeeded && !g.holds(resp.Responses[0].GetResponseRange().Kvs) {
+		return false, 0, s.lost(g)
 	}
 	return resp.Succeeded, resp.Header.Revision, nil
 }
 
-func (s *Store) whyNotCreated(err error, name string) error {
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("%q: %w", name, kerr.TopicAlreadyExists)
-}
-
 // takeBack deletes partitions of a topic that will not be finished. If that
 // fails too, the next controller collects them.
-func (s *Store) takeBack(ctx context.Context, id record.TopicID, controller int64) {
+func (s *Store) takeBack(ctx context.Context, id record.TopicID, g guard) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpWithin)
 	defer cancel()
 	noTopic := clientv3.Compare(clientv3.CreateRevision(topicKey(id)), "=", 0)
-	_, err := s.txn(ctx, "take_back", []clientv3.Cmp{controllerGuard(controller), noTopic},
+	_, err := s.txn(ctx, "take_back", []clientv3.Cmp{g.cmp(), noTopic},
 		[]clientv3.Op{clientv3.OpDelete(partitionsOf(id), clientv3.WithPrefix())}, nil)
 	if err != nil {
-		s.log.Warn("keys of an unfinished topic stay until the next start", "topic_id", id.String(), "err", err)
+		s.log.Warn("keys of an unfinished topic stay until the next controller collects them", "topic_id", id.String(), "err", err)
 	}
 }
 
-// newPartitions makes fresh partitions, numbered from first on.
-func newPartitions(first int, assignment [][]record.BrokerID) ([]Partition, error) {
+// newPartitions makes fresh partitions, numbered from first on, led by and in
+// sync on what is eligible in img.
+func newPartitions(img *Image, first int, assignment [][]record.BrokerID) ([]Partition, error) {
 	if len(assignment) == 0 || first+len(assignment) > MaxPartitions {
 		return nil, fmt.Errorf("%d partitions, the limit is 1 to %d: %w", first+len(assignment), MaxPartitions, kerr.InvalidPartitions)
 	}
@@ -178,11 +215,11 @@ func newPartitions(first int, assignment [][]record.BrokerID) ([]Partition, erro
 				}
 			}
 		}
-		parts[i] = Partition{
-			ID: record.PartitionID(first + i), Leader: replicas[0],
-			Replicas: append([]record.BrokerID(nil), replicas...),
-			ISR:      append([]record.BrokerID(nil), replicas...),
+		isr := slices.DeleteFunc(slices.Clone(replicas), func(r record.BrokerID) bool { return !img.Eligible(r) })
+		if len(isr) == 0 {
+			isr = slices.Clone(replicas)
 		}
+		parts[i] = Partition{ID: record.PartitionID(first + i), Leader: isr[0], Replicas: slices.Clone(replicas), ISR: isr}
 	}
 	return parts, nil
 }
@@ -201,7 +238,7 @@ func putPartitions(id record.TopicID, parts []Partition) []clientv3.Op {
 func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision int64, err error) {
 	defer wrap(&err, "delete topic", id)
 	for {
-		guard, err := s.asController()
+		g, err := s.asBroker()
 		if err != nil {
 			return 0, err
 		}
@@ -210,7 +247,7 @@ func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision in
 			return 0, err
 		}
 		same := clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)
-		ok, done, err := s.change(ctx, "delete_topic", guard, []clientv3.Cmp{same}, []clientv3.Op{
+		ok, done, err := s.change(ctx, "delete_topic", g, []clientv3.Cmp{same}, []clientv3.Op{
 			clientv3.OpDelete(topicKey(id)),
 			clientv3.OpDelete(nameKey(v.Name)),
 			clientv3.OpDelete(configKey(id)),
@@ -262,11 +299,12 @@ func (s *Store) AddPartitions(ctx context.Context, id record.TopicID, assignment
 	if wantCurrent < 0 || wantCurrent > MaxPartitions {
 		return 0, fmt.Errorf("%d partitions: %w", wantCurrent, kerr.InvalidPartitions)
 	}
-	parts, err := newPartitions(wantCurrent, assignment)
+	parts, err := newPartitions(s.Image(), wantCurrent, assignment)
 	if err != nil {
 		return 0, err
 	}
-	// Two at once would write the same keys before either is decided.
+	// Two at once would write the same keys before either is decided; with
+	// those of another broker, each would begin anew.
 	if err := acquire(ctx, s.changing); err != nil {
 		return 0, err
 	}
@@ -279,10 +317,10 @@ func (s *Store) AddPartitions(ctx context.Context, id record.TopicID, assignment
 	}
 }
 
-// addPartitions is one attempt; retry says that the topic key was written by
-// somebody else meanwhile.
+// addPartitions is one attempt; retry says that somebody else wrote the topic's
+// keys meanwhile.
 func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Partition, wantCurrent int) (revision int64, retry bool, err error) {
-	guard, err := s.asController()
+	g, err := s.asBroker()
 	if err != nil {
 		return 0, false, err
 	}
@@ -293,16 +331,13 @@ func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Pa
 	if int(v.Partitions) != wantCurrent {
 		return 0, false, fmt.Errorf("topic %q has %d partitions, not %d: %w: %w", v.Name, v.Partitions, wantCurrent, ErrConflict, kerr.InvalidPartitions)
 	}
-	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)}
-	for len(parts) > partitionsPut {
-		ok, _, err := s.change(ctx, "add_partitions", guard, cmps, putPartitions(id, parts[:partitionsPut]))
-		if err != nil || !ok {
-			return 0, err == nil, err
-		}
-		parts = parts[partitionsPut:]
+	same := clientv3.Compare(clientv3.ModRevision(topicKey(id)), "=", rev)
+	rest, stands, ok, err := s.writeAhead(ctx, "add_partitions", g, id, parts, same)
+	if err != nil || !ok {
+		return 0, err == nil, err
 	}
-	v.Partitions = int32(parts[len(parts)-1].ID) + 1
-	ok, done, err := s.change(ctx, "add_partitions", guard, cmps, append(putPartitions(id, parts), clientv3.OpPut(topicKey(id), string(v.encode()))))
+	v.Partitions = int32(wantCurrent + len(parts))
+	ok, done, err := s.change(ctx, "add_partitions", g, append(stands, same), append(putPartitions(id, rest), clientv3.OpPut(topicKey(id), string(v.encode()))))
 	return done, err == nil && !ok, err
 }
 
@@ -315,7 +350,7 @@ func (s *Store) addPartitions(ctx context.Context, id record.TopicID, parts []Pa
 func (s *Store) SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (revision int64, err error) {
 	defer wrap(&err, "set configs of topic", id)
 	for {
-		guard, err := s.asController()
+		g, err := s.asBroker()
 		if err != nil {
 			return 0, err
 		}
@@ -345,7 +380,7 @@ func (s *Store) SetTopicConfigs(ctx context.Context, id record.TopicID, edit fun
 		if len(value) > MaxConfigBytes {
 			return 0, fmt.Errorf("configs of %d bytes, the limit is %d: %w", len(value), MaxConfigBytes, kerr.InvalidConfig)
 		}
-		ok, done, err := s.change(ctx, "set_configs", guard, []clientv3.Cmp{
+		ok, done, err := s.change(ctx, "set_configs", g, []clientv3.Cmp{
 			clientv3.Compare(clientv3.CreateRevision(topicKey(id)), "=", topic[0].CreateRevision),
 			clientv3.Compare(clientv3.ModRevision(configKey(id)), "=", seen),
 		}, []clientv3.Op{clientv3.OpPut(configKey(id), string(value))})

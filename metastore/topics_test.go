@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -135,7 +136,7 @@ func TestCreateTopicsRefuses(t *testing.T) {
 	}
 }
 
-func TestChangesNeedController(t *testing.T) {
+func TestChangesNeedRegistration(t *testing.T) {
 	ctx := testCtx(t)
 	s := openStore(t, t.TempDir())
 	if _, _, err := s.CreateTopics(ctx, []TopicSpec{{Name: "a", Assignment: assign(1)}}); !errors.Is(err, kerr.NotController) {
@@ -145,14 +146,14 @@ func TestChangesNeedController(t *testing.T) {
 		t.Fatal(err)
 	}
 	topic := create(t, s, TopicSpec{Name: "a", Assignment: assign(1)})
-	// Another broker takes the controller key: every guarded write must fail,
-	// even while this one believes it is controller.
+	// Somebody else registers under the same id: every guarded write must fail,
+	// even while this broker believes that its registration stands.
 	s.endKeeping()
 	<-s.sessionDone
-	if _, err := s.srv.cli.Delete(ctx, controllerKey); err != nil {
+	if _, err := s.srv.cli.Delete(ctx, brokerKey(1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.srv.cli.Put(ctx, controllerKey, string(encodeController(2))); err != nil {
+	if _, err := s.srv.cli.Put(ctx, brokerKey(1), string(encodeBroker(Broker{Host: "other"}))); err != nil {
 		t.Fatal(err)
 	}
 	results, _, err := s.CreateTopics(ctx, []TopicSpec{{Name: "b", Assignment: assign(1)}, {Name: "large", Assignment: assign(partitionsPut + 1)}})
@@ -168,6 +169,88 @@ func TestChangesNeedController(t *testing.T) {
 	_, err = s.SetTopicConfigs(ctx, topic.ID, func(map[string]string) (map[string]string, error) { return map[string]string{"a": "b"}, nil })
 	if !errors.Is(err, kerr.NotController) {
 		t.Errorf("set configs by a zombie: %v", err)
+	}
+	if _, err := s.SetLeaving(ctx); !errors.Is(err, kerr.NotController) {
+		t.Errorf("leaving by a zombie: %v", err)
+	}
+}
+
+// New partitions are led by, and in sync on, the replicas that are eligible.
+func TestNewPartitionsAreEligible(t *testing.T) {
+	img := &Image{
+		Brokers:  map[record.BrokerID]Broker{1: {Epoch: 5}, 2: {Epoch: 6}, 3: {Epoch: 7}},
+		Unfenced: map[record.BrokerID]Unfenced{1: {Epoch: 4}, 2: {Epoch: 6}, 3: {Epoch: 7}, 4: {Epoch: 8}},
+	}
+	for id, want := range map[record.BrokerID]bool{0: false, 1: false, 2: true, 3: true, 4: false} {
+		if img.Eligible(id) != want {
+			t.Errorf("broker %d is eligible: %v", id, !want)
+		}
+	}
+	parts, err := newPartitions(img, 3, [][]record.BrokerID{{1, 3, 2}, {4, 1}})
+	want := []Partition{
+		{ID: 3, Leader: 3, Replicas: []record.BrokerID{1, 3, 2}, ISR: []record.BrokerID{3, 2}},
+		{ID: 4, Leader: 4, Replicas: []record.BrokerID{4, 1}, ISR: []record.BrokerID{4, 1}},
+	}
+	if err != nil || !reflect.DeepEqual(parts, want) {
+		t.Errorf("%+v, %v", parts, err)
+	}
+}
+
+// What a controller takes for the leftovers of a crash may be under way at
+// another broker: nothing is then there by halves, and the other one begins
+// anew.
+func TestCollectionMeetsChange(t *testing.T) {
+	ctx := testCtx(t)
+	s := openRegistered(t, t.TempDir())
+	g, err := s.asBroker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	controller := s.session.controller.Load()
+	old := create(t, s, TopicSpec{Name: "old", Assignment: assign(1)})
+	half := &Topic{Name: "half", ID: record.TopicID{7}}
+	if half.Partitions, err = newPartitions(s.Image(), 0, assign(2*partitionsPut+1)); err != nil {
+		t.Fatal(err)
+	}
+	free := clientv3.Compare(clientv3.CreateRevision(nameKey(half.Name)), "=", 0)
+	rest, stands, ok, err := s.writeAhead(ctx, "create_topic", g, half.ID, half.Partitions, free)
+	if err != nil || !ok || len(rest) != 1 || len(stands) != 2 {
+		t.Fatalf("%d left, %d compares, %v %v", len(rest), len(stands), ok, err)
+	}
+	if err := s.collectLeftovers(ctx, controller); err != nil {
+		t.Fatal(err)
+	}
+	ok, _, err = s.change(ctx, "create_topic", g, append(stands, free), []clientv3.Op{clientv3.OpPut(topicKey(half.ID), string(topicValue{Name: half.Name, Partitions: 1}.encode()))})
+	if err != nil || ok {
+		t.Fatalf("a topic without its first partitions was written: %v", err)
+	}
+	// The same while one collection follows the other.
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 50 { // not for ever: a change must get through at last
+			select {
+			case <-stop:
+				return
+			default:
+				if err := s.collectLeftovers(ctx, controller); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for i := range 3 {
+		create(t, s, TopicSpec{Name: fmt.Sprintf("large-%d", i), Assignment: assign(partitionsPut + 2)})
+		if _, err := s.AddPartitions(ctx, old.ID, assign(partitionsPut+2), 1+i*(partitionsPut+2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	sameAsLoaded(t, s)
+	if img := s.Image(); len(img.Topics) != 4 || img.Partitions != 1+6*(partitionsPut+2) {
+		t.Fatalf("%d topics with %d partitions", len(img.Topics), img.Partitions)
 	}
 }
 
@@ -331,7 +414,7 @@ func TestLeftoversAreCollected(t *testing.T) {
 	s := openRegistered(t, dir)
 	topic := create(t, s, TopicSpec{Name: "a", Assignment: assign(2)})
 	lost := record.TopicID{7}
-	parts, err := newPartitions(0, assign(5))
+	parts, err := newPartitions(&Image{}, 0, assign(5))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,17 +434,28 @@ func TestLeftoversAreCollected(t *testing.T) {
 	}
 
 	s = openRegistered(t, dir)
-	keys, err := s.srv.cli.Get(ctx, partitionPrefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil || keys.Count != 2 {
-		t.Fatalf("%d partition keys are left, %v", keys.Count, err)
-	}
-	keys, err = s.srv.cli.Get(ctx, configPrefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil || keys.Count != 1 {
-		t.Fatalf("%d config keys are left, %v", keys.Count, err)
-	}
+	keysBelow(t, s, partitionPrefix, 2)
+	keysBelow(t, s, configPrefix, 1)
 	sameAsLoaded(t, s)
 	if got := s.Image().Topics["a"]; !reflect.DeepEqual(got, topic) {
 		t.Fatalf("the topic became %+v", got)
+	}
+}
+
+// keysBelow waits until there are n keys that begin with prefix: a new
+// controller collects what is too many.
+func keysBelow(t *testing.T, s *Store, prefix string, n int64) {
+	t.Helper()
+	ctx := testCtx(t)
+	for {
+		keys, err := s.srv.cli.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			t.Fatalf("waiting for %d keys below %s: %v", n, prefix, err)
+		}
+		if keys.Count == n {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -463,7 +557,7 @@ func TestImageEqualsReload(t *testing.T) {
 			},
 			"unfinished": func(rt *rapid.T) {
 				id := record.TopicID{9, byte(rapid.IntRange(0, 1).Draw(rt, "id"))}
-				parts, _ := newPartitions(rapid.IntRange(0, 3).Draw(rt, "from"), assign(2))
+				parts, _ := newPartitions(&Image{}, rapid.IntRange(0, 3).Draw(rt, "from"), assign(2))
 				put(rt, putPartitions(id, parts)...)
 			},
 			"collect": func(rt *rapid.T) {
@@ -472,11 +566,35 @@ func TestImageEqualsReload(t *testing.T) {
 				}
 			},
 			"lead": func(rt *rapid.T) {
-				topic := topic(rt)
-				p := topic.Partitions[0]
-				p.Epoch++
-				p.PartitionEpoch++
-				put(rt, putPartitions(topic.ID, []Partition{p})...)
+				var changes []PartitionChange
+				for _, topic := range s.Image().Topics {
+					for _, p := range topic.Partitions {
+						p.Epoch++
+						p.PartitionEpoch++
+						p.ELR = []record.BrokerID{9}
+						changes = append(changes, PartitionChange{topic.ID, p})
+					}
+				}
+				revisions, err := s.Lead(ctx, s.session.controller.Load(), changes)
+				if err != nil || slices.Contains(revisions, 0) {
+					rt.Fatal(revisions, err)
+				}
+			},
+			"unfence": func(rt *rapid.T) {
+				if rapid.Bool().Draw(rt, "gone") {
+					put(rt, clientv3.OpDelete(unfencedKey(1)))
+				} else if _, err := s.Unfence(ctx, s.session.controller.Load(), 1, s.BrokerEpoch(), "disk"); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"gap": func(rt *rapid.T) { // partition keys come and go in any order, as another version might do it
+				id := record.TopicID{9, byte(rapid.IntRange(0, 1).Draw(rt, "id"))}
+				p := record.PartitionID(rapid.IntRange(0, 6).Draw(rt, "partition"))
+				if rapid.Bool().Draw(rt, "gone") {
+					put(rt, clientv3.OpDelete(partitionKey(id, p)))
+				} else {
+					put(rt, putPartitions(id, []Partition{{ID: p, Leader: 3}})...)
+				}
 			},
 			"unwatched": func(rt *rapid.T) {
 				if _, err := s.AllocateProducerIDs(ctx, 10); err != nil {

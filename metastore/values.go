@@ -18,6 +18,13 @@ import (
 // bytes left over are an error.
 const valueVersion = 1
 
+// Version 2 of two kinds of value, written since brokers form clusters;
+// version 1 is still read.
+const (
+	partitionVersion = 2 // with ELR, adding and removing
+	brokerVersion    = 2 // with flags, disk and peer
+)
+
 // ErrCorrupt says that a key or value in etcd is not one that this version of
 // Firn writes.
 var ErrCorrupt = errors.New("metastore: corrupt key or value")
@@ -44,7 +51,13 @@ const (
 	MaxTopicName = 249
 )
 
-const flagInternal = 1 << 0
+const flagInternal = 1 << 0 // of a topic
+
+// Flags of a broker.
+const (
+	flagPageCacheLost = 1 << 0
+	flagLeaving       = 1 << 1
+)
 
 // topicValue is what the topic key holds. Partitions at or above Partitions
 // are not part of the topic yet.
@@ -67,7 +80,7 @@ func (v topicValue) encode() []byte {
 }
 
 func decodeTopic(b []byte) (topicValue, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, valueVersion)
 	flags := d.byte()
 	v := topicValue{Internal: flags&flagInternal != 0}
 	v.Partitions = int32(d.uint(MaxPartitions))
@@ -79,48 +92,89 @@ func decodeTopic(b []byte) (topicValue, error) {
 	return v, d.end("topic")
 }
 
+// encodePartition leaves out ID and Revision: they are in the key and its
+// modification revision.
 func encodePartition(p Partition) []byte {
 	b := make([]byte, 1, 32)
-	b[0] = valueVersion
+	b[0] = partitionVersion
 	b = binary.AppendVarint(b, int64(p.Leader))
 	b = binary.AppendVarint(b, int64(p.Epoch))
 	b = binary.AppendVarint(b, int64(p.PartitionEpoch))
-	b = appendBrokers(b, p.Replicas)
-	return appendBrokers(b, p.ISR)
+	for _, ids := range [][]record.BrokerID{p.Replicas, p.ISR, p.ELR, p.Adding, p.Removing} {
+		b = appendBrokers(b, ids)
+	}
+	return b
 }
 
-// decodePartition leaves ID 0: it is in the key.
 func decodePartition(b []byte) (Partition, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, partitionVersion)
 	var p Partition
 	p.Leader = record.BrokerID(d.int32())
 	p.Epoch = record.Epoch(d.int32())
 	p.PartitionEpoch = d.int32()
 	p.Replicas = d.brokers()
 	p.ISR = d.brokers()
+	if d.version >= 2 {
+		p.ELR = d.brokers()
+		p.Adding = d.brokers()
+		p.Removing = d.brokers()
+	}
 	return p, d.end("partition")
 }
 
 // encodeBroker leaves out ID and Epoch: they are the key and its creation
 // revision.
 func encodeBroker(v Broker) []byte {
-	b := []byte{valueVersion}
+	b := []byte{brokerVersion}
 	b = binary.AppendVarint(b, v.StartedMs)
 	b = binary.AppendUvarint(b, uint64(uint32(v.Port)))
 	b = appendString(b, v.Host)
 	b = appendString(b, v.HTTP)
-	return appendString(b, v.Rack)
+	b = appendString(b, v.Rack)
+	var flags byte
+	if v.PageCacheLost {
+		flags |= flagPageCacheLost
+	}
+	if v.Leaving {
+		flags |= flagLeaving
+	}
+	b = append(b, flags)
+	b = appendString(b, v.Disk)
+	return appendString(b, v.Peer)
 }
 
 func decodeBroker(b []byte) (Broker, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, brokerVersion)
 	var v Broker
 	v.StartedMs = d.int()
 	v.Port = int32(d.uint(math.MaxInt32))
 	v.Host = d.string()
 	v.HTTP = d.string()
 	v.Rack = d.string()
+	if d.version >= 2 {
+		flags := d.byte()
+		v.PageCacheLost, v.Leaving = flags&flagPageCacheLost != 0, flags&flagLeaving != 0
+		if flags&^(flagPageCacheLost|flagLeaving) != 0 {
+			d.bad = true
+		}
+		v.Disk = d.string()
+		v.Peer = d.string()
+	}
 	return v, d.end("broker")
+}
+
+// encodeUnfenced leaves out the broker: it is in the key.
+func encodeUnfenced(v Unfenced) []byte {
+	b := binary.AppendUvarint([]byte{valueVersion}, uint64(v.Epoch))
+	return appendString(b, v.Disk)
+}
+
+func decodeUnfenced(b []byte) (Unfenced, error) {
+	d := newDecoder(b, valueVersion)
+	var v Unfenced
+	v.Epoch = int64(d.uint(math.MaxInt64))
+	v.Disk = d.string()
+	return v, d.end("unfenced")
 }
 
 func encodeController(id record.BrokerID) []byte {
@@ -128,7 +182,7 @@ func encodeController(id record.BrokerID) []byte {
 }
 
 func decodeController(b []byte) (record.BrokerID, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, valueVersion)
 	id := record.BrokerID(d.uint(math.MaxInt32))
 	return id, d.end("controller")
 }
@@ -143,7 +197,7 @@ func encodeConfigs(m map[string]string) []byte {
 }
 
 func decodeConfigs(b []byte) (map[string]string, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, valueVersion)
 	n := d.count(2) // two length bytes at least
 	m := make(map[string]string, n)
 	last := ""
@@ -161,7 +215,7 @@ func decodeConfigs(b []byte) (map[string]string, error) {
 func encodeClusterID(id string) []byte { return appendString([]byte{valueVersion}, id) }
 
 func decodeClusterID(b []byte) (string, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, valueVersion)
 	id := d.string()
 	if id == "" {
 		d.bad = true
@@ -172,7 +226,7 @@ func decodeClusterID(b []byte) (string, error) {
 func encodeTopicID(id record.TopicID) []byte { return append([]byte{valueVersion}, id[:]...) }
 
 func decodeTopicID(b []byte) (id record.TopicID, err error) {
-	d := newDecoder(b)
+	d := newDecoder(b, valueVersion)
 	copy(id[:], d.take(len(id)))
 	return id, d.end("topic id")
 }
@@ -183,7 +237,7 @@ func encodeProducerID(next int64) []byte {
 }
 
 func decodeProducerID(b []byte) (int64, error) {
-	d := newDecoder(b)
+	d := newDecoder(b, valueVersion)
 	n := int64(d.uint(math.MaxInt64))
 	return n, d.end("producer id")
 }
@@ -203,13 +257,17 @@ func appendBrokers(b []byte, ids []record.BrokerID) []byte {
 // decoder reads a value. After a fault, bad is set and every read gives a zero
 // value; end reports it.
 type decoder struct {
-	b   []byte
-	bad bool
+	b       []byte
+	version byte // of the value, 1 to newest
+	newest  byte
+	bad     bool
 }
 
-func newDecoder(b []byte) *decoder {
-	d := &decoder{b: b}
-	if d.byte() != valueVersion {
+// newDecoder reads the version, which is at most newest.
+func newDecoder(b []byte, newest byte) *decoder {
+	d := &decoder{b: b, newest: newest}
+	d.version = d.byte()
+	if d.version == 0 || d.version > newest {
 		d.bad = true
 	}
 	return d
@@ -217,7 +275,7 @@ func newDecoder(b []byte) *decoder {
 
 func (d *decoder) end(what string) error {
 	if d.bad || len(d.b) != 0 {
-		return fmt.Errorf("%w: not a %s value of version %d", ErrCorrupt, what, valueVersion)
+		return fmt.Errorf("%w: not a %s value of version 1 to %d", ErrCorrupt, what, d.newest)
 	}
 	return nil
 }
@@ -279,12 +337,13 @@ func (d *decoder) count(size int) int { return int(d.uint(uint64(len(d.b) / size
 
 func (d *decoder) string() string { return string(d.take(d.count(1))) }
 
+// brokers reads a list; an empty one is nil.
 func (d *decoder) brokers() []record.BrokerID {
 	n := d.count(1)
 	if n > MaxReplicas {
 		d.bad = true
 	}
-	if d.bad {
+	if d.bad || n == 0 {
 		return nil
 	}
 	ids := make([]record.BrokerID, n)
