@@ -65,7 +65,8 @@ const (
 // (KIP-966's last known leader, without a field for it). A partition that it
 // led gets a leader anew under the next epoch, be it the same broker, since the
 // tail that its process lost was perhaps fetched by others under the old one.
-// The broker counts as eligible, whatever v says of it.
+// The broker counts as eligible, whatever v says of it; but unclean elections
+// are left to Elect, when it is known who else came back.
 func TakenIn(r Record, id record.BrokerID, loss Loss, fsync bool, v View) (Record, bool) {
 	if !r.HasReplica(id) {
 		return r, false
@@ -77,6 +78,7 @@ func TakenIn(r Record, id record.BrokerID, loss Loss, fsync bool, v View) (Recor
 	}
 	eligible := v.Eligible
 	v.Eligible = func(b record.BrokerID) bool { return b == id || eligible(b) }
+	v.Unclean = false
 	return settle(r, v, gone, r.Leader == id)
 }
 
@@ -105,7 +107,7 @@ func settle(r Record, v View, gone record.BrokerID, anew bool) (Record, bool) {
 		kept.ISR = without(r.ISR, []record.BrokerID{gone})
 		kept.ELR = without(r.ELR, []record.BrokerID{gone})
 	}
-	leader, clean := choose(kept, v, gone)
+	leader, clean := choose(kept, v)
 	var isr []record.BrokerID
 	for _, id := range r.Replicas {
 		if id == leader || clean && kept.InISR(id) && v.Eligible(id) && !v.leaving(id) {
@@ -128,8 +130,8 @@ func settle(r Record, v View, gone record.BrokerID, anew bool) (Record, bool) {
 }
 
 // choose gives the leader to be; clean is false for one that is neither in the
-// ISR nor in the ELR. An unclean election takes empty, who has nothing, last.
-func choose(r Record, v View, empty record.BrokerID) (leader record.BrokerID, clean bool) {
+// ISR nor in the ELR.
+func choose(r Record, v View) (leader record.BrokerID, clean bool) {
 	if r.Leader != None && r.InISR(r.Leader) && v.Eligible(r.Leader) && !v.leaving(r.Leader) {
 		return r.Leader, true
 	}
@@ -153,11 +155,9 @@ func choose(r Record, v View, empty record.BrokerID) (leader record.BrokerID, cl
 		}
 	}
 	if v.Unclean {
-		for _, of := range [][]record.BrokerID{without(r.Replicas, []record.BrokerID{empty}), r.Replicas} {
-			for _, leaving := range []bool{false, true} {
-				if id := first(of, leaving); id != None {
-					return id, false
-				}
+		for _, leaving := range []bool{false, true} {
+			if id := first(r.Replicas, leaving); id != None {
+				return id, false
 			}
 		}
 	}

@@ -15,8 +15,8 @@ type Log interface {
 }
 
 // Follower is one leader epoch of one partition at a replica that follows. Make
-// one with NewFollower for each new leader epoch. Between two answers the log
-// changes only as a Decision says.
+// one with NewFollower for each new leader epoch, and do first what Begin says.
+// From then on the log changes only as a Decision says.
 type Follower struct {
 	epoch record.Epoch
 	hw    record.Offset
@@ -55,7 +55,7 @@ const (
 	Read Result = iota
 	// Diverging: the leader's history is another one (KIP-595).
 	Diverging
-	// OutOfRange: the leader's log begins behind the offset
+	// OutOfRange: what the leader has on its disk begins behind the offset
 	// (OFFSET_OUT_OF_RANGE, OFFSET_MOVED_TO_TIERED_STORAGE).
 	OutOfRange
 	// Fenced: there is a newer leader epoch (FENCED_LEADER_EPOCH).
@@ -79,10 +79,11 @@ type Answer struct {
 	// DivergingEpoch and DivergingEnd are what Diverges gave at the leader.
 	DivergingEpoch record.Epoch
 	DivergingEnd   record.Offset
-	// LogStart is where the leader's local log begins, for OutOfRange.
+	// LogStart is where the leader's log begins, what is in the object store
+	// counted; -1 when the answer does not say.
 	LogStart record.Offset
-	// Tiered is where what is in the object store ends, 0 for nothing, for
-	// OutOfRange.
+	// Tiered is where what is in the object store ends, 0 for nothing; for
+	// OutOfRange and Diverging.
 	Tiered record.Offset
 }
 
@@ -93,12 +94,14 @@ const (
 	// Ignore: it answers something that was not asked, or not any more. Ask
 	// again.
 	Ignore Action = iota
-	// Append the records, if any came, set the high watermark, and ask again.
+	// Append the records, if any came, set the high watermark, delete what is
+	// below Decision.LogStart, and ask again.
 	Append
 	// Truncate the log to Decision.Offset, durably, and ask again.
 	Truncate
-	// StartAnew: drop all of the log and begin an empty one at Decision.Offset,
-	// with epochs and producers from the object that ends there, if one does.
+	// StartAnew: drop all that is on the disk and begin an empty log at
+	// Decision.Offset, with epochs and producers from the object that ends there,
+	// if one does. From Decision.LogStart up to there it is in the object store.
 	StartAnew
 	// BackOff: ask again later.
 	BackOff
@@ -111,17 +114,22 @@ const (
 type Decision struct {
 	Action        Action
 	Offset        record.Offset // for Truncate and StartAnew
+	LogStart      record.Offset // for Append and StartAnew: what is below is deleted, in the object store, too
 	HighWatermark record.Offset
 }
 
-// Begin says whether the replica, before its first fetch, starts anew where
-// what is in the object store ends: it has nothing, and what is there it need
-// not copy. Action is StartAnew or Ignore.
+// Begin says what to do before the first fetch. A replica that has nothing
+// starts anew where what is in the object store ends: what is there it need not
+// copy. Any other truncates its log to the end that it has: a leader epoch that
+// it began itself, and had no record in, is forgotten so; the new leader may
+// have older ones to give (Kafka's UnifiedLog.truncateTo does the same).
 func (f *Follower) Begin(log Log, tiered record.Offset) Decision {
-	if log.Start() < log.End() || log.End() >= tiered {
-		return Decision{Action: Ignore, HighWatermark: f.hw}
+	end := log.End()
+	if log.Start() == end && end < tiered {
+		return f.startAnew(tiered, log.Start())
 	}
-	return f.skip(tiered)
+	f.hw = min(f.hw, end)
+	return Decision{Action: Truncate, Offset: end, HighWatermark: f.hw}
 }
 
 // Answered says what to do with an answer.
@@ -131,7 +139,8 @@ func (f *Follower) Begin(log Log, tiered record.Offset) Decision {
 // KIP-595; Kafka's AbstractFetcherThread.getOffsetTruncationState). The high
 // watermark is never a reason to cut: the new leader's may be lower than what
 // is acknowledged. A log is dropped only for a leader whose own begins behind
-// its end, never because of an error that is not understood.
+// its end or cannot be compared with it, never because of an error that is not
+// understood.
 func (f *Follower) Answered(log Log, a Answer) Decision {
 	end := log.End()
 	if a.Ask.Epoch != f.epoch || a.Ask.Offset != end || a.Ask.LastEpoch != lastEpoch(log) {
@@ -140,24 +149,12 @@ func (f *Follower) Answered(log Log, a Answer) Decision {
 	switch a.Result {
 	case Read:
 		f.hw = max(f.hw, min(a.HighWatermark, max(end, a.RecordsEnd)))
-		return Decision{Action: Append, HighWatermark: f.hw}
+		return Decision{Action: Append, LogStart: min(a.LogStart, f.hw), HighWatermark: f.hw}
 	case Diverging:
-		to := min(a.DivergingEnd, end)
-		if _, own := log.EpochEnd(a.DivergingEpoch); own >= 0 {
-			to = min(to, own)
-		}
-		switch {
-		case a.DivergingEnd < 0 || to == end: // nonsense, and nothing to gain
-			return Decision{Action: BackOff, HighWatermark: f.hw}
-		}
-		f.hw = min(f.hw, to)
-		if to < log.Start() { // all that there is differs
-			return Decision{Action: StartAnew, Offset: to, HighWatermark: f.hw}
-		}
-		return Decision{Action: Truncate, Offset: to, HighWatermark: f.hw}
+		return f.diverging(log, a)
 	case OutOfRange:
-		if a.LogStart > end {
-			return f.skip(max(a.LogStart, a.Tiered))
+		if to := max(a.LogStart, a.Tiered); to > end {
+			return f.startAnew(to, a.LogStart)
 		}
 	case Fenced:
 		return Decision{Action: AwaitRecord, HighWatermark: f.hw}
@@ -165,11 +162,36 @@ func (f *Follower) Answered(log Log, a Answer) Decision {
 	return Decision{Action: BackOff, HighWatermark: f.hw}
 }
 
-// skip begins an empty log at offset o, which is not above the leader's high
-// watermark: nothing above it is deleted or in the object store.
-func (f *Follower) skip(o record.Offset) Decision {
-	f.hw = max(f.hw, o)
-	return Decision{Action: StartAnew, Offset: o, HighWatermark: f.hw}
+func (f *Follower) diverging(log Log, a Answer) Decision {
+	end := log.End()
+	if a.DivergingEpoch < 0 {
+		if a.LogStart < 0 || a.DivergingEnd < 0 { // nonsense
+			return Decision{Action: BackOff, HighWatermark: f.hw}
+		}
+		return f.startAnew(max(a.LogStart, a.Tiered), a.LogStart)
+	}
+	to := min(a.DivergingEnd, end)
+	if _, own := log.EpochEnd(a.DivergingEpoch); own >= 0 {
+		to = min(to, own)
+	}
+	switch {
+	case a.DivergingEnd < 0 || to == end: // nonsense, and nothing to gain
+		return Decision{Action: BackOff, HighWatermark: f.hw}
+	case to < log.Start(): // all that there is differs
+		return f.startAnew(to, to)
+	}
+	f.hw = min(f.hw, to)
+	return Decision{Action: Truncate, Offset: to, HighWatermark: f.hw}
+}
+
+// startAnew begins an empty log at offset o, which is not above the leader's
+// high watermark: nothing above it is deleted or in the object store.
+func (f *Follower) startAnew(o, logStart record.Offset) Decision {
+	f.hw = o
+	if logStart < 0 {
+		logStart = o
+	}
+	return Decision{Action: StartAnew, Offset: o, LogStart: logStart, HighWatermark: f.hw}
 }
 
 // lastEpoch is the epoch of the last record, be it one that is no longer in the

@@ -308,15 +308,24 @@ func (l *Leader) Peer(id record.BrokerID) (Peer, bool) {
 
 // Diverges says whether a replica's history, which at offset has a last record
 // of epoch last (-1: not known, or none), differs from the leader's log, and if
-// so what to answer: the greatest epoch of the leader's that is not above last,
-// and where that ended (KIP-595's diverging epoch). The log has the leader's
-// own epoch assigned.
+// so what to answer (KIP-595's diverging epoch): the greatest epoch of the
+// leader's that is not above last, and where that ended. The log has the
+// leader's own epoch assigned.
+//
+// If the log knows of no record of such an epoch, since it began behind it, the
+// histories cannot be compared: the answer is epoch -1 and the log's start. The
+// end that KIP-101 has for this case, where the first known epoch began, would
+// leave the replica with records below that differ from those in the object
+// store.
 func Diverges(log Log, last record.Epoch, offset record.Offset) (epoch record.Epoch, end record.Offset, diverges bool) {
 	if last < 0 {
-		end = log.End()
-		return -1, end, offset > end
+		return -1, log.Start(), offset > log.End()
 	}
 	epoch, end = log.EpochEnd(last)
+	if epoch >= 0 && (end == 0 || log.EpochAt(end-1) != epoch) {
+		// With nothing below the log's start to be read there is nothing to compare.
+		return -1, log.Start(), offset > log.Start()
+	}
 	return epoch, end, epoch < last || end < offset
 }
 

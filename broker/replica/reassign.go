@@ -55,7 +55,7 @@ func Progress(r Record, v View) (Record, bool) {
 	next.ISR, next.ELR = isr, nil
 	if !slices.Contains(isr, r.Leader) {
 		next.Leader = None
-		if next.Leader, _ = choose(next, View{Eligible: v.Eligible, Leaving: v.Leaving}, None); next.Leader == None {
+		if next.Leader, _ = choose(next, View{Eligible: v.Eligible, Leaving: v.Leaving}); next.Leader == None {
 			return r, false
 		}
 	}
