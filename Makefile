@@ -49,6 +49,13 @@ walk: ## random requests to Apache Kafka and to Firn at once (SEED, STEPS); what
 	mkdir -p '$(OUT)'
 	go test ./test/kafkadiff -run '^TestWalk$$' -count=1 -timeout 120m -v -seed $(SEED) -steps $(STEPS) -out '$(abspath $(OUT))'
 
+MINUTES     ?= 10
+BROKERS     ?= 1
+.PHONY: chaos
+chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, and the check of what was seen (SEED, a new one without; MINUTES, BROKERS)
+	CGO_ENABLED=1 go build -race -o bin/firn-race ./cmd/firn
+	FIRNDEV_BIN=$(CURDIR)/bin/firn-race go test ./test/chaos -run '^TestChaos$$' -count=1 -timeout 0 -v -seed '$(if $(filter command line environment,$(origin SEED)),$(SEED),0)' -minutes $(MINUTES) -brokers $(BROKERS)
+
 ROUNDS      ?=
 BENCH       ?= bin/bench
 .PHONY: bench

@@ -256,7 +256,8 @@ func (k *key) at(offset int64) *slot {
 // poll says, and gives the offset's slot.
 func (c *Checker) observe(line int64, e *history.Event, k *key, offset int64, v history.Value) *slot {
 	at := k.at(offset)
-	if !at.known {
+	first := !at.known
+	if first {
 		at.known, at.value, at.line = true, v, uint32(line)
 	} else if at.value != v {
 		c.add(InconsistentOffset, line, e.Time, k, "offset %d holds %v, and according to line %d %v", offset, v, at.line, at.value)
@@ -268,7 +269,7 @@ func (c *Checker) observe(line int64, e *history.Event, k *key, offset int64, v 
 	if s.offset >= 0 && s.offset != offset {
 		if p.is(history.Idempotent) {
 			c.add(Duplicate, line, e.Time, k, "%v of idempotent %v, sent once in line %d, is at offset %d and at %d", v, p, s.line, s.offset, offset)
-		} else {
+		} else if first {
 			c.report.Repeats++
 		}
 		return at

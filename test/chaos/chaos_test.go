@@ -1,0 +1,79 @@
+package chaos
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/firnlog/firn/test/firntest"
+)
+
+var (
+	seed    = flag.Uint64("seed", 0, "of TestChaos; 0 for a new one")
+	minutes = flag.Float64("minutes", 0.5, "of TestChaos: how long faults go on")
+	brokers = flag.Int("brokers", 1, "of TestChaos")
+	out     = flag.String("out", "", "of TestChaos: an empty folder for history, picture and data, which are kept; without it they are kept in bin/chaos when something is wrong")
+)
+
+// TestChaos does to brokers what the seed says, and checks what clients saw.
+func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano() % 1e9)
+	}
+	dir, err := folder(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("make chaos SEED=%d MINUTES=%v BROKERS=%d; kept in %s", *seed, *minutes, *brokers, dir)
+	began := time.Now()
+	bin, err := filepath.Abs(firntest.Binary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), Config{Seed: *seed, Brokers: *brokers, Length: time.Duration(*minutes * float64(time.Minute)), Binary: bin, Dir: dir,
+		Args: []string{"--upload-check", "1s", "--set", "log.retention.check.interval.ms=500", "--set", "group.initial.rebalance.delay.ms=0", "--set", "firn.journal.bytes=134217728", "--set", "offsets.topic.num.partitions=4"},
+		Log: func(format string, args ...any) {
+			t.Logf("%6.2f s  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(r)
+	if r.Skipped != "" {
+		t.Logf("NOT ALL WAS DONE: %s", r.Skipped)
+	}
+	if !r.Good() {
+		t.Errorf("seed %d: history and picture are in %s", *seed, dir)
+	}
+	// A run in which nothing happened shows nothing.
+	total := 0
+	for _, n := range r.Steps {
+		total += n
+	}
+	if rep := r.Report; total < 5 || rep.Acked < 1000 || rep.Records < rep.Acked || rep.Committed == 0 || rep.Ended < 7 || rep.Failed == 0 {
+		t.Errorf("too little happened")
+	}
+	if !t.Failed() && *out == "" {
+		os.RemoveAll(dir)
+	}
+}
+
+// folder gives where the run keeps everything.
+func folder(t *testing.T) (string, error) {
+	if *out != "" {
+		return filepath.Abs(*out)
+	}
+	parent, err := filepath.Abs("../../bin/chaos")
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(parent, "seed-*")
+}

@@ -1,0 +1,223 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/firnlog/firn/test/chaos/history"
+)
+
+// patience is how long the harness itself asks for something while faults go
+// on; what is not done by then is left.
+const patience = 10 * time.Second
+
+// maxRecord is max.message.bytes of the topics, so that what is larger is
+// refused for sure.
+const maxRecord = 64 << 10
+
+// target is a partition that records can be sent to.
+type target struct {
+	topic     string
+	partition int32
+	key       int32 // in the history
+}
+
+// topics makes and deletes topics, moves their partitions, and says what
+// there is.
+type topics struct {
+	rec     *history.Recorder
+	cl      *kgo.Client
+	adm     *kadm.Client
+	brokers int
+
+	mu     sync.Mutex
+	keys   map[string][]int32 // of each topic's partitions
+	live   []target
+	base   []target // those that stay
+	next   int32
+	leader map[target]int32
+	epoch  map[target]int32
+}
+
+func newTopics(rec *history.Recorder, cl *kgo.Client, brokers int) *topics {
+	adm := kadm.NewClient(cl)
+	adm.SetTimeoutMillis(int32(patience.Milliseconds()))
+	return &topics{rec: rec, cl: cl, adm: adm, brokers: brokers, keys: map[string][]int32{}, leader: map[target]int32{}, epoch: map[target]int32{}}
+}
+
+// replicas is how many of each partition there are.
+func (t *topics) replicas() int { return min(t.brokers, 3) }
+
+// create makes a topic; from then on records are sent to it.
+func (t *topics) create(ctx context.Context, name string, partitions int, stays bool) error {
+	set := map[string]*string{}
+	for k, v := range map[string]string{"segment.bytes": "1048576", "retention.ms": "-1", "max.message.bytes": fmt.Sprint(maxRecord),
+		"min.insync.replicas": fmt.Sprint((t.replicas() + 1) / 2)} {
+		set[k] = &v
+	}
+	err := eventually(ctx, func(ctx context.Context) error {
+		_, err := t.adm.CreateTopic(ctx, int32(partitions), int16(t.replicas()), set, name)
+		if errors.Is(err, kerr.TopicAlreadyExists) {
+			return nil // the answer to an earlier try was lost
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("topic %s: %w", name, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p := range int32(partitions) {
+		at := target{name, p, t.next}
+		t.next++
+		t.rec.Record(history.Event{Kind: history.Partition, Key: at.key, Text: name, Number: p})
+		t.keys[name] = append(t.keys[name], at.key)
+		t.live = append(t.live, at)
+		if stays {
+			t.base = append(t.base, at)
+		}
+	}
+	return nil
+}
+
+// pick gives some partition.
+func (t *topics) pick(rnd *rand.Rand) target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live[rnd.IntN(len(t.live))]
+}
+
+// all gives every partition that is not deleted.
+func (t *topics) all() []target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.live)
+}
+
+// key gives the number of a partition in the history.
+func (t *topics) key(topic string, partition int32) (int32, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	keys := t.keys[topic]
+	if partition < 0 || int(partition) >= len(keys) { // -1 is that of an error of the client
+		return 0, false
+	}
+	return keys[partition], true
+}
+
+// come makes a topic that is deleted later.
+func (t *topics) come(ctx context.Context, no int) (undo func() error, err error) {
+	name := fmt.Sprintf("chaos-%d", no)
+	cctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if t.create(cctx, name, 1+no%3, false) != nil {
+		return nothing, nil // nobody can make a topic just now
+	}
+	return func() error { t.delete(ctx, name); return nil }, nil
+}
+
+func (t *topics) delete(ctx context.Context, name string) {
+	t.mu.Lock()
+	t.live = slices.DeleteFunc(t.live, func(at target) bool {
+		if at.topic == name {
+			t.rec.Record(history.Event{Kind: history.Delete, Key: at.key})
+		}
+		return at.topic == name
+	})
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_ = eventually(ctx, func(ctx context.Context) error {
+		_, err := t.adm.DeleteTopic(ctx, name)
+		if errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return nil
+		}
+		return err
+	}) // one that cannot be deleted now stays, and nothing is said of it
+}
+
+// electLeaders gives every partition back to its preferred leader.
+func (t *topics) electLeaders(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, _ = t.adm.ElectLeaders(ctx, kadm.ElectPreferredReplica, nil) // those for which it is not possible stay
+	return nil
+}
+
+// move gives a partition other replicas.
+func (t *topics) move(ctx context.Context, seed uint64) error {
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	at := t.pick(rnd)
+	var to []int32
+	for _, b := range rnd.Perm(t.brokers)[:t.replicas()] {
+		to = append(to, int32(b+1))
+	}
+	var req kadm.AlterPartitionAssignmentsReq
+	req.Assign(at.topic, at.partition, to)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, _ = t.adm.AlterPartitionAssignments(ctx, req) // may be refused, or be under way already
+	return nil
+}
+
+// watch records changes of leaders until ctx ends.
+func (t *topics) watch(ctx context.Context) {
+	for sleep(ctx, 100*time.Millisecond) {
+		mctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		m, err := t.adm.Metadata(mctx)
+		cancel()
+		if err != nil {
+			continue
+		}
+		t.mu.Lock()
+		for _, at := range t.live {
+			p, ok := m.Topics[at.topic].Partitions[at.partition]
+			if !ok || p.LeaderEpoch < t.epoch[at] {
+				continue // a broker that is behind
+			}
+			if old, known := t.leader[at]; known && old == p.Leader && t.epoch[at] == p.LeaderEpoch {
+				continue
+			}
+			t.leader[at], t.epoch[at] = p.Leader, p.LeaderEpoch
+			t.rec.Record(history.Event{Kind: history.Leader, Key: at.key, Broker: p.Leader, Epoch: p.LeaderEpoch})
+		}
+		t.mu.Unlock()
+	}
+}
+
+// leaderOf gives a partition's leader as far as watch knows, -1 for none.
+func (t *topics) leaderOf(at target) int32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l, ok := t.leader[at]; ok {
+		return l
+	}
+	return -1
+}
+
+// healthy says whether every partition has a leader and all its replicas are
+// in sync.
+func (t *topics) healthy(ctx context.Context) error {
+	m, err := t.adm.Metadata(ctx)
+	if err != nil {
+		return err
+	}
+	for _, at := range t.all() {
+		p, ok := m.Topics[at.topic].Partitions[at.partition]
+		if !ok || p.Err != nil || p.Leader < 0 || len(p.ISR) < len(p.Replicas) {
+			return fmt.Errorf("%s-%d: leader %d, in sync %v of %v, listed %v: %w", at.topic, at.partition, p.Leader, p.ISR, p.Replicas, ok, errors.Join(p.Err, errNotHealthy))
+		}
+	}
+	return nil
+}
+
+var errNotHealthy = errors.New("not all in sync")
