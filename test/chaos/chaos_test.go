@@ -2,11 +2,15 @@ package chaos
 
 import (
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/firnlog/firn/test/chaos/check"
 	"github.com/firnlog/firn/test/firntest"
 )
 
@@ -30,16 +34,15 @@ func TestChaos(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("make chaos SEED=%d MINUTES=%v BROKERS=%d; kept in %s", *seed, *minutes, *brokers, dir)
-	began := time.Now()
 	bin, err := filepath.Abs(firntest.Binary(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Run(t.Context(), Config{Seed: *seed, Brokers: *brokers, Length: time.Duration(*minutes * float64(time.Minute)), Binary: bin, Dir: dir,
-		Args: []string{"--upload-check", "1s", "--set", "log.retention.check.interval.ms=500", "--set", "group.initial.rebalance.delay.ms=0", "--set", "firn.journal.bytes=134217728", "--set", "offsets.topic.num.partitions=4"},
-		Log: func(format string, args ...any) {
-			t.Logf("%6.2f s  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
-		}})
+	librdkafka, err := buildLibrdkafka(t)
+	if err != nil {
+		t.Logf("NOT ALL IS DONE: no librdkafka, which needs a C compiler: %v", err)
+	}
+	r, err := Run(t.Context(), config(t, bin, dir, librdkafka))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +64,57 @@ func TestChaos(t *testing.T) {
 	if !t.Failed() && *out == "" {
 		os.RemoveAll(dir)
 	}
+}
+
+func config(t *testing.T, bin, dir, librdkafka string) Config {
+	began := time.Now()
+	return Config{Seed: *seed, Brokers: *brokers, Length: time.Duration(*minutes * float64(time.Minute)), Binary: bin, Librdkafka: librdkafka, Dir: dir,
+		Args: []string{"--upload-check", "1s", "--set", "log.retention.check.interval.ms=500", "--set", "group.initial.rebalance.delay.ms=0", "--set", "firn.journal.bytes=134217728", "--set", "offsets.topic.num.partitions=4"},
+		Log: func(format string, args ...any) {
+			t.Logf("%6.2f s  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
+		}}
+}
+
+// TestChaosFindsLoss takes a broker's records away while it is down: clients
+// see it, the checker says it, and the picture shows it.
+func TestChaosFindsLoss(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a quarter of a minute")
+	}
+	bin, err := filepath.Abs(firntest.Binary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config(t, bin, t.TempDir(), "")
+	c.Brokers = 1
+	c.Plan = []Step{{At: 5 * time.Second, For: time.Second, Action: Forget, Brokers: []int{1}}, {At: 10 * time.Second, Action: Leaders}}
+	r, err := Run(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(r)
+	if n := r.Report.Count; n[check.LostWrite] == 0 && n[check.InconsistentOffset] == 0 {
+		t.Error("nobody noticed")
+	}
+	picture, err := os.ReadFile(r.Picture)
+	if err != nil || !strings.Contains(string(picture), "forget 1") {
+		t.Errorf("the picture does not show it: %v", err)
+	}
+}
+
+// buildLibrdkafka builds the program of librdkafka's clients, in its module.
+func buildLibrdkafka(t *testing.T) (string, error) {
+	out, err := filepath.Abs("../../bin/chaos-librdkafka")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", out, "./chaosclient")
+	cmd.Dir = "../librdkafka"
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, said)
+	}
+	return out, nil
 }
 
 // folder gives where the run keeps everything.

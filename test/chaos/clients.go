@@ -54,6 +54,14 @@ func (c *clients) process(name, group string, traits history.Traits) int32 {
 	return c.next
 }
 
+// reserve keeps n numbers for processes of another program, and gives the first.
+func (c *clients) reserve(n int32) int32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next += n
+	return c.next - n + 1
+}
+
 func (c *clients) open(opts ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.seeds...), kgo.Dialer(c.dial), kgo.MetadataMinAge(100 * time.Millisecond), kgo.MetadataMaxAge(5 * time.Second),
 		kgo.RetryBackoffFn(func(tries int) time.Duration {

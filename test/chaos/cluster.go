@@ -305,10 +305,15 @@ func (b *broker) resume() {
 	}
 }
 
-// wipe empties the data folder of a broker that is down.
-func (b *broker) wipe() error {
+// wipe empties the logs and the journal of a broker that is down, and what else
+// its data folder has.
+func (b *broker) wipe(all bool) error {
+	dirs := []string{filepath.Join(b.data, "logs"), filepath.Join(b.data, "journal")}
+	if all {
+		dirs = append(dirs, b.data)
+	}
 	return b.do(func() error {
-		for _, dir := range []string{filepath.Join(b.data, "logs"), filepath.Join(b.data, "journal"), b.data} {
+		for _, dir := range dirs {
 			entries, err := os.ReadDir(dir)
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err

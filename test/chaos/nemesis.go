@@ -86,7 +86,9 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Pause:
 		return n.each(s, func(b *broker) error { b.pause(); return nil }, func(b *broker) error { b.resume(); return nil })
 	case Wipe:
-		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe() }, (*broker).back)
+		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(true) }, (*broker).back)
+	case Forget:
+		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(false) }, (*broker).back)
 	case Fill:
 		return n.each(s, (*broker).fill, (*broker).drain)
 	case Cut:

@@ -18,6 +18,7 @@ const (
 	Stop    Action = "stop"     // SIGTERM; started again
 	Pause   Action = "pause"    // SIGSTOP; SIGCONT
 	Wipe    Action = "wipe"     // SIGKILL and the data folder emptied; started again
+	Forget  Action = "forget"   // SIGKILL, and logs and journal emptied; in no plan of a seed: what finds nothing then, finds nothing
 	Fill    Action = "fill"     // the disk is full; there is room again
 	Cut     Action = "cut"      // links drop everything; they work again
 	Slow    Action = "slow"     // links have a delay, and lose packets; they are good again

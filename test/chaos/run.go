@@ -34,9 +34,13 @@ type Config struct {
 	Brokers int           // 1 to 9
 	Length  time.Duration // of the faults; reading everything comes after it
 	Binary  string        // firn, absolute
-	Dir     string        // absolute; data folders, logs, history and picture go there
-	Args    []string      // further arguments of `firn start`
-	Log     func(format string, args ...any)
+	// Librdkafka is the program of test/librdkafka/chaosclient, absolute; "" for
+	// a run without it.
+	Librdkafka string
+	Dir        string   // absolute; data folders, logs, history and picture go there
+	Args       []string // further arguments of `firn start`
+	Plan       []Step   // instead of the seed's
+	Log        func(format string, args ...any)
 }
 
 // Result is what came of a run.
@@ -67,6 +71,7 @@ type runner struct {
 	topics  *topics
 	clients *clients
 	result  *Result
+	origin  int64 // of the history's times
 
 	diverged []check.Anomaly // of replicas on disk
 }
@@ -86,14 +91,25 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 		defer r.net.close()
 	}
 	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil})
-	if r.rec, err = history.Create(r.result.History, history.Now()); err != nil {
+	if c.Plan != nil {
+		plan = c.Plan
+	}
+	parts := []string{filepath.Join(c.Dir, "history-go.jsonl"), filepath.Join(c.Dir, "history-librdkafka.jsonl")}
+	if c.Librdkafka == "" {
+		parts = parts[:1]
+	}
+	r.origin = history.Now()
+	if r.rec, err = history.Create(parts[0], r.origin); err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	err = r.run(ctx, plan)
+	err = r.run(ctx, plan, parts)
 	length := time.Since(began)
 	if cerr := r.rec.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil {
+		err = history.Merge(r.result.History, parts...)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("chaos with seed %d: %w", c.Seed, err)
@@ -105,7 +121,7 @@ func (r *runner) problem(format string, args ...any) {
 	r.result.Problems = append(r.result.Problems, fmt.Sprintf(format, args...))
 }
 
-func (r *runner) run(ctx context.Context, plan []Step) error {
+func (r *runner) run(ctx context.Context, plan []Step, parts []string) error {
 	cl, err := newCluster(r.Config, r.net, r.Dir)
 	if err != nil {
 		return err
@@ -142,7 +158,17 @@ func (r *runner) run(ctx context.Context, plan []Step) error {
 			return err
 		}
 	}
-	if err := r.load(ctx, plan); err != nil {
+	var other *rdkafka
+	if r.Librdkafka != "" {
+		if other, err = r.startRdkafka(parts[1]); err != nil {
+			return err
+		}
+	}
+	err = r.load(ctx, plan)
+	if other != nil {
+		err = errors.Join(err, other.stop())
+	}
+	if err != nil {
 		return err
 	}
 	r.heal(ctx)
@@ -218,8 +244,10 @@ func (r *runner) heal(ctx context.Context) {
 			r.problem("after all faults: %s-%d is not read to its end: %v", at.topic, at.partition, err)
 		}
 	}
-	if err := eventually(hctx, r.clients.committed); err != nil {
-		r.problem("after all faults: committed offsets: %v", err)
+	for _, group := range []string{groupName, rdkafkaGroup} {
+		if err := eventually(hctx, func(ctx context.Context) error { return r.clients.committed(ctx, group) }); err != nil {
+			r.problem("after all faults: committed offsets of %s: %v", group, err)
+		}
 	}
 	for _, b := range r.cluster.brokers {
 		b.end(syscall.SIGTERM, stopPatience)
@@ -274,20 +302,20 @@ func (c *clients) whole(ctx context.Context, process int32, at target) error {
 	return nil
 }
 
-// committed asks for the group's offsets, as a member that begins would.
-func (c *clients) committed(ctx context.Context) error {
+// committed asks for a group's offsets, as a member that begins would.
+func (c *clients) committed(ctx context.Context, group string) error {
 	cl, err := c.open()
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	process := c.process("offsets", groupName, 0)
+	process := c.process("offsets of "+group, group, 0)
 	for _, at := range c.topics.base {
 		c.rec.Record(history.Event{Kind: history.Assign, Process: process, Key: at.key})
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	offsets, err := kadm.NewClient(cl).FetchOffsets(ctx, groupName)
+	offsets, err := kadm.NewClient(cl).FetchOffsets(ctx, group)
 	if err != nil {
 		return err
 	}
