@@ -40,6 +40,9 @@ type Config struct {
 	Advertise   string            // HOST:PORT that Metadata names; "" is Kafka's
 	HTTP        string            // HOST:PORT of health, metrics and admin; port 0 takes a free one
 	Rack        string            // "" for none
+	Seeds       []string          // HOST:PORT of the cluster's etcd members; none for a broker on its own
+	Peer        string            // HOST:PORT of this broker's etcd member, when it is one of Seeds
+	PeerClient  string            // HOST:PORT where that answers other brokers; "": Peer's host and the port below
 	Configs     map[string]string // broker configs given at the start, by name; package brokerconfig checks them
 	CacheBytes  int64             // local disk for chunks of cold objects
 	UploadCheck time.Duration     // how often sealed segments are looked for
@@ -162,6 +165,7 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 	}
 	b.meta, err = metastore.Open(ctx, metastore.Config{
 		Dir:      filepath.Join(b.cfg.DataDir, "etcd"),
+		Cluster:  b.cluster(),
 		BrokerID: record.BrokerID(b.cfg.NodeID),
 		Host:     host,
 		Port:     int32(port),
@@ -312,7 +316,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	case <-b.failed:
 		return b.failure()
 	case <-b.meta.Done():
-		return errors.New("the embedded etcd stopped by itself; its log lines above say why")
+		return b.meta.Err()
 	}
 }
 

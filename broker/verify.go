@@ -189,7 +189,7 @@ func (v *verifier) metadata(ctx context.Context) (*metastore.Image, error) {
 	if err := os.CopyFS(home, os.DirFS(from)); err != nil {
 		return nil, fmt.Errorf("copying the metadata: %w", err)
 	}
-	s, err := metastore.Open(ctx, metastore.Config{Dir: home, BrokerID: record.BrokerID(v.out.NodeID), Host: "127.0.0.1"}, metastore.Deps{Log: v.log})
+	s, err := metastore.Open(ctx, metastore.Config{Dir: home, Copy: true, BrokerID: record.BrokerID(v.out.NodeID), Host: "127.0.0.1"}, metastore.Deps{Log: v.log})
 	if err != nil {
 		v.out.Metadata = err
 		return &metastore.Image{}, ctx.Err()

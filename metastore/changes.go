@@ -219,6 +219,8 @@ func (s *Store) writeBatch(ctx context.Context, op string, g guard, todo []write
 		for i, w := range todo {
 			kv := found(1 + i)
 			switch {
+			case kv != nil && resp.unsure && string(kv.Value) == string(encodePartition(w.part)):
+				revisions[w.at] = kv.ModRevision // by an attempt whose answer did not come
 			case kv == nil || kv.ModRevision != w.part.Revision:
 				metricRecordConflicts.Inc()
 			case !entrantsStand(w.enter, at, found):
@@ -340,9 +342,12 @@ func (s *Store) RevokeRegistration(ctx context.Context, id record.BrokerID, epoc
 
 // revoke ends a lease; one that has ended is no error.
 func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) error {
-	_, err := s.srv.cli.Revoke(ctx, id)
-	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return mapError(err)
+	_, err := try(ctx, s.srv, func(ctx context.Context) error {
+		_, err := s.srv.cli.Revoke(ctx, id)
+		return err
+	})
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return nil
 	}
-	return nil
+	return s.callError(err)
 }

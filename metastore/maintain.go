@@ -29,6 +29,7 @@ type sample struct {
 type keeper struct {
 	samples   []sample // ascending; the first is the newest one that is old enough, or the oldest
 	compacted int64
+	leader    uint64 // etcd's, at the last look
 	warned    bool
 	noSpace   bool
 }
@@ -67,17 +68,25 @@ func (s *Store) logMaintain(err error) {
 
 // look reads sizes and revisions into the gauges and acts on the quota.
 func (s *Store) look(ctx context.Context, k *keeper) error {
-	st, err := s.srv.cli.Status(ctx, "")
-	if err != nil {
-		return fmt.Errorf("metastore: status: %w", err)
-	}
+	st := s.srv.status()
 	metricRevision.Set(float64(st.Header.Revision))
 	metricWatchLag.Set(float64(max(0, st.Header.Revision-s.Image().Revision)))
 	metricDBBytes.Set(float64(st.DbSize))
 	metricDBInUse.Set(float64(st.DbSizeInUse))
 	metricDBQuota.Set(float64(s.cfg.QuotaBytes))
 	setBool(metricFenced, s.Fenced())
+	setBool(metricLeader, s.leads())
 
+	if st.Leader != k.leader {
+		k.leader = st.Leader
+		switch {
+		case s.cfg.Cluster == nil:
+		case st.Leader == 0:
+			s.log.Warn("etcd has no leader: metadata cannot be changed", "term", st.RaftTerm)
+		default:
+			s.log.Info("etcd's leader is another one", "broker", int32(s.Quorum().Leader), "term", st.RaftTerm)
+		}
+	}
 	if over := st.DbSizeInUse > s.cfg.QuotaBytes/2; over != k.warned {
 		k.warned = over
 		setBool(metricQuotaWarning, over)
@@ -88,19 +97,26 @@ func (s *Store) look(ctx context.Context, k *keeper) error {
 	return s.handleNoSpace(ctx, k, st)
 }
 
+// leads says whether the member in this process is etcd's leader: what is done
+// once for all members, it does.
+func (s *Store) leads() bool {
+	srv := s.srv.etcd.Server
+	return srv.Leader() == srv.MemberID()
+}
+
 // handleNoSpace makes room when etcd has raised its NOSPACE alarm: history is
-// compacted to the newest revision, the file is rewritten, and when that has
+// compacted to the newest revision, the files are rewritten, and when that has
 // helped, the alarm is taken back. Until then etcd refuses writes.
 func (s *Store) handleNoSpace(ctx context.Context, k *keeper, st *clientv3.StatusResponse) error {
 	// The member's own list: asking through the client would be a raft entry.
-	var raised *clientv3.AlarmMember
+	var raised []*clientv3.AlarmMember
 	for _, a := range s.srv.etcd.Server.Alarms() {
 		if a.Alarm == pb.AlarmType_NOSPACE {
-			raised = (*clientv3.AlarmMember)(a)
+			raised = append(raised, (*clientv3.AlarmMember)(a))
 		}
 	}
-	setBool(metricNoSpace, raised != nil)
-	if raised == nil {
+	setBool(metricNoSpace, len(raised) > 0)
+	if len(raised) == 0 {
 		k.noSpace = false
 		return nil
 	}
@@ -109,39 +125,58 @@ func (s *Store) handleNoSpace(ctx context.Context, k *keeper, st *clientv3.Statu
 		s.log.Error("metadata has reached its quota and cannot be changed; making room",
 			"bytes", st.DbSize, "in_use", st.DbSizeInUse, "quota", s.cfg.QuotaBytes)
 	}
+	if !s.leads() {
+		return nil
+	}
 	if err := s.compactTo(ctx, k, st.Header.Revision); err != nil {
 		return err
 	}
-	if err := s.defragment(); err != nil {
+	for {
+		more, err := s.defragmentOne(ctx, func(size, _ int64) bool { return size >= s.cfg.QuotaBytes/10*9 })
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	if !s.leads() {
+		return nil // the new leader goes on
+	}
+	all, err := s.Health(ctx)
+	if err != nil {
 		return err
 	}
-	after, err := s.srv.cli.Status(ctx, "")
-	if err != nil {
-		return fmt.Errorf("metastore: status: %w", err)
+	for _, m := range all {
+		if m.Err == nil && m.DBBytes >= s.cfg.QuotaBytes/10*9 {
+			return fmt.Errorf("%w: %d of %d bytes are in use", ErrNoSpace, m.DBInUse, s.cfg.QuotaBytes)
+		}
 	}
-	if after.DbSize >= s.cfg.QuotaBytes/10*9 {
-		return fmt.Errorf("%w: %d of %d bytes are in use", ErrNoSpace, after.DbSizeInUse, s.cfg.QuotaBytes)
+	for _, a := range raised {
+		if _, err := try(ctx, s.srv, func(ctx context.Context) error {
+			_, err := s.srv.cli.AlarmDisarm(ctx, a)
+			return err
+		}); err != nil {
+			return fmt.Errorf("metastore: disarm alarm: %w", err)
+		}
 	}
-	if _, err := s.srv.cli.AlarmDisarm(ctx, raised); err != nil {
-		return fmt.Errorf("metastore: disarm alarm: %w", err)
-	}
-	s.log.Info("metadata can be changed again", "bytes", after.DbSize, "quota", s.cfg.QuotaBytes)
+	s.log.Info("metadata can be changed again", "bytes", st.DbSize, "quota", s.cfg.QuotaBytes)
 	return nil
 }
 
-// compact drops old history and rewrites the file when much of it is free.
+// compact drops old history, and rewrites one member's file of which much is
+// free. etcd's leader does it for all.
 func (s *Store) compact(ctx context.Context, k *keeper, now time.Time) error {
-	st, err := s.srv.cli.Status(ctx, "")
-	if err != nil {
-		return fmt.Errorf("metastore: status: %w", err)
+	st := s.srv.status()
+	target := k.target(now, st.Header.Revision) // noted by all: the leader changes
+	if !s.leads() {
+		return nil
 	}
-	if err := s.compactTo(ctx, k, k.target(now, st.Header.Revision)); err != nil {
+	if err := s.compactTo(ctx, k, target); err != nil {
 		return err
 	}
-	if free := st.DbSize - st.DbSizeInUse; free >= defragFree && free > st.DbSize/2 {
-		return s.defragment()
-	}
-	return nil
+	_, err := s.defragmentOne(ctx, func(size, inUse int64) bool { return size-inUse >= defragFree && size-inUse > size/2 })
+	return err
 }
 
 // target notes the revision and gives the one up to which history may go, 0
@@ -166,7 +201,10 @@ func (s *Store) compactTo(ctx context.Context, k *keeper, revision int64) error 
 		return nil
 	}
 	// Physical: when it returns, the space is free in the file.
-	_, err := s.srv.cli.Compact(ctx, revision, clientv3.WithCompactPhysical())
+	_, err := try(ctx, s.srv, func(ctx context.Context) error {
+		_, err := s.srv.cli.Compact(ctx, revision, clientv3.WithCompactPhysical())
+		return err
+	})
 	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return fmt.Errorf("metastore: compact to revision %d: %w", revision, err)
 	}
@@ -175,14 +213,51 @@ func (s *Store) compactTo(ctx context.Context, k *keeper, revision int64) error 
 	return nil
 }
 
-// defragment rewrites etcd's database file. Meanwhile etcd answers nothing;
-// with metadata of some hundred megabytes that takes about a second.
-func (s *Store) defragment() error {
+// defragmentOne rewrites the database file of one member that is due, and
+// says whether one was. While a member rewrites its file it answers nothing
+// (with metadata of some hundred megabytes for about a second), so it is done
+// only while all the others are well, and never to the leader: that hands its
+// leadership over when it is the only one due, and the new leader does it.
+func (s *Store) defragmentOne(ctx context.Context, due func(size, inUse int64) bool) (done bool, err error) {
+	all, err := s.Health(ctx)
+	if err != nil {
+		return false, err
+	}
+	var which *MemberHealth
+	for i := range all {
+		m := &all[i]
+		if m.Err != nil {
+			return false, nil // another time
+		}
+		if due(m.DBBytes, m.DBInUse) && (which == nil || which.Leader) {
+			which = m
+		}
+	}
+	if which == nil {
+		return false, nil
+	}
 	begin := time.Now()
-	if err := s.srv.etcd.Server.Defragment(); err != nil {
-		return fmt.Errorf("metastore: defragment: %w", err)
+	switch self := uint64(s.srv.etcd.Server.MemberID()); {
+	case len(all) == 1:
+		leave, ok := s.srv.enter()
+		if !ok {
+			return false, nil
+		}
+		err = s.srv.etcd.Server.Defragment()
+		leave()
+	case which.ID == self && which.Leader:
+		return false, s.MoveLeader()
+	case which.Leader:
+		return false, nil // the leader was another one a moment ago
+	case which.ID == self:
+		return false, nil // no longer leader
+	default:
+		_, err = s.srv.net.Defragment(ctx, peerURL(which.Client))
+	}
+	if err != nil {
+		return false, fmt.Errorf("metastore: defragment member %s: %w", which.Peer, err)
 	}
 	metricDefrags.Inc()
-	s.log.Info("metadata file was rewritten", "took", time.Since(begin))
-	return nil
+	s.log.Info("metadata file was rewritten", "member", which.Peer, "took", time.Since(begin))
+	return true, nil
 }

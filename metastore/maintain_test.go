@@ -164,8 +164,8 @@ func TestCompact(t *testing.T) {
 	if err != nil || p.Revision != rev {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	if err := s.defragment(); err != nil {
-		t.Fatal(err)
+	if done, err := s.defragmentOne(ctx, func(_, _ int64) bool { return true }); err != nil || !done {
+		t.Fatal(done, err)
 	}
 	sameAsLoaded(t, s)
 	create(t, s, TopicSpec{Name: "b", Assignment: assign(3)})
@@ -240,7 +240,7 @@ func TestZapBridge(t *testing.T) {
 
 // etcd's files are synced, and it listens nowhere.
 func TestEtcdConfig(t *testing.T) {
-	c := etcdConfig(t.TempDir(), DefaultQuotaBytes, slog.Default())
+	c := solitary(t.TempDir(), DefaultQuotaBytes, slog.Default())
 	if c.UnsafeNoFsync {
 		t.Error("etcd does not sync")
 	}

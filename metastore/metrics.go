@@ -21,6 +21,7 @@ var (
 	metricNoSpace       = metrics.GetOrCreateGauge(`firn_metastore_no_space`, nil)      // 1 while etcd refuses writes
 	metricLeaseHeld     = metrics.GetOrCreateGauge(`firn_metastore_lease_held`, nil)
 	metricFenced        = metrics.GetOrCreateGauge(`firn_metastore_fenced`, nil)
+	metricLeader        = metrics.GetOrCreateGauge(`firn_metastore_is_etcd_leader`, nil)
 	metricController    = metrics.GetOrCreateGauge(`firn_metastore_is_controller`, nil)
 
 	metricReloads         = metrics.GetOrCreateCounter(`firn_metastore_watch_reloads_total`)
@@ -33,6 +34,7 @@ var (
 	metricPointerClash    = metrics.GetOrCreateCounter(`firn_metastore_pointer_conflicts_total`)
 	metricRecordConflicts = metrics.GetOrCreateCounter(`firn_metastore_partition_record_conflicts_total`)
 	metricRevoked         = metrics.GetOrCreateCounter(`firn_metastore_registrations_revoked_total`)
+	metricUnsure          = metrics.GetOrCreateCounter(`firn_metastore_txn_attempts_unanswered_total`)
 	metricMaintainFails   = metrics.GetOrCreateCounter(`firn_metastore_maintenance_errors_total`)
 )
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"net"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -104,31 +107,41 @@ func (s *Store) Register(ctx context.Context) error {
 
 // enlist gets a lease and writes the registration under it.
 func (s *Store) enlist(ctx context.Context) error {
-	begin := time.Now()
 	s.session.controller.Store(0)
-	grant, err := s.srv.cli.Grant(ctx, int64(s.cfg.LeaseTTL/time.Second))
-	if err != nil {
-		return mapError(err)
-	}
 	key := brokerKey(s.cfg.BrokerID)
+	if err := s.waitForID(ctx, key); err != nil {
+		return err
+	}
+	begin := time.Now() // the lease runs from here at the earliest
+	var grant *clientv3.LeaseGrantResponse
+	_, err := try(ctx, s.srv, func(ctx context.Context) (err error) {
+		begin = time.Now()
+		grant, err = s.srv.cli.Grant(ctx, int64(s.cfg.LeaseTTL/time.Second))
+		return err
+	})
+	if err != nil {
+		return s.callError(err)
+	}
 	for range 3 {
 		value := encodeBroker(Broker{
 			Host: s.cfg.Host, Port: s.cfg.Port, HTTP: s.cfg.HTTP, Rack: s.cfg.Rack, StartedMs: begin.UnixMilli(),
-			Disk: s.cfg.Disk, PageCacheLost: s.cfg.PageCacheLost, Leaving: s.session.leaving.Load(),
+			Disk: s.cfg.Disk, PageCacheLost: s.cfg.PageCacheLost, Leaving: s.session.leaving.Load(), Peer: s.peer(),
 		})
 		if err := s.evict(ctx, key); err != nil {
 			return err
 		}
 		resp, err := s.txn(ctx, "register",
 			[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)},
-			[]clientv3.Op{clientv3.OpPut(key, string(value), clientv3.WithLease(grant.ID))}, nil)
+			[]clientv3.Op{clientv3.OpPut(key, string(value), clientv3.WithLease(grant.ID))},
+			[]clientv3.Op{clientv3.OpGet(key)})
 		if err != nil {
 			return err
 		}
-		if resp.Succeeded {
+		epoch, ok := created(resp, grant.ID)
+		if ok {
 			s.session.lease = grant.ID
 			s.session.lastRenew.Store(&begin)
-			s.session.epoch.Store(resp.Header.Revision)
+			s.session.epoch.Store(epoch)
 			metricLeaseHeld.Set(1)
 			return nil
 		}
@@ -136,18 +149,83 @@ func (s *Store) enlist(ctx context.Context) error {
 	return fmt.Errorf("%w: broker %d is registered by somebody else again and again", ErrConflict, s.cfg.BrokerID)
 }
 
+// created gives the creation revision of a key that a transaction made under
+// a lease: in this attempt, or in one whose answer did not come.
+func created(resp outcome, lease clientv3.LeaseID) (revision int64, ok bool) {
+	if resp.Succeeded {
+		return resp.Header.Revision, true
+	}
+	if !holdsLease(resp.TxnResponse, lease) {
+		return 0, false
+	}
+	return first(resp.Responses[0].GetResponseRange().Kvs).CreateRevision, true
+}
+
+// peer is the address that the registration names.
+func (s *Store) peer() string {
+	if !s.cfg.Cluster.isMember() {
+		return ""
+	}
+	return s.cfg.Cluster.Peer
+}
+
+// waitForID waits until no broker with another disk is registered under this
+// one's id. One that dies loses its registration with its lease, if nobody
+// revokes it before; one that lives renews its lease, and then the id is taken:
+// ErrNodeID. Without disks to tell apart it is taken for an earlier run of
+// this broker.
+func (s *Store) waitForID(ctx context.Context, key string) error {
+	said, renewed := false, 0
+	for least := int64(math.MaxInt64); ; {
+		kv, err := s.get(ctx, key)
+		if err != nil || kv == nil || kv.Lease == 0 {
+			return err
+		}
+		other, err := decodeBroker(kv.Value)
+		if err != nil {
+			return err
+		}
+		if other.Disk == s.cfg.Disk || other.Disk == "" || s.cfg.Disk == "" {
+			return nil
+		}
+		var ttl *clientv3.LeaseTimeToLiveResponse
+		if _, err = try(ctx, s.srv, func(ctx context.Context) (err error) {
+			ttl, err = s.srv.cli.TimeToLive(ctx, clientv3.LeaseID(kv.Lease))
+			return err
+		}); err != nil {
+			return s.callError(err)
+		}
+		if ttl.TTL > least {
+			renewed++
+		}
+		addr := net.JoinHostPort(other.Host, strconv.Itoa(int(other.Port)))
+		// A lease runs longer, once, when etcd elects a leader.
+		if renewed > 1 || renewed == 1 && reachable(ctx, addr) {
+			return fmt.Errorf("%w: broker %d runs at %s with another data folder; give this one another --node-id, or stop that one",
+				ErrNodeID, s.cfg.BrokerID, addr)
+		}
+		least = ttl.TTL
+		if !said {
+			said = true
+			s.log.Info("a broker with this node id and another data folder is registered: waiting until that ends, or shows that it lives",
+				"broker", int32(s.cfg.BrokerID), "addr", addr, "seconds", ttl.TTL)
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // evict removes what an earlier run left at the broker's key, with its lease
 // and all that hangs on it. The new key must be created, not overwritten: its
 // creation revision is the broker's epoch.
 func (s *Store) evict(ctx context.Context, key string) error {
-	resp, err := s.srv.cli.Get(ctx, key)
-	if err != nil {
-		return mapError(err)
+	old, err := s.get(ctx, key)
+	if err != nil || old == nil {
+		return err
 	}
-	if len(resp.Kvs) == 0 {
-		return nil
-	}
-	old := resp.Kvs[0]
 	if old.Lease != 0 {
 		if err := s.revoke(ctx, clientv3.LeaseID(old.Lease)); err != nil {
 			return err
@@ -164,16 +242,18 @@ func (s *Store) evict(ctx context.Context, key string) error {
 func (s *Store) campaign(ctx context.Context) error {
 	resp, err := s.txn(ctx, "campaign",
 		[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(controllerKey), "=", 0)},
-		[]clientv3.Op{clientv3.OpPut(controllerKey, string(encodeController(s.cfg.BrokerID)), clientv3.WithLease(s.session.lease))}, nil)
+		[]clientv3.Op{clientv3.OpPut(controllerKey, string(encodeController(s.cfg.BrokerID)), clientv3.WithLease(s.session.lease))},
+		[]clientv3.Op{clientv3.OpGet(controllerKey)})
 	if err != nil {
 		return err
 	}
-	if !resp.Succeeded {
+	epoch, ok := created(resp, s.session.lease)
+	if !ok {
 		return nil // another broker is; keepAlive tries again when it goes
 	}
-	s.session.controller.Store(resp.Header.Revision)
+	s.session.controller.Store(epoch)
 	metricController.Set(1)
-	s.running.Go(func() { s.collect(resp.Header.Revision) })
+	s.running.Go(func() { s.collect(epoch) })
 	return nil
 }
 
@@ -248,12 +328,16 @@ func (s *Store) keepAlive(ctx context.Context) {
 
 // stayAlive renews the lease once, or gets a new one where it is gone.
 func (s *Store) stayAlive(ctx context.Context) error {
+	// A renewal that went to a leader which died is never answered: there must
+	// be time for another one before the broker fences itself.
+	renew, end := context.WithTimeout(ctx, s.cfg.LeaseTTL/6)
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.LeaseTTL/3)
 	defer cancel()
 	begin := time.Now()
 	err := error(rpctypes.ErrLeaseNotFound)
 	if s.session.lease != 0 {
-		err = s.session.renew(ctx, s.session.lease)
+		err = s.session.renew(renew, s.session.lease)
 	}
 	if err == nil && s.registrationGone() { // though the lease is alive
 		if err := s.revoke(ctx, s.session.lease); err != nil {
@@ -328,8 +412,19 @@ func (s *Store) endSession(ctx context.Context) error {
 	s.forgetLease()
 	ctx, cancel := context.WithTimeout(ctx, closeRevoke)
 	defer cancel()
-	if err := s.revoke(ctx, lease); err != nil {
-		return fmt.Errorf("metastore: revoke lease of broker %d: %w", s.cfg.BrokerID, err)
+	_, err := try(ctx, s.srv, func(ctx context.Context) error {
+		_, err := s.srv.cli.Revoke(ctx, lease)
+		return err
+	})
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		err = nil
+	}
+	if err != nil && s.cfg.Cluster != nil {
+		s.log.Warn("the registration cannot be given back and runs out by itself", "broker", int32(s.cfg.BrokerID), "err", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("metastore: revoke lease of broker %d: %w", s.cfg.BrokerID, mapError(err))
 	}
 	return nil
 }
@@ -380,7 +475,7 @@ func brokerGuard(id record.BrokerID, epoch int64) clientv3.Cmp {
 // partitions beyond the topic's count. What looks so may be under way at
 // another broker: that one finds its keys gone and begins anew.
 func (s *Store) collectLeftovers(ctx context.Context, controller int64) error {
-	st, err := load(ctx, s.srv.cli)
+	st, err := load(ctx, s.srv)
 	if err != nil {
 		return err
 	}

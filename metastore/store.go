@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,12 @@ type Config struct {
 	// PageCacheLost says that the machine was restarted since the broker last
 	// ran, so that what it had not synced is gone.
 	PageCacheLost bool
+	// Cluster is nil for a broker on its own: etcd then has no listener.
+	Cluster *Cluster
+	// Copy says that Dir is the copy of a broker's folder, to be read: when it
+	// was a member's, it is opened as a cluster of its own. Never the folder
+	// itself, which could not go back to its cluster.
+	Copy bool
 
 	observeEvery time.Duration // between looks at etcd; tests set it
 }
@@ -88,6 +95,11 @@ func (c *Config) validate() error {
 		return fmt.Errorf("metastore: compaction every %v", c.CompactEvery)
 	}
 	c.LeaseTTL = c.LeaseTTL.Round(time.Second) // etcd counts seconds
+	if c.Cluster != nil {
+		cl := *c.Cluster
+		c.Cluster = &cl
+		return c.Cluster.check()
+	}
 	return nil
 }
 
@@ -103,6 +115,7 @@ type Store struct {
 	log *slog.Logger
 	srv *server
 
+	seen        atomic.Pointer[Quorum] // what a client of the members saw last
 	image       atomic.Pointer[Image]
 	mu          sync.Mutex // guards the two below; never held across I/O
 	published   chan struct{}
@@ -122,11 +135,17 @@ type Store struct {
 	closing  sync.Once
 	stopped  chan struct{} // etcd is down too
 	closeErr error         // set before stopped is closed
+
+	failed  chan struct{} // etcd has stopped
+	failure atomic.Pointer[error]
 }
 
-// Open starts etcd in cfg.Dir, makes the cluster id if there is none yet,
-// loads the Image and keeps it up to date. The store may read at once; topics
-// are changed only after Register. ctx bounds the start only.
+// Open starts etcd in cfg.Dir, or connects to the members of the cluster, makes
+// the cluster id if there is none yet, loads the Image and keeps it up to date.
+// The store may read at once; topics are changed only after Register. In a
+// cluster it returns when that is formed: most members run and have a leader.
+// Meanwhile it says again and again what it waits for. ctx bounds the start
+// only.
 func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -135,7 +154,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	srv, err := startServer(ctx, cfg.Dir, cfg.QuotaBytes, log)
+	srv, err := startServer(ctx, &cfg, log)
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +166,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 		ids:       make(chan struct{}, 1),
 		closed:    make(chan struct{}),
 		stopped:   make(chan struct{}),
+		failed:    make(chan struct{}),
 
 		sessionDone: make(chan struct{}),
 	}
@@ -159,8 +179,10 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	s.session.collecting = make(chan struct{}, 1)
 	s.image.Store(&Image{Controller: -1})
 	k := &keeper{}
-	// A full database that can be made smaller must not prevent the start.
-	s.logMaintain(s.look(ctx, k))
+	if srv.etcd != nil {
+		// A full database that can be made smaller must not prevent the start.
+		s.logMaintain(s.look(ctx, k))
+	}
 	st, err := s.start(ctx)
 	if err != nil {
 		srv.close()
@@ -175,27 +197,88 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	}()
 	s.running.Go(func() { s.watch(run, st) })
 	s.running.Go(s.callbacks)
-	s.running.Go(func() { s.maintain(run, k) })
+	if srv.etcd != nil {
+		s.running.Go(func() { s.maintain(run, k) })
+		s.running.Go(func() { s.mind(run) })
+	}
+	if srv.net != nil {
+		s.running.Go(func() { s.follow(run) })
+	}
 	return s, nil
 }
 
 // start makes the cluster id and loads the first image.
 func (s *Store) start(ctx context.Context) (*state, error) {
-	_, err := s.txn(ctx, "cluster_id",
-		[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(clusterKey), "=", 0)},
-		[]clientv3.Op{clientv3.OpPut(clusterKey, string(encodeClusterID(record.TopicID(newUUID()).String())))}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("metastore: make cluster id: %w", err)
+	if s.cfg.Cluster == nil { // else the members' forming makes it
+		if _, err := ensureClusterID(ctx, s.srv); err != nil {
+			return nil, err
+		}
 	}
-	return s.reload(ctx, nil)
+	for {
+		st, err := s.reload(ctx, nil)
+		if err == nil || s.srv.solitary() || !transient(err) || ctx.Err() != nil {
+			return st, err
+		}
+	}
+}
+
+// ensureClusterID makes the cluster id if there is none, and gives it.
+func ensureClusterID(ctx context.Context, srv *server) (string, error) {
+	mine := record.TopicID(newUUID()).String()
+	var resp *clientv3.TxnResponse
+	_, err := try(ctx, srv, func(ctx context.Context) (err error) {
+		resp, err = srv.cli.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(clusterKey), "=", 0)).
+			Then(clientv3.OpPut(clusterKey, string(encodeClusterID(mine)))).
+			Else(clientv3.OpGet(clusterKey)).Commit()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("metastore: make cluster id: %w", mapError(err))
+	}
+	if resp.Succeeded {
+		return mine, nil
+	}
+	return decodeClusterID(resp.Responses[0].GetResponseRange().Kvs[0].Value)
+}
+
+// mind waits for etcd to stop by itself, which it does when this member is
+// removed from the cluster: then its folder goes when the store closes.
+func (s *Store) mind(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.srv.down:
+	}
+	err := errors.New("metastore: the embedded etcd stopped by itself; its log lines above say why")
+	m := s.asMember()
+	if s.cfg.Cluster.isMember() && m.removed(context.WithoutCancel(ctx)) {
+		s.srv.close()
+		err = m.wipe()
+	}
+	s.failure.Store(&err)
+	close(s.failed)
+}
+
+func (s *Store) asMember() *member {
+	return &member{cfg: &s.cfg, home: filepath.Join(s.cfg.Dir, "etcd"), log: s.log}
 }
 
 // Image is the newest metadata. It is never nil and never changed.
 func (s *Store) Image() *Image { return s.image.Load() }
 
-// Done is closed when etcd has stopped: after Close, or by itself, and then
-// nothing of the store works any more and the broker had better end too.
-func (s *Store) Done() <-chan struct{} { return s.srv.etcd.Server.StopNotify() }
+// Done is closed when the store has closed, or its etcd has stopped by itself:
+// then nothing of the store works any more and the broker had better end too.
+func (s *Store) Done() <-chan struct{} { return s.failed }
+
+// Err says why etcd stopped by itself, once Done is closed; it wraps ErrRemoved
+// when this broker's member was removed from the cluster. It is nil before, and
+// after Close.
+func (s *Store) Err() error {
+	if err := s.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
 
 // Close gives up this broker's registration, stops etcd and waits until its
 // files are synced and closed. It must not be called from an OnChange callback:
@@ -214,6 +297,9 @@ func (s *Store) Close(ctx context.Context) error {
 			s.stop()
 			s.running.Wait()
 			s.srv.close()
+			if s.failure.Load() == nil {
+				close(s.failed)
+			}
 		}()
 	})
 	select {
@@ -224,21 +310,39 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 }
 
-// txn runs one transaction and measures it. A nil response comes with an error
-// only.
-func (s *Store) txn(ctx context.Context, name string, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+// outcome is what a transaction gave.
+type outcome struct {
+	*clientv3.TxnResponse
+	// unsure says that an earlier attempt of the same transaction may have been
+	// done: when its compare failed, that may be the reason.
+	unsure bool
+}
+
+// txn runs one transaction, again while etcd has no leader, and measures it.
+func (s *Store) txn(ctx context.Context, name string, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (out outcome, err error) {
 	begin := time.Now()
-	resp, err := s.srv.cli.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+	out.unsure, err = try(ctx, s.srv, func(ctx context.Context) (err error) {
+		out.TxnResponse, err = s.srv.cli.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
+		return err
+	})
 	observeTxn(name, time.Since(begin), err)
-	if err != nil {
-		select {
-		case <-s.closed:
-			return nil, ErrClosed
-		default:
-		}
-		return nil, mapError(err)
+	if out.unsure {
+		metricUnsure.Inc()
 	}
-	return resp, nil
+	return out, s.callError(err)
+}
+
+// callError is an error of etcd as callers see it.
+func (s *Store) callError(err error) error {
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-s.closed:
+		return ErrClosed
+	default:
+	}
+	return mapError(err)
 }
 
 // mapError turns etcd's errors into ours where callers tell them apart.

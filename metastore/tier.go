@@ -1,6 +1,7 @@
 package metastore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -76,7 +77,7 @@ func (s *Store) CommitTierPointer(ctx context.Context, id record.TopicID, p reco
 		}, []clientv3.Op{
 			clientv3.OpPut(tierKey(id, p), string(value)),
 		}, []clientv3.Op{
-			clientv3.OpGet(tierKey(id, p), clientv3.WithKeysOnly()),
+			clientv3.OpGet(tierKey(id, p)),
 			clientv3.OpGet(partitionKey(id, p)),
 			clientv3.OpGet(topicKey(id), clientv3.WithKeysOnly()),
 		})
@@ -85,6 +86,9 @@ func (s *Store) CommitTierPointer(ctx context.Context, id record.TopicID, p reco
 		}
 		if resp.Succeeded {
 			return resp.Header.Revision, nil
+		}
+		if kv := first(resp.Responses[0].GetResponseRange().Kvs); resp.unsure && kv != nil && bytes.Equal(kv.Value, value) {
+			return kv.ModRevision, nil // by an attempt whose answer did not come
 		}
 		if err := pointerConflict(resp, expect); err != nil {
 			metricPointerClash.Inc()
@@ -97,7 +101,7 @@ func (s *Store) CommitTierPointer(ctx context.Context, id record.TopicID, p reco
 
 // pointerConflict says why a commit failed, or nil when only the partition key
 // was another one.
-func pointerConflict(resp *clientv3.TxnResponse, expect int64) error {
+func pointerConflict(resp outcome, expect int64) error {
 	now := int64(0)
 	if kv := first(resp.Responses[0].GetResponseRange().Kvs); kv != nil {
 		now = kv.ModRevision
@@ -141,8 +145,9 @@ func (s *Store) DeleteTierPointer(ctx context.Context, id record.TopicID, p reco
 	}
 	resp, err := s.txn(ctx, "delete_pointer",
 		[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(tierKey(id, p)), "=", expect)},
-		[]clientv3.Op{clientv3.OpDelete(tierKey(id, p))}, nil)
-	if err == nil && !resp.Succeeded {
+		[]clientv3.Op{clientv3.OpDelete(tierKey(id, p))},
+		[]clientv3.Op{clientv3.OpGet(tierKey(id, p), clientv3.WithKeysOnly())})
+	if err == nil && !resp.Succeeded && (!resp.unsure || first(resp.Responses[0].GetResponseRange().Kvs) != nil) {
 		metricPointerClash.Inc()
 		err = fmt.Errorf("%w: pointer is not at revision %d", ErrConflict, expect)
 	}
@@ -168,9 +173,13 @@ func (s *Store) tierPointers(ctx context.Context, prefix string) iter.Seq2[TierP
 	return func(yield func(TierPointerEntry, error) bool) {
 		key, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 		for {
-			resp, err := s.srv.cli.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(tierPage))
+			var resp *clientv3.GetResponse
+			_, err := try(ctx, s.srv, func(ctx context.Context) (err error) {
+				resp, err = s.srv.cli.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(tierPage))
+				return err
+			})
 			if err != nil {
-				yield(TierPointerEntry{}, fmt.Errorf("metastore: list tier pointers: %w", mapError(err)))
+				yield(TierPointerEntry{}, fmt.Errorf("metastore: list tier pointers: %w", s.callError(err)))
 				return
 			}
 			for _, kv := range resp.Kvs {

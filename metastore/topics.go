@@ -2,6 +2,7 @@ package metastore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -134,6 +135,10 @@ func (s *Store) writeTopic(ctx context.Context, g guard, t *Topic, configs []byt
 		return 0, false, err
 	}
 	taken, err := s.get(ctx, nameKey(t.Name))
+	if err == nil && taken != nil && string(taken.Value) == string(encodeTopicID(t.ID)) {
+		setRevision(rest, taken.ModRevision) // by an attempt whose answer did not come
+		return taken.ModRevision, false, nil
+	}
 	if err == nil && taken != nil {
 		err = fmt.Errorf("%q: %w", t.Name, kerr.TopicAlreadyExists)
 	}
@@ -237,12 +242,16 @@ func putPartitions(id record.TopicID, parts []Partition) []clientv3.Op {
 // kerr.UnknownTopicID when there is no such topic.
 func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision int64, err error) {
 	defer wrap(&err, "delete topic", id)
+	tried := int64(0) // revision at which an attempt found that something had changed
 	for {
 		g, err := s.asBroker()
 		if err != nil {
 			return 0, err
 		}
 		v, rev, err := s.readTopic(ctx, id)
+		if tried > 0 && errors.Is(err, kerr.UnknownTopicID) {
+			return tried, nil // by an attempt whose answer did not come, or by somebody else at the same time
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -256,6 +265,7 @@ func (s *Store) DeleteTopic(ctx context.Context, id record.TopicID) (revision in
 		if err != nil || ok {
 			return done, err
 		}
+		tried = done
 	}
 }
 
@@ -274,19 +284,15 @@ func (s *Store) readTopic(ctx context.Context, id record.TopicID) (topicValue, i
 
 // get reads one key; nil when it does not exist.
 func (s *Store) get(ctx context.Context, key string) (*mvccpb.KeyValue, error) {
-	resp, err := s.srv.cli.Get(ctx, key)
+	var resp *clientv3.GetResponse
+	_, err := try(ctx, s.srv, func(ctx context.Context) (err error) {
+		resp, err = s.srv.cli.Get(ctx, key)
+		return err
+	})
 	if err != nil {
-		select {
-		case <-s.closed:
-			return nil, ErrClosed
-		default:
-		}
-		return nil, mapError(err)
+		return nil, s.callError(err)
 	}
-	if len(resp.Kvs) == 0 {
-		return nil, nil
-	}
-	return resp.Kvs[0], nil
+	return first(resp.Kvs), nil
 }
 
 // AddPartitions gives a topic that has wantCurrent partitions
@@ -309,12 +315,33 @@ func (s *Store) AddPartitions(ctx context.Context, id record.TopicID, assignment
 		return 0, err
 	}
 	defer func() { <-s.changing }()
-	for {
+	for tried := false; ; tried = true {
 		rev, retry, err := s.addPartitions(ctx, id, parts, wantCurrent)
+		if tried && errors.Is(err, ErrConflict) {
+			return s.added(ctx, id, parts[len(parts)-1], err)
+		}
 		if !retry {
 			return rev, err
 		}
 	}
+}
+
+// added says whether an attempt whose answer did not come added the partitions
+// up to last; if not, the error stays.
+func (s *Store) added(ctx context.Context, id record.TopicID, last Partition, conflict error) (revision int64, err error) {
+	resp, err := s.txn(ctx, "read_partition", nil, []clientv3.Op{clientv3.OpGet(topicKey(id)), clientv3.OpGet(partitionKey(id, last.ID))}, nil)
+	if err != nil {
+		return 0, err
+	}
+	topic, part := first(resp.Responses[0].GetResponseRange().Kvs), first(resp.Responses[1].GetResponseRange().Kvs)
+	if topic == nil || part == nil || part.ModRevision != topic.ModRevision || string(part.Value) != string(encodePartition(last)) {
+		return 0, conflict
+	}
+	v, err := decodeTopic(topic.Value)
+	if err != nil || v.Partitions != int32(last.ID)+1 {
+		return 0, errors.Join(err, conflict)
+	}
+	return topic.ModRevision, nil
 }
 
 // addPartitions is one attempt; retry says that somebody else wrote the topic's

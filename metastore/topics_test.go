@@ -54,7 +54,7 @@ func sameAsLoaded(t fatal, s *Store) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	st, err := load(ctx, s.srv.cli)
+	st, err := load(ctx, s.srv)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,20 +21,24 @@ const (
 // load reads everything below imagePrefix at one revision. A value that
 // cannot be read fails it: to go on without would be to forget a topic, whose
 // records would then be deleted.
-func load(ctx context.Context, cli *clientv3.Client) (*state, error) {
+func load(ctx context.Context, srv *server) (*state, error) {
 	for {
-		s, err := loadOnce(ctx, cli)
+		s, err := loadOnce(ctx, srv)
 		if !errors.Is(err, errCompacted) {
 			return s, err
 		}
 	}
 }
 
-func loadOnce(ctx context.Context, cli *clientv3.Client) (*state, error) {
+func loadOnce(ctx context.Context, srv *server) (*state, error) {
 	s := newState()
 	key, end := imagePrefix, clientv3.GetPrefixRangeEnd(imagePrefix)
 	for {
-		resp, err := cli.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(loadPage), clientv3.WithRev(s.revision))
+		var resp *clientv3.GetResponse
+		_, err := try(ctx, srv, func(ctx context.Context) (err error) {
+			resp, err = srv.cli.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(loadPage), clientv3.WithRev(s.revision))
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("metastore: load: %w", mapError(err))
 		}
@@ -61,17 +65,25 @@ func (s *Store) watch(ctx context.Context, st *state) {
 		if ctx.Err() != nil {
 			return
 		}
+		select {
+		case <-s.srv.down: // nothing to read any more
+			return
+		default:
+		}
 		metricReloads.Inc()
 		s.log.Warn("metadata watch broke off, reading everything again", "revision", st.revision, "err", err)
-		for {
+		for said := (time.Time{}); ; {
 			if fresh, err := s.reload(ctx, st); err == nil {
 				st = fresh
 				break
-			} else if ctx.Err() == nil {
+			} else if ctx.Err() == nil && time.Since(said) >= sayAgain {
+				said = time.Now()
 				s.log.Error("metadata cannot be read again, trying on", "err", err)
 			}
 			select {
 			case <-time.After(reloadPause):
+			case <-s.srv.down:
+				return
 			case <-ctx.Done():
 				return
 			}
@@ -80,7 +92,7 @@ func (s *Store) watch(ctx context.Context, st *state) {
 }
 
 func (s *Store) reload(ctx context.Context, old *state) (*state, error) {
-	st, err := load(ctx, s.srv.cli)
+	st, err := load(ctx, s.srv)
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +106,20 @@ func (s *Store) reload(ctx context.Context, old *state) (*state, error) {
 
 var errWatchClosed = errors.New("metastore: watch closed")
 
+// watched is the context of the watch and of all that asks about it. A client
+// of the members leaves one that has lost its leader for another one.
+func (s *Store) watched(ctx context.Context) context.Context {
+	if s.srv.etcd != nil {
+		return ctx
+	}
+	return clientv3.WithRequireLeader(ctx)
+}
+
 // watchFrom takes in changes after st.revision until the watch fails.
 func (s *Store) watchFrom(ctx context.Context, st *state) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events := s.srv.cli.Watch(ctx, imagePrefix, clientv3.WithPrefix(), clientv3.WithRev(st.revision+1))
+	events := s.srv.cli.Watch(s.watched(ctx), imagePrefix, clientv3.WithPrefix(), clientv3.WithRev(st.revision+1))
 	for {
 		resp, ok := <-events
 		if !ok {
@@ -230,7 +251,7 @@ func (s *Store) requestProgress(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, progressPoll)
 	defer cancel()
 	// A broken watch is made anew by the watch loop, and asked again later.
-	if err := s.srv.cli.RequestProgress(ctx); err != nil && ctx.Err() == nil {
+	if err := s.srv.cli.RequestProgress(s.watched(ctx)); err != nil && ctx.Err() == nil {
 		select {
 		case <-s.closed:
 			return ErrClosed

@@ -26,6 +26,9 @@ type Settings struct {
 	HTTP        string            // host:port of health, metrics and admin
 	Store       string            // URL of the object store; never "" after Load
 	Rack        string            // "" for none
+	Seeds       []string          // host:port of the cluster's etcd members, none for a broker on its own
+	Peer        string            // host:port of this broker's etcd member, "" for none
+	PeerClient  string            // host:port where that answers other brokers, "" for the port below Peer's
 	Set         map[string]string // broker configs that were given, checked
 	CacheBytes  int64             // local disk for parts of cold objects
 	UploadCheck time.Duration     // between two looks at what may be uploaded
@@ -180,6 +183,7 @@ func (l *Loaded) resolve(checkStore func(string) error, bad map[string]bool) []e
 		v := l.value(name)
 		errs = append(errs, &Error{Where: v.Where, Key: v.key(), Reason: fmt.Sprintf(format, args...)})
 	}
+	local := s.Store == "" // nobody else has it
 	if s.Store == "" && !bad["data"] && !bad["store"] {
 		dir, err := filepath.Abs(filepath.Join(s.Data, "objects"))
 		if err != nil {
@@ -195,6 +199,15 @@ func (l *Loaded) resolve(checkStore func(string) error, bad map[string]bool) []e
 	}
 	if !bad["kafka"] && !bad["advertise"] && s.Advertise == "" && isWildcard(s.Kafka) {
 		fail("kafka", "%q means every address of this machine, and clients must be told one of them: set advertise to the HOST:PORT that they can reach", s.Kafka)
+	}
+	if len(s.Seeds) > 0 && local && !bad["store"] {
+		fail("store", "the brokers of a cluster share one object store, and the default is a folder of this broker alone: name one that all of them reach (s3://…, gs://…, minio://…, or file:///DIR on a shared file system)")
+	}
+	if len(s.Seeds) == 0 && !bad["seeds"] && s.Peer != "" {
+		fail("peer", "a peer address is for the members of a cluster: name all of them with seeds")
+	}
+	if s.Peer == "" && !bad["peer"] && s.PeerClient != "" {
+		fail("peer-client", "only a broker with a peer address answers other brokers there: set peer")
 	}
 	if !bad["kafka"] && !bad["http"] && s.Kafka == s.HTTP && !strings.HasSuffix(s.Kafka, ":0") {
 		fail("http", "%q is already taken by kafka: give one of them another port", s.HTTP)

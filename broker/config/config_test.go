@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,11 @@ func TestPrecedence(t *testing.T) {
 		"rack": {"a", "b", "c"}, "cache-bytes": {"1GiB", "3GiB", "4GiB"},
 		"upload-check": {"1s", "2s", "3s"}, "upload-wait": {"0s", "2s", "3s"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"},
+		"seeds": {"h:1", "h:1,h:2,h:3", "h:2"}, "peer": {"h:1", "h:2", "h:3"}, "peer-client": {"h:1", "h:2", "h:3"},
+	}
+	needs := map[string][]string{ // what a setting is refused without
+		"seeds": {"FIRN_STORE=file:///s"}, "peer": {"FIRN_STORE=file:///s", "FIRN_SEEDS=h:1"},
+		"peer-client": {"FIRN_STORE=file:///s", "FIRN_SEEDS=h:1", "FIRN_PEER=h:9"},
 	}
 	for i := range table {
 		s := &table[i]
@@ -78,14 +84,14 @@ func TestPrecedence(t *testing.T) {
 			continue
 		}
 		for mask := range 8 {
-			in := Inputs{Flags: map[string]string{}}
+			in := Inputs{Flags: map[string]string{}, Environ: needs[s.Name]}
 			want, origin := s.Default, FromDefault
 			if mask&4 != 0 {
 				in.File = file(t, "# comment\n"+s.Name+": "+v[2]+"\n")
 				want, origin = v[2], FromFile
 			}
 			if mask&2 != 0 {
-				in.Environ = []string{"PATH=/bin", s.Env() + "=" + v[1]}
+				in.Environ = append([]string{"PATH=/bin", s.Env() + "=" + v[1]}, needs[s.Name]...)
 				want, origin = v[1], FromEnv
 			}
 			if mask&1 != 0 {
@@ -138,7 +144,7 @@ func TestSetPrecedence(t *testing.T) {
 
 func TestValuesReachSettings(t *testing.T) {
 	l, err := Load(Inputs{
-		Flags:   map[string]string{"cache-bytes": "3 GB", "node-id": "0"},
+		Flags:   map[string]string{"cache-bytes": "3 GB", "node-id": "0", "seeds": "a:1, b:2,c:3", "peer": "b:2", "store": "file:///s"},
 		Environ: []string{"FIRN_UPLOAD_WAIT=0s", "FIRN_UPLOAD_CHECK=", "FIRN_ADVERTISE=[::1]:99"},
 		File:    file(t, "rack: \"eu-1a\"\n"),
 	})
@@ -148,6 +154,9 @@ func TestValuesReachSettings(t *testing.T) {
 	s := l.Settings
 	if s.CacheBytes != 3e9 || s.NodeID != 0 || s.UploadWait != 0 || s.Rack != "eu-1a" || s.Advertise != "[::1]:99" || s.UploadCheck != 5*time.Second {
 		t.Errorf("got %+v", s)
+	}
+	if !slices.Equal(s.Seeds, []string{"a:1", "b:2", "c:3"}) || s.Peer != "b:2" || s.PeerClient != "" {
+		t.Errorf("seeds %q, peer %q, %q", s.Seeds, s.Peer, s.PeerClient)
 	}
 }
 
@@ -183,6 +192,13 @@ func TestErrors(t *testing.T) {
 		{"file in file", "config: x\n", nil, nil, []string{"a file cannot name another file"}},
 		{"wildcard needs advertise", "kafka: 0.0.0.0:9092\n", nil, nil, []string{"FILE:1: kafka:", "set advertise"}},
 		{"wildcard advertised", "advertise: '[::]:9092'\n", nil, nil, []string{"FILE:1: advertise:", "no address that a client could connect to"}},
+		{"two seeds", "seeds: a:1,b:1\nstore: file:///s\n", nil, nil, []string{"FILE:1: seeds: 2 addresses: a cluster has 1, 3 or 5 members"}},
+		{"seed twice", "seeds: a:1,b:1,a:1\nstore: file:///s\n", nil, nil, []string{"seeds: a:1 is there twice"}},
+		{"wildcard seed", "seeds: 0.0.0.0:2380\nstore: file:///s\n", nil, nil, []string{"seeds:", "no address that a client could connect to"}},
+		{"empty seed", "seeds: 'a:1,,b:1'\nstore: file:///s\n", nil, nil, []string{"has an empty place"}},
+		{"cluster with a local store", "seeds: a:1\n", nil, nil, []string{"store: the brokers of a cluster share one object store"}},
+		{"peer alone", "peer: a:1\n", nil, nil, []string{"FILE:1: peer:", "name all of them with seeds"}},
+		{"peer-client alone", "seeds: a:1\nstore: file:///s\npeer-client: a:1\n", nil, nil, []string{"FILE:3: peer-client:", "set peer"}},
 		{"port 0 advertised", "advertise: h:0\n", nil, nil, []string{"FILE:1: advertise:", "port 0"}},
 		{"same port", "kafka: h:1\nhttp: h:1\n", nil, nil, []string{"FILE:2: http:", "already taken by kafka"}},
 		{"set of nothing", "set: 3\n", nil, nil, []string{"FILE:1: set: must be a mapping"}},

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,6 +121,31 @@ func splitAddr(v string) (host string, port int, err error) {
 		return "", 0, fmt.Errorf("%q: %q is not a host name or address", v, host)
 	}
 	return host, port, nil
+}
+
+// seeds reads the comma list of a cluster's peer addresses.
+func seeds(s *Settings, v string) error {
+	s.Seeds = nil
+	if v == "" {
+		return nil
+	}
+	for _, addr := range strings.Split(v, ",") {
+		addr = strings.TrimSpace(addr)
+		if addr == "" {
+			return fmt.Errorf("%q has an empty place", v)
+		}
+		if err := advertiseAddr(addr); err != nil {
+			return err
+		}
+		if slices.Contains(s.Seeds, addr) {
+			return fmt.Errorf("%s is there twice", addr)
+		}
+		s.Seeds = append(s.Seeds, addr)
+	}
+	if n := len(s.Seeds); n != 1 && n != 3 && n != 5 {
+		return fmt.Errorf("%d addresses: a cluster has 1, 3 or 5 members, further brokers are clients of them", n)
+	}
+	return nil
 }
 
 // isWildcard says whether addr listens on every address.

@@ -44,6 +44,8 @@ either, but the next start has to look through the log.`,
 		Example: `  firn start
   firn start --data /var/lib/firn --kafka 0.0.0.0:9092 --advertise broker-1.example.net:9092
   firn start --store 's3://my-logs/firn?region=eu-central-1'
+  firn start --node-id 2 --seeds a.example.net:2380,b.example.net:2380,c.example.net:2380 \
+      --peer b.example.net:2380 --store 's3://my-logs/firn?region=eu-central-1'
   firn start --set num.partitions=6 --set log.retention.hours=72
   firn start --config /etc/firn.yaml`,
 		Args: args(cobra.NoArgs, "no arguments, only flags"),
@@ -144,6 +146,9 @@ func brokerConfig(s config.Settings) broker.Config {
 		Advertise:   s.Advertise,
 		HTTP:        s.HTTP,
 		Rack:        s.Rack,
+		Seeds:       s.Seeds,
+		Peer:        s.Peer,
+		PeerClient:  s.PeerClient,
 		Configs:     s.Set,
 		CacheBytes:  s.CacheBytes,
 		UploadCheck: s.UploadCheck,
