@@ -97,6 +97,9 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Slow:
 		n.cluster.net.set(no, s.Links, rule{delay: s.Delay, loss: s.Loss})
 		return func() error { n.cluster.net.clear(no); return nil }, nil
+	case Reset:
+		n.cluster.net.set(no, s.Links, rule{reset: true})
+		return func() error { n.cluster.net.clear(no); return nil }, nil
 	case Topic:
 		return n.topics.come(ctx, no)
 	case Leaders:

@@ -22,6 +22,7 @@ const (
 	Fill    Action = "fill"     // the disk is full; there is room again
 	Cut     Action = "cut"      // links drop everything; they work again
 	Slow    Action = "slow"     // links have a delay, and lose packets; they are good again
+	Reset   Action = "reset"    // connections that send something are reset
 	Topic   Action = "topic"    // a topic is made; it is deleted
 	Leaders Action = "leaders"  // preferred leaders are elected
 	Move    Action = "reassign" // partitions are moved to other brokers
@@ -104,6 +105,7 @@ func Plan(seed uint64, c PlanConfig) []Step {
 		{(*planner).process, span(1500, 7000), span(200, 6000), true},
 		{(*planner).cut, span(3000, 12000), span(500, 8000), c.Network},
 		{(*planner).slow, span(5000, 30000), span(2000, 10000), c.Network},
+		{(*planner).reset, span(1000, 8000), span(1, 100), c.Network},
 		{(*planner).fill, span(10000, 40000), span(1000, 6000), c.Disks},
 		{(*planner).wipe, span(30000, 60000), span(500, 3000), c.Brokers >= 3},
 		{(*planner).topic, span(2000, 15000), span(3000, 30000), true},
@@ -123,6 +125,9 @@ func Plan(seed uint64, c PlanConfig) []Step {
 			}
 			p.steps = append(p.steps, s)
 			at += s.For
+			if c.Brokers == 1 {
+				at += p.between(k.gap) // its clients have nobody else
+			}
 		}
 	}
 	slices.SortStableFunc(p.steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
@@ -232,6 +237,14 @@ func (p *planner) cut() Step {
 		)
 	}
 	return Step{Action: Cut, Links: shapes[p.rnd.IntN(len(shapes))]()}
+}
+
+func (p *planner) reset() Step {
+	one, others := p.sides(1)
+	if p.rnd.IntN(2) == 0 {
+		others = nil
+	}
+	return Step{Action: Reset, Links: both(one, append(others, 0), AnyPort)}
 }
 
 func (p *planner) slow() Step {

@@ -39,7 +39,7 @@ func TestPlan(t *testing.T) {
 			}
 		}
 	}
-	if len(actions) != 10 || len(shapes) < 50 {
+	if len(actions) != 11 || len(shapes) < 50 {
 		t.Errorf("%d actions, %d partitions: %v", len(actions), len(shapes), actions)
 	}
 }

@@ -28,12 +28,13 @@ type network struct {
 	mu     sync.Mutex
 	active map[int]applied // what rules was made of, by step
 
-	dropped, delayed, passed atomic.Int64 // packets
+	dropped, delayed, passed, resets atomic.Int64 // packets
 }
 
 // rule is what happens to the packets of a link.
 type rule struct {
 	drop  bool
+	reset bool
 	delay time.Duration
 	loss  float64
 }
@@ -128,7 +129,7 @@ func (n *network) compile() {
 }
 
 func (r rule) and(o rule) rule {
-	return rule{drop: r.drop || o.drop, delay: max(r.delay, o.delay), loss: max(r.loss, o.loss)}
+	return rule{drop: r.drop || o.drop, reset: r.reset || o.reset, delay: max(r.delay, o.delay), loss: max(r.loss, o.loss)}
 }
 
 // of gives the node that has an address; -1 for none.
@@ -167,6 +168,11 @@ func (n *network) forward(from int, s *sandbox) {
 		switch {
 		case r.drop, r.loss > 0 && rnd.Float64() < r.loss:
 			n.dropped.Add(1)
+		case r.reset:
+			if b = asReset(b); b != nil {
+				n.resets.Add(1)
+				n.nodes[to].tun.Write(b)
+			}
 		case r.delay > 0:
 			n.delayed.Add(1)
 			// The sender's queue, so that its packets to one node stay in order.
@@ -198,6 +204,38 @@ func portOf(b []byte) Port {
 		return PeerPort
 	}
 	return KafkaPort
+}
+
+// asReset makes of a TCP packet one that resets its connection at the receiver
+// (RFC 9293, 3.5.2: the sequence number is the one that is expected next); nil
+// of another packet, and of one that begins a connection.
+func asReset(b []byte) []byte {
+	const syn, rst = 2, 4
+	head := int(b[0]&15) * 4
+	if b[9] != unix.IPPROTO_TCP || len(b) < head+20 || b[head+13]&syn != 0 {
+		return nil
+	}
+	b = b[:head+20]
+	tcp := b[head:]
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	b[10], b[11] = 0, 0
+	binary.BigEndian.PutUint16(b[10:], ^sum(0, b[:head]))
+	tcp[12], tcp[13] = 5<<4, tcp[13]&16|rst // its length in words; ACK stays
+	tcp[16], tcp[17] = 0, 0
+	pseudo := sum(uint32(unix.IPPROTO_TCP)+20, b[12:20])
+	binary.BigEndian.PutUint16(tcp[16:], ^sum(uint32(pseudo), tcp))
+	return b
+}
+
+// sum is the Internet checksum's sum (RFC 1071) of b, added to from.
+func sum(from uint32, b []byte) uint16 {
+	for ; len(b) > 1; b = b[2:] {
+		from += uint32(binary.BigEndian.Uint16(b))
+	}
+	for from > 0xffff {
+		from = from>>16 + from&0xffff
+	}
+	return uint16(from)
 }
 
 // deliver writes what is late, until forward has ended.

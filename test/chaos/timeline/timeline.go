@@ -23,6 +23,7 @@ type Drawing struct {
 	faults  []*bar
 	open    map[int32]*bar
 	keys    map[int32]*lane
+	rows    []*row
 	clients map[int32]*row
 	marks   []mark
 }
@@ -68,7 +69,7 @@ func New(length int64) *Drawing {
 func (d *Drawing) Event(_ int64, e *history.Event) error {
 	switch e.Kind {
 	case history.Client:
-		d.clients[e.Process] = &row{name: e.Text}
+		d.clients[e.Process] = d.row(e.Text)
 	case history.Partition:
 		d.keys[e.Key] = &lane{name: fmt.Sprintf("%s-%d", e.Text, e.Number)}
 	case history.Fault:
@@ -100,6 +101,19 @@ func (d *Drawing) Event(_ int64, e *history.Event) error {
 	return nil
 }
 
+// row gives the row of a client. Lives of one (NAME/1, NAME/2, …) share it.
+func (d *Drawing) row(client string) *row {
+	name, _, _ := strings.Cut(client, "/")
+	for _, r := range d.rows {
+		if r.name == name {
+			return r
+		}
+	}
+	r := &row{name: name}
+	d.rows = append(d.rows, r)
+	return r
+}
+
 func (d *Drawing) count(e *history.Event, of func(*row) *[columns]int32, n int32) {
 	if r := d.clients[e.Process]; r != nil {
 		of(r)[min(max(e.Time, 0)*columns/d.length, columns-1)] += n
@@ -121,8 +135,8 @@ func (d *Drawing) WriteSVG(to io.Writer, title string) error {
 	lanes := slices.Sorted(maps.Keys(d.keys))
 	lanes = slices.DeleteFunc(lanes, func(k int32) bool { return len(d.keys[k].led) == 0 })
 	lanes = lanes[:min(len(lanes), maxLanes)]
-	clients := slices.Sorted(maps.Keys(d.clients))
-	height := 60 + rowHeight*(len(fault)+len(lanes)+len(clients))
+	slices.SortStableFunc(d.rows, func(a, b *row) int { return cmp.Compare(a.name, b.name) })
+	height := 60 + rowHeight*(len(fault)+len(lanes)+len(d.rows))
 	w.printf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`, left+columns+20, height)
 	w.printf(`<rect width="100%%" height="100%%" fill="white"/><text x="8" y="16" font-size="13">%s</text>`, escape(title))
 	for i := range 11 {
@@ -149,9 +163,9 @@ func (d *Drawing) WriteSVG(to io.Writer, title string) error {
 		}
 		y += rowHeight
 	}
-	for _, p := range clients {
-		w.label(y, d.clients[p].name)
-		w.row(d.clients[p], y)
+	for _, r := range d.rows {
+		w.label(y, r.name)
+		w.row(r, y)
 		y += rowHeight
 	}
 	for _, m := range d.marks {

@@ -16,6 +16,8 @@ func TestDrawing(t *testing.T) {
 	d := New(1000)
 	events := []history.Event{
 		{Time: 1, Kind: history.Client, Process: 1, Text: `producer <1> & "two"`},
+		{Time: 1, Kind: history.Client, Process: 2, Text: "reader/1"},
+		{Time: 1, Kind: history.Client, Process: 3, Text: "reader/2"},
 		{Time: 1, Kind: history.Partition, Key: 0, Text: "topic"},
 		{Time: 1, Kind: history.Partition, Key: 1, Text: "never led"},
 		{Time: 10, Kind: history.Leader, Broker: 1, Epoch: 1},
@@ -72,6 +74,9 @@ func TestDrawing(t *testing.T) {
 	}
 	if strings.Contains(out, "never led") || strings.Contains(out, "without a time") {
 		t.Error("something is there that should not be")
+	}
+	if len(d.rows) != 2 {
+		t.Errorf("%d rows of clients: lives of one share a row", len(d.rows))
 	}
 	if len(d.stack()) != 2 {
 		t.Errorf("%d rows of faults: 1 and 2 overlap, 3 fits after 1", len(d.stack()))
