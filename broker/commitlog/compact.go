@@ -168,6 +168,7 @@ func (l *Log) Compact(c Compaction) (Compacted, error) {
 	if err := l.usable(); err != nil {
 		return Compacted{}, err
 	}
+	cuts := l.cuts.Load()
 	segs, d, err := l.cleanable(c.Limit, c.Newest)
 	if err != nil || d.From >= d.To {
 		return Compacted{End: d.From}, err
@@ -184,7 +185,11 @@ func (l *Log) Compact(c Compaction) (Compacted, error) {
 	if err := k.rewrite(segs[:n]); err != nil {
 		return k.done, err
 	}
-	if err := l.updateMeta(func(m *Meta) { m.Compacted = k.upto }); err != nil {
+	if err := l.updateMeta(func(m *Meta) {
+		if l.settled(cuts) {
+			m.Compacted = k.upto
+		}
+	}); err != nil {
 		return k.done, l.judge(err)
 	}
 	k.done.End = k.upto
@@ -279,11 +284,10 @@ func (k *compactor) mapKeys(segs []*segment, d Dirt) error {
 func (k *compactor) begin(segs []*segment) error {
 	l := k.l
 	end := record.Offset(segs[len(segs)-1].end.Load())
-	if err := l.updateMeta(func(m *Meta) { m.GapsBelow = max(m.GapsBelow, end) }); err != nil {
-		return l.judge(err)
+	err := l.allowGaps(end, 0)
+	if err != nil {
+		return err
 	}
-	l.gapsBelow.Store(max(l.gapsBelow.Load(), int64(end)))
-	var err error
 	if k.txns, err = l.txnsOf(segs[0].base, end); err != nil {
 		return err
 	}

@@ -18,9 +18,9 @@
 // most 32,768 entries: when it is full every second entry goes and the
 // interval doubles, so an index never forces a roll and the memory of an
 // active segment is bounded (about 0.8 MiB). One goroutine at a time may call
-// the writing methods (Append, Roll, RollIfOld, Active, SetLogStart,
-// DropOldest, DropDamaged, ResetTo, AssignEpoch, Close, Remove, everything of
-// Producers); reading methods and Sync may be called by anyone at any time
+// the writing methods (Append, AppendReplicated, Truncate, StartAt, Roll,
+// RollIfOld, Active, SetLogStart, DropOldest, DropDamaged, AssignEpoch, Close,
+// Remove, everything of Producers); reading methods and Sync may be called by anyone at any time
 // and never wait for a writer. Compact runs beside all of them, one at a time:
 // while it puts a segment in the place of others, and only then, DropOldest
 // does nothing, and what else deletes waits.
@@ -54,8 +54,9 @@
 //   - Between tmp file and rename: .tmp files are removed at open.
 //   - During a clean close: the clean mark is the last thing written; without
 //     it the active segment is scanned.
-//   - During ResetTo: partition.meta names the first base that counts; older
-//     segments are removed at open.
+//   - During Truncate: the log is as it was, or less of its tail; see there.
+//   - During StartAt: partition.meta says that nothing counts any more, and
+//     where the log begins; the folder is emptied at open.
 //
 // A batch that does not check out while a valid one follows it, or that lies
 // below the recovery point, is not a torn tail: Open refuses with a

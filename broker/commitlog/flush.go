@@ -140,7 +140,7 @@ func (l *Log) seal(s *segment) error {
 			return l.judge(err)
 		}
 	}
-	if err := l.checkpoint(record.Offset(s.end.Load())); err != nil {
+	if err := l.checkpoint(record.Offset(s.end.Load()), l.cuts.Load()); err != nil {
 		return l.judge(err)
 	}
 	s.mu.Lock()
@@ -173,16 +173,25 @@ func (s *segment) writeIndexes(x *liveIndex) error {
 }
 
 // checkpoint says durably that everything before point was fsynced; the
-// segments' bytes and small files must have been.
-func (l *Log) checkpoint(point record.Offset) error {
+// segments' bytes and small files must have been. cuts is Log.cuts before point
+// was looked up: nothing is said if the log was cut back since.
+func (l *Log) checkpoint(point record.Offset, cuts int64) error {
 	if err := l.saveEpochs(); err != nil {
 		return err
 	}
 	if err := l.disk.SyncDir(l.dir); err != nil {
 		return err
 	}
-	return l.updateMeta(func(m *Meta) { m.RecoveryPoint = max(m.RecoveryPoint, point) })
+	return l.updateMeta(func(m *Meta) {
+		if l.settled(cuts) {
+			m.RecoveryPoint = max(m.RecoveryPoint, point)
+		}
+	})
 }
+
+// settled says whether the log has not been cut back since cuts was what it
+// is, nor was it being cut then.
+func (l *Log) settled(cuts int64) bool { return cuts%2 == 0 && l.cuts.Load() == cuts }
 
 func (l *Log) saveEpochs() error {
 	l.metaMu.Lock()
@@ -213,14 +222,14 @@ func (l *Log) Sync() error {
 	if err := l.usable(); err != nil {
 		return err
 	}
-	end := l.End()
+	cuts, end := l.cuts.Load(), l.End()
 	if err := l.SyncData(); err != nil {
 		return err
 	}
 	if err := l.flush.drain(false); err != nil {
 		return err
 	}
-	if err := l.checkpoint(end); err != nil {
+	if err := l.checkpoint(end, cuts); err != nil {
 		return l.judge(err)
 	}
 	return nil
@@ -237,10 +246,14 @@ func (l *Log) SyncData() error {
 }
 
 func (l *Log) syncData() error {
-	segs := *l.segs.Load()
+	all := l.segs.Load()
+	segs := *all
 	for i := len(segs) - 1; i >= 0 && segs[i].live.Load() != nil; i-- { // they are sealed in order
 		f, err := segs[i].acquire()
 		if errors.Is(err, errGone) {
+			if l.segs.Load() != all {
+				return l.syncData() // what took its place may not be synced
+			}
 			continue
 		}
 		if err != nil {

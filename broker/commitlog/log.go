@@ -89,6 +89,7 @@ type Log struct {
 	size      atomic.Int64 // of all segments
 	failed    atomic.Pointer[error]
 	closed    atomic.Bool
+	cuts      atomic.Int64 // goes up when the log begins to be cut back, and when it is: odd in between
 
 	segsMu   sync.Mutex // of edit: the writer and a compaction change segs; never held across I/O
 	swapping sync.Mutex // a compacted segment takes its place, or segments are deleted; taken before flush.work
@@ -202,19 +203,25 @@ func isFull(err error) bool {
 
 // Append writes whole batches at the end. buf is all of them, one after the
 // other, and entries describes each; their offsets begin at End without
-// gaps, and their leader epochs are not below LastEpoch. After an error nothing was appended: ErrFull can be tried again,
-// ErrFailed cannot.
+// gaps, and their leader epochs are not below LastEpoch. After an error nothing
+// was appended: ErrFull can be tried again, ErrFailed cannot.
 func (l *Log) Append(buf []byte, entries []Entry) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
-	first, last := entries[0].Batch, entries[len(entries)-1].Batch
+	first := entries[0].Batch
 	if first.BaseOffset() != l.End() {
 		return fmt.Errorf("commitlog: append at offset %d, the log ends at %d", first.BaseOffset(), l.End())
 	}
 	if e := l.LastEpoch(); first.LeaderEpoch() < e {
 		return fmt.Errorf("commitlog: append with leader epoch %d, the log has %d", first.LeaderEpoch(), e)
 	}
+	return l.put(buf, entries)
+}
+
+// put writes batches at the end of the active segment, or of a new one.
+func (l *Log) put(buf []byte, entries []Entry) error {
+	first, last := entries[0].Batch, entries[len(entries)-1].Batch
 	now := l.deps.Now()
 	if l.mustRoll(int64(len(buf)), first, last.LastOffset(), now) {
 		if err := l.Roll(); err != nil {
@@ -268,7 +275,7 @@ func (l *Log) appended(seg *segment, entries []Entry, now int64) {
 		if epochs := *l.epochs.Load(); len(epochs) == 0 || b.LeaderEpoch() > epochs[len(epochs)-1].Epoch {
 			l.AssignEpoch(b.LeaderEpoch(), b.BaseOffset())
 		}
-		x.add(uint32(b.BaseOffset()-seg.base), pos, b.Size(), b.MaxTimestamp(), e.MaxTSOffset, interval)
+		x.add(uint32(b.BaseOffset()-seg.base), pos, b.Size(), maxTimestamp(b), e.MaxTSOffset, interval)
 		if t, ok := l.producers.Apply(b, now); ok {
 			x.addAborted(t)
 		}
@@ -343,6 +350,12 @@ func (l *Log) Roll() error {
 		return nil
 	}
 	l.changed.Store(true)
+	if l.named.Load() == nil { // or a power loss could take the first segment alone
+		if err := l.syncNames(); err != nil {
+			return l.judge(err)
+		}
+		l.named.Store(cur)
+	}
 	next, err := l.newSegment(l.End())
 	if err != nil {
 		return l.judge(err)
@@ -524,37 +537,6 @@ func (l *Log) drop(n int) error {
 		errs = errors.Join(errs, s.discard(l.trash.put))
 	}
 	return errs
-}
-
-// ResetTo removes everything local and lets the log go on at offset end,
-// which is above what it has: for a replica whose local copy is behind what
-// object storage already holds. The log's start stays.
-func (l *Log) ResetTo(end record.Offset) error {
-	if err := l.usable(); err != nil {
-		return err
-	}
-	if end <= l.End() {
-		return fmt.Errorf("commitlog: reset to offset %d, the log ends at %d", end, l.End())
-	}
-	if err := l.updateMeta(func(m *Meta) { m.LocalBase, m.RecoveryPoint, m.Clean = end, end, false }); err != nil {
-		return l.judge(err)
-	}
-	l.changed.Store(true)
-	next, err := l.newSegment(end)
-	if err != nil {
-		return l.judge(err)
-	}
-	l.producers.release()
-	l.producers = NewProducers()
-	l.producers.ForgetAll()
-	l.swapping.Lock()
-	defer l.swapping.Unlock()
-	l.edit(func(segs []*segment) []*segment { return append(slices.Clone(segs), next) })
-	l.tail.Store(&mark{offset: end, seg: next})
-	if err := l.drop(l.NumSegments() - 1); err != nil {
-		return l.judge(err)
-	}
-	return nil
 }
 
 // Close syncs everything and marks the folder as closed properly. Spans that

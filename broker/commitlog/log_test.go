@@ -421,21 +421,16 @@ func TestRollByRecordTime(t *testing.T) {
 	}
 }
 
-func TestResetTo(t *testing.T) {
+func TestStartAtAboveTheEnd(t *testing.T) {
 	dir, end := sealedLog(t)
 	l := openLog(t, dir, small, Deps{})
-	if err := l.ResetTo(end + 1000); err != nil {
+	if err := l.StartAt(end+1000, Beginning{}); err != nil {
 		t.Fatal(err)
 	}
 	if l.End() != end+1000 || l.LocalStart() != end+1000 || l.Start() != 0 || l.NumSegments() != 1 {
 		t.Fatalf("[%d, %d, %d)", l.Start(), l.LocalStart(), l.End())
 	}
 	to := crashCopy(t, dir)
-	// As if the crash came before the old segments were removed.
-	old := batchAt(0, 1, 10, record.None)
-	if err := os.WriteFile(path(to, 0, logSuffix), old, 0o644); err != nil {
-		t.Fatal(err)
-	}
 	mustAdd(t, l, 1, 1, 1)
 	l.Close()
 	for _, d := range []string{dir, to} {

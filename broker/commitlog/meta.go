@@ -21,7 +21,8 @@ import (
 //	│compacted 8│gaps below 8│ (**)
 //	└───────────┴────────────┘
 //
-// (*) only meaningful with clean = 1. (**) 0 in files that end before.
+// Clean is 2 while the folder is being emptied. (*) only meaningful with clean
+// = 1. (**) 0 in files that end before.
 const (
 	metaSize    = 73
 	oldMetaSize = 57
@@ -31,13 +32,15 @@ const (
 type Meta struct {
 	TopicID  record.TopicID
 	LogStart record.Offset // first readable offset, hot or cold
-	// LocalBase: segments with a lower base are leftovers of a ResetTo.
+	// LocalBase is where a folder without segments begins.
 	LocalBase record.Offset
 	// RecoveryPoint: everything before it was fsynced.
 	RecoveryPoint record.Offset
 	// Clean says that the log was closed properly and not written since; End,
 	// ActiveBase and ActiveSize are then what the log must look like.
-	Clean      bool
+	Clean bool
+	// Emptying says that no file of the folder counts any more.
+	Emptying   bool
 	End        record.Offset
 	ActiveBase record.Offset
 	ActiveSize int64
@@ -53,11 +56,14 @@ func (m Meta) encode() []byte {
 	b = append(b, m.TopicID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.LocalBase))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.RecoveryPoint))
-	clean := byte(0)
-	if m.Clean {
-		clean = 1
+	state := byte(0)
+	switch {
+	case m.Emptying:
+		state = 2
+	case m.Clean:
+		state = 1
 	}
-	b = append(b, clean)
+	b = append(b, state)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.End))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.ActiveBase))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.ActiveSize))
@@ -79,7 +85,7 @@ func DecodeMeta(b []byte) (Meta, error) {
 	copy(m.TopicID[:], body)
 	m.LocalBase = record.Offset(binary.BigEndian.Uint64(body[16:]))
 	m.RecoveryPoint = record.Offset(binary.BigEndian.Uint64(body[24:]))
-	m.Clean = body[32] == 1
+	m.Clean, m.Emptying = body[32] == 1, body[32] == 2
 	m.End = record.Offset(binary.BigEndian.Uint64(body[33:]))
 	m.ActiveBase = record.Offset(binary.BigEndian.Uint64(body[41:]))
 	m.ActiveSize = int64(binary.BigEndian.Uint64(body[49:]))

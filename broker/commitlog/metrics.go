@@ -15,6 +15,8 @@ var (
 	appendsRefused   = metrics.NewCounter("firn_log_appends_refused_disk_full_total")
 	segmentsRolled   = metrics.NewCounter("firn_log_segments_rolled_total")
 	segmentsDeleted  = metrics.NewCounter("firn_log_segments_deleted_total")
+	logTruncations   = metrics.NewCounter("firn_log_truncations_total")
+	truncatedBytes   = metrics.NewCounter("firn_log_truncated_bytes_total")
 	recoveries       = metrics.NewCounter("firn_log_recoveries_total")
 	scannedBytes     = metrics.NewCounter("firn_log_recovery_scanned_bytes_total")
 	refilledBytes    = metrics.NewCounter("firn_log_recovery_journal_bytes_total")

@@ -29,10 +29,13 @@ func floorSegment(segs []*segment, o record.Offset) int {
 	return max(sort.Search(len(segs), func(i int) bool { return segs[i].base > o })-1, 0)
 }
 
-// retry runs f again when the segment it looked at was deleted meanwhile.
-func retry(f func() error) error {
+// retry runs f again when the segment it looked at was deleted meanwhile, or
+// the log was cut back: what f saw may then be half the one and half the other.
+func (l *Log) retry(f func() error) error {
 	for range 8 {
-		if err := f(); !errors.Is(err, errGone) {
+		cuts := l.cuts.Load()
+		err := f()
+		if torn := l.cuts.Load() != cuts || err != nil && cuts%2 == 1; !torn && !errors.Is(err, errGone) {
 			return err
 		}
 	}
@@ -50,10 +53,15 @@ func retry(f func() error) error {
 // is given; from there on, the error is a *CorruptError.
 func (l *Log) Read(from record.Offset, maxBytes int64, limit record.Offset, minOne bool) (run Run, err error) {
 	maxBytes = min(maxBytes, MaxSegmentBytes)
-	err = retry(func() error {
+	err = l.retry(func() error {
+		run.Span.Release() // of a log that was cut back since
 		run, err = l.read(from, maxBytes, limit, minOne)
 		return err
 	})
+	if err != nil {
+		run.Span.Release()
+		run = Run{}
+	}
 	if err != nil && errors.Is(err, record.ErrCorrupt) {
 		corruptReads.Inc()
 	}
@@ -184,7 +192,7 @@ func (s *segment) cut(r io.ReaderAt, pos, want, upto int64) (int64, record.Offse
 
 // Aborted gives the aborted transactions that touch [from, to).
 func (l *Log) Aborted(from, to record.Offset) (out []record.AbortedTxn, err error) {
-	err = retry(func() error {
+	err = l.retry(func() error {
 		out = nil
 		segs := *l.segs.Load()
 		for i := floorSegment(segs, from); i < len(segs); i++ {
@@ -209,7 +217,7 @@ func (l *Log) Aborted(from, to record.Offset) (out []record.AbortedTxn, err erro
 // OffsetForTimestamp finds the first record at or after from, and before
 // limit, with a timestamp >= ts (milliseconds).
 func (l *Log) OffsetForTimestamp(ts int64, from, limit record.Offset) (found record.TimestampOffset, err error) {
-	err = retry(func() error {
+	err = l.retry(func() error {
 		found = record.NoTimestampOffset
 		tail := l.tail.Load()
 		segs := *l.segs.Load()
@@ -281,7 +289,7 @@ func (s *segment) searchTime(ts int64, from record.Offset, tail *mark) (record.T
 // MaxTimestamp finds the first record at or after from that has the greatest
 // timestamp of all of them.
 func (l *Log) MaxTimestamp(from record.Offset) (found record.TimestampOffset, err error) {
-	err = retry(func() error {
+	err = l.retry(func() error {
 		found = record.NoTimestampOffset
 		tail := l.tail.Load()
 		segs := *l.segs.Load()

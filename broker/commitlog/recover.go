@@ -76,8 +76,10 @@ type recovery struct {
 	snapshots []record.Offset
 	scanned   []*segment // sealed segments whose small files have to be written
 	fresh     bool       // the folder was empty
+	removed   bool       // segments were
 	did       Recovered
 
+	synced     record.Offset // up to where segments are durable; partition.meta's recovery point, below which their small files are too, may be lower
 	refs       []journal.Ref // what the journal has and was not looked at
 	journalEnd record.Offset // after the last record that it has, 0 for none
 }
@@ -95,13 +97,13 @@ func (r *recovery) run(id record.TopicID) error {
 	if err := r.loadMeta(id); err != nil {
 		return err
 	}
+	if err := r.empty(); err != nil {
+		return err
+	}
 	if err := r.trustJournal(); err != nil {
 		return err
 	}
 	r.l.gapsBelow.Store(int64(r.l.meta.GapsBelow))
-	if err := r.dropLeftovers(); err != nil {
-		return err
-	}
 	r.loadEpochs()
 	if err := r.openSegments(); err != nil {
 		return err
@@ -115,32 +117,28 @@ func (r *recovery) run(id record.TopicID) error {
 	l.segs.Store(&r.segs)
 	l.tail.Store(&mark{offset: end, seg: active, pos: active.size.Load()})
 	l.start.Store(int64(l.meta.LogStart))
-	l.durable = min(max(l.meta.RecoveryPoint, r.journalEnd), end)
+	l.durable = min(max(r.synced, r.journalEnd), end)
 	if l.deps.Journal == nil {
 		l.durable = end
 	}
 	r.cutEpochs(end)
+	if err := l.forgetEpochs(end + 1); err != nil { // they went with a tail that was lost
+		return err
+	}
 	r.removeStaleSnapshots(end)
+	if r.removed { // or a later crash brings them back behind other records
+		return l.disk.SyncDir(l.dir)
+	}
 	return nil
 }
 
 // prepareActive gives the active segment what newSegment gives a new one.
 func (r *recovery) prepareActive() {
-	s, cfg := r.segs[len(r.segs)-1], r.l.cfg.Load()
+	s := r.segs[len(r.segs)-1]
 	if s.jitter == 0 {
-		s.jitter = cfg.jitter()
+		s.jitter = r.l.cfg.Load().jitter()
 	}
-	if !cfg.Preallocate || s.reserved {
-		return
-	}
-	f, err := s.acquire()
-	if err == nil {
-		err = r.l.disk.Reserve(f.OS(), cfg.SegmentBytes)
-		f.Release()
-	}
-	if s.reserved = err == nil; err != nil {
-		r.l.deps.Log.Warn("no room to preallocate the active segment; it goes on without", "segment", s.path(logSuffix), "err", err)
-	}
+	r.l.reserve(s)
 }
 
 // list finds the segments and clears away what was never finished.
@@ -207,7 +205,7 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat):
 		m := Meta{TopicID: id}
 		if n := len(r.segs); n > 0 {
-			m.LogStart, m.GapsBelow = r.segs[0].base, r.segs[n-1].base
+			m.LogStart, m.GapsBelow = r.segs[0].base, r.segs[n-1].base+1
 		}
 		if len(r.refs) > 0 {
 			m.LogStart = min(m.LogStart, r.refs[0].Base)
@@ -228,15 +226,32 @@ func (r *recovery) loadMeta(id record.TopicID) error {
 	return err
 }
 
-// dropLeftovers removes segments of before a ResetTo that did not get to it.
-func (r *recovery) dropLeftovers() error {
-	for len(r.segs) > 0 && r.segs[0].base < r.l.meta.LocalBase {
-		if err := r.remove(r.segs[0]); err != nil {
+// empty finishes what StartAt began: nothing in the folder counts.
+func (r *recovery) empty() error {
+	l := r.l
+	if !l.meta.Emptying {
+		return nil
+	}
+	for _, s := range r.segs {
+		if err := r.remove(s); err != nil {
 			return err
 		}
-		r.segs = r.segs[1:]
 	}
-	return nil
+	r.segs = nil
+	stale := []string{filepath.Join(l.dir, epochsName)}
+	for _, at := range r.snapshots {
+		s := segment{log: l, base: at}
+		stale = append(stale, s.path(snapshotSuffix))
+	}
+	for _, path := range stale {
+		if err := l.disk.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := l.disk.SyncDir(l.dir); err != nil {
+		return err
+	}
+	return l.updateMeta(func(m *Meta) { m.Emptying = false })
 }
 
 func (r *recovery) loadEpochs() {
@@ -292,9 +307,9 @@ func (r *recovery) cutEpochs(end record.Offset) {
 func (r *recovery) openSegments() error {
 	l, m := r.l, r.l.meta
 	if len(r.segs) == 0 {
-		at := max(m.LocalBase, m.RecoveryPoint, r.batchesFrom(m.LogStart))
-		if m.RecoveryPoint > m.LocalBase {
-			r.did.Missing = Range{max(m.LocalBase, m.LogStart), m.RecoveryPoint}
+		at := max(m.LocalBase, r.synced, r.batchesFrom(m.LogStart))
+		if r.synced > m.LocalBase {
+			r.did.Missing = Range{max(m.LocalBase, m.LogStart), r.synced}
 			l.deps.Log.Error("all segments are missing; going on after what was synced, so that no offset is used twice", "dir", l.dir, "offset", at)
 			l.producers.ForgetAll()
 		}
@@ -432,17 +447,19 @@ func readSnapshot(path string, at record.Offset) (*Producers, error) {
 	return ps, nil
 }
 
-// scanAll scans every segment that reaches beyond the recovery point, cuts a
-// torn tail off, and makes indexes and producer state anew.
+// scanAll scans every segment that may not have been sealed, cuts a torn tail
+// off, and makes indexes, leader epochs and producer state anew.
 func (r *recovery) scanAll() error {
 	l := r.l
 	from := len(r.segs) - 1
 	for from > 0 && r.segs[from].base > l.meta.RecoveryPoint {
 		from--
 	}
-	if err := r.restoreProducers(from); err != nil {
+	ps, err := l.producersAt(r.segs, from)
+	if err != nil {
 		return err
 	}
+	l.producers = ps
 	if err := r.saveBaseSnapshot(r.segs[from]); err != nil {
 		return err
 	}
@@ -518,8 +535,8 @@ func (r *recovery) scanSegment(i int) error {
 		return nil
 	case len(r.refs) > 0:
 		return r.roll()
-	case next < l.meta.RecoveryPoint:
-		return s.corrupt(good, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, l.meta.RecoveryPoint))
+	case next < r.synced:
+		return s.corrupt(good, fmt.Errorf("%w: the log ends at offset %d, %d was synced", ErrMissing, next, r.synced))
 	}
 	return nil
 }
@@ -543,8 +560,8 @@ const (
 // be the remains of a write that never finished.
 func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) error {
 	l, s := r.l, r.segs[i]
-	if next < l.meta.RecoveryPoint {
-		return s.corrupt(good, fmt.Errorf("%w (everything before offset %d was synced, so this is damage and not a torn write)", cause, l.meta.RecoveryPoint))
+	if next < r.synced {
+		return s.corrupt(good, fmt.Errorf("%w (everything before offset %d was synced, so this is damage and not a torn write)", cause, r.synced))
 	}
 	if !l.deps.PowerLost && !r.journalGoesOn(next) {
 		if err := r.expectNothingValid(i, good, next, cause); err != nil {
@@ -566,6 +583,7 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 	s.size.Store(good)
 	for _, later := range r.segs[i+1:] {
 		cut += later.size.Load()
+		r.removed = true
 		if err := later.discard(l.disk.Remove); err != nil {
 			return err
 		}
@@ -610,29 +628,40 @@ func (r *recovery) expectNothingValid(i int, good int64, next record.Offset, cau
 	return nil
 }
 
-// restoreProducers sets the producer state at the base of segment from: from
-// its snapshot, or from an earlier one and the headers in between, or from
-// the headers alone.
-func (r *recovery) restoreProducers(from int) error {
-	l := r.l
-	for i := from; i >= 0; i-- {
-		ps, err := readSnapshot(r.segs[i].path(snapshotSuffix), r.segs[i].base)
+// producersAt makes the producer state at the base of segment at: from its
+// snapshot, or from an earlier one and the headers in between, or from the
+// headers alone.
+func (l *Log) producersAt(segs []*segment, at int) (*Producers, error) {
+	for i := at; i >= 0; i-- {
+		ps, err := snapshotAt(segs, i)
 		if err == nil {
-			l.producers = ps
-			return r.replayHeaders(i, from)
+			return ps, replayHeaders(ps, segs[i:at])
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrFormat) {
-			return err
+			return nil, err
 		}
 	}
-	if r.segs[0].base > 0 {
-		l.producers.ForgetAll()
-		l.deps.Log.Warn("no producer snapshot is left; producers of deleted records have to begin anew", "dir", l.dir, "first_segment", r.segs[0].base, "scanned_from", r.segs[from].base)
+	ps := NewProducers()
+	if segs[0].base > 0 {
+		ps.ForgetAll()
+		l.deps.Log.Warn("no producer snapshot is left; producers of deleted records have to begin anew", "dir", l.dir, "first_segment", segs[0].base, "wanted_at", segs[at].base)
 	}
-	if from > 0 || r.segs[0].base > 0 {
+	if at > 0 || segs[0].base > 0 {
 		rebuiltProducers.Inc()
 	}
-	return r.replayHeaders(0, from)
+	return ps, replayHeaders(ps, segs[:at])
+}
+
+// snapshotAt gives the producer state at the base of segment i, which may not
+// be on disk yet.
+func snapshotAt(segs []*segment, i int) (*Producers, error) {
+	if i > 0 {
+		if x := segs[i-1].live.Load(); x != nil && x.snapshot != nil {
+			_, ps, err := DecodeSnapshot(x.snapshot)
+			return ps, err
+		}
+	}
+	return readSnapshot(segs[i].path(snapshotSuffix), segs[i].base)
 }
 
 // saveBaseSnapshot writes the snapshot of a segment's base if it is missing:
@@ -652,13 +681,20 @@ func (r *recovery) saveBaseSnapshot(s *segment) error {
 	return err
 }
 
-func (r *recovery) replayHeaders(i, to int) error {
-	for _, s := range r.segs[i:to] {
+// replayHeaders takes the batches of segments into a producer state, which it
+// gives up after an error.
+func replayHeaders(ps *Producers, segs []*segment) (err error) {
+	defer func() {
+		if err != nil {
+			ps.release()
+		}
+	}()
+	for _, s := range segs {
 		f, err := s.acquire()
 		if err != nil {
 			return err
 		}
-		b := newBuilder(s, r.l.producers)
+		b := newBuilder(s, ps)
 		err = s.walk(f.OS(), 0, s.size.Load(), func(h record.Batch, pos int64) bool {
 			b.add(h, pos, f.OS())
 			return true

@@ -17,14 +17,15 @@ func (l *Log) journaled() journal.Partition {
 // names had been made durable, and not that of the segment before.
 func (r *recovery) trustJournal() error {
 	l := r.l
+	r.synced = l.meta.RecoveryPoint
 	if l.deps.Journal == nil {
 		return nil
 	}
-	l.meta.RecoveryPoint = max(l.meta.RecoveryPoint, l.deps.Journal.Synced(l.journaled()))
+	r.synced = max(r.synced, l.deps.Journal.Synced(l.journaled()))
 	if len(r.segs) == 0 || len(r.refs) == 0 {
 		return nil
 	}
-	if first := r.segs[0].base; first <= l.meta.RecoveryPoint || first <= r.refs[0].Base {
+	if first := r.segs[0].base; first <= r.synced || first <= r.refs[0].Base {
 		return nil
 	}
 	for _, s := range r.segs {
@@ -82,7 +83,7 @@ func (r *recovery) refill(s *segment, pos int64, next record.Offset) (int64, err
 		if err != nil {
 			return pos, err
 		}
-		if b, err = from(b, next); err != nil {
+		if b, err = within(b, next, ref.End); err != nil {
 			return pos, err
 		}
 		if pos > 0 && pos+int64(len(b)) > l.cfg.Load().SegmentBytes {
@@ -100,19 +101,25 @@ func (r *recovery) refill(s *segment, pos int64, next record.Offset) (int64, err
 	return pos, nil
 }
 
-// from gives the batches of b that end after an offset.
-func from(b []byte, next record.Offset) ([]byte, error) {
-	for len(b) > 0 {
-		h, err := record.ParseHeader(b)
+// within gives the batches of b that end after offset next, and by end.
+func within(b []byte, next, end record.Offset) ([]byte, error) {
+	from := int64(0)
+	for pos := int64(0); pos < int64(len(b)); {
+		h, err := record.ParseHeader(b[pos:])
+		if err == nil && h.Size() > int64(len(b))-pos {
+			err = record.ErrShort
+		}
 		if err != nil {
 			return nil, fmt.Errorf("the journal's record of offset %d: %w", next, err)
 		}
-		if h.LastOffset() >= next {
-			break
+		if h.LastOffset() >= end {
+			return b[from:pos], nil
 		}
-		b = b[min(h.Size(), int64(len(b))):]
+		if pos += h.Size(); h.LastOffset() < next {
+			from = pos
+		}
 	}
-	return b, nil
+	return b[from:], nil
 }
 
 // roll begins another segment for what the journal has and the last one has

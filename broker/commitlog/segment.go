@@ -543,12 +543,17 @@ func newBuilder(s *segment, ps *Producers) *builder {
 	return &builder{s: s, x: newLiveIndex(), ps: ps, now: s.log.deps.Now().UnixMilli(), maxTS: -1, maxAt: -1}
 }
 
+// maxTimestamp is the greatest timestamp of a batch's records, -1 for none.
+func maxTimestamp(h record.Batch) int64 {
+	if h.NumRecords() == 0 {
+		return -1 // compaction left the header only: no record has that time
+	}
+	return h.MaxTimestamp()
+}
+
 // add takes in a batch; b may be its header only, then r gives the rest.
 func (b *builder) add(h record.Batch, pos int64, r io.ReaderAt) {
-	maxTS := h.MaxTimestamp()
-	if h.NumRecords() == 0 {
-		maxTS = -1 // compaction left the header only: no record has that time
-	}
+	maxTS := maxTimestamp(h)
 	if maxTS > b.maxTS {
 		b.maxTS, b.maxAt = maxTS, pos
 	}

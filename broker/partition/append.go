@@ -145,7 +145,7 @@ func (p *Partition) journal(v *validated, mark journal.Mark) error {
 		return p.deps.Journal.Sync(p, p.journaled(), mark, len(v.buf))
 	}
 	first := v.entries[0].Batch
-	e := journal.Entry{Partition: p.journaled(), Epoch: first.LeaderEpoch(), Base: first.BaseOffset(), End: mark.End}
+	e := journal.Entry{Partition: p.journaled(), Epoch: first.LeaderEpoch(), Base: first.BaseOffset() - v.gap, End: mark.End}
 	return p.deps.Journal.Append(p, e, mark, v.buf)
 }
 
@@ -169,6 +169,15 @@ func raise(a *atomic.Int64, v int64) {
 	for {
 		old := a.Load()
 		if v <= old || a.CompareAndSwap(old, v) {
+			return
+		}
+	}
+}
+
+func lower(a *atomic.Int64, v int64) {
+	for {
+		old := a.Load()
+		if v >= old || a.CompareAndSwap(old, v) {
 			return
 		}
 	}

@@ -78,7 +78,7 @@ func (p *Partition) SetTieredEnd(end record.Offset) {
 	moved := false
 	if end > p.log.End() {
 		p.deps.Log.Warn("object storage is ahead of the local log, going on after it", "partition", p.tp.String(), "local_end", p.log.End(), "tiered_end", end)
-		if err := p.log.ResetTo(end); err != nil {
+		if err := p.log.StartAt(end, commitlog.Beginning{LogStart: p.log.Start(), Epochs: p.log.Epochs()}); err != nil {
 			p.mu.Unlock()
 			p.deps.Log.Error("cannot go on after the tiered part", "partition", p.tp.String(), "err", err)
 			return

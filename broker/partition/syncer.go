@@ -85,9 +85,18 @@ func (s *syncer) stop() {
 func (p *Partition) syncData() {
 	backgroundSyncs.Inc()
 	p.mu.Lock()
-	mark := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}
+	mark, cuts := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}, p.log.Truncations()
 	p.mu.Unlock()
-	if p.log.SyncData() == nil {
-		p.Journaled(mark)
+	if p.log.SyncData() != nil {
+		return
+	}
+	p.mu.Lock()
+	same := p.log.Truncations() == cuts // else the mark may be of records that are no more
+	if same {
+		p.committed(mark)
+	}
+	p.mu.Unlock()
+	if same {
+		p.waiters.advance(mark.End)
 	}
 }

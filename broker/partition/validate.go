@@ -37,6 +37,7 @@ const maxRecordErrors = 64
 type validated struct {
 	buf     []byte
 	entries []commitlog.Entry // MaxTSOffset still relative to the batch's base
+	gap     record.Offset     // how many offsets its leader compacted away before it
 	one     [1]commitlog.Entry
 	appTime int64 // -1 with CreateTime
 }

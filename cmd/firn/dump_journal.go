@@ -48,6 +48,18 @@ func (d dumper) journal(ctx context.Context, path string, r io.ReaderAt, size in
 }
 
 func (d dumper) journaled(path string, rec journal.Record) error {
+	if rec.Truncates() {
+		d.out.line(struct {
+			Kind      string        `json:"kind"`
+			TopicID   string        `json:"topicId"`
+			Partition int32         `json:"partition"`
+			Epoch     record.Epoch  `json:"leaderEpoch"`
+			From      record.Offset `json:"from"`
+			To        record.Offset `json:"to"`
+		}{"truncated", rec.Topic.String(), rec.Index, rec.Epoch, rec.Base, rec.End},
+			"    topic id %s partition %d: cut back from offset %d, epoch %d, to %d", rec.Topic, rec.Index, rec.Base, rec.Epoch, rec.End)
+		return nil
+	}
 	if len(rec.Payload) == 0 {
 		d.out.line(struct {
 			Kind      string        `json:"kind"`
@@ -101,8 +113,16 @@ func (d dumper) checkpoint(data []byte) error {
 		Needed   []int64 `json:"needed"`
 		Sequence int64   `json:"nextSequence"`
 		Synced   int     `json:"partitions"`
-	}{"checkpoint", fmt.Sprintf("%x", c.Journal), c.Last, append([]int64{}, c.Needed...), c.Sequence, len(c.Synced)},
+		Held     int     `json:"heldPartitions"`
+	}{"checkpoint", fmt.Sprintf("%x", c.Journal), c.Last, append([]int64{}, c.Needed...), c.Sequence, len(c.Synced), len(c.Held)},
 		"  journal %x\n  needed: files of generations above %d, and %v\n  next group %d, %s, checksum right", c.Journal, c.Last, c.Needed, c.Sequence, plural(len(c.Synced), "partition"))
+	for _, p := range c.Held {
+		d.out.line(struct {
+			Kind      string `json:"kind"`
+			TopicID   string `json:"topicId"`
+			Partition int32  `json:"partition"`
+		}{"held", p.Topic.String(), p.Index}, "  topic id %s partition %d has records in the files %v", p.Topic, p.Index, c.Needed)
+	}
 	for _, s := range c.Sorted() {
 		d.out.line(struct {
 			Kind      string        `json:"kind"`

@@ -157,6 +157,9 @@ func (d dumper) meta(data []byte) error {
 		return err
 	}
 	state := "in use, or not closed properly"
+	if m.Emptying {
+		state = "being emptied: no other file here counts"
+	}
 	if m.Clean {
 		state = fmt.Sprintf("closed cleanly at offset %d, active segment %d of %s", m.End, m.ActiveBase, plural(m.ActiveSize, "byte"))
 	}

@@ -151,6 +151,9 @@ func TestDumpJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-l
+	if err := j.Truncate(journal.Entry{Partition: e.Partition, Epoch: 2, Base: 1007, End: 996}, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
 	raw, err := os.ReadFile(filepath.Join(dir, "00000001.journal"))
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +162,8 @@ func TestDumpJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := dump(t, "00000001.journal", raw, false)
-	if err != nil || !strings.Contains(text, "group 1 of generation 1, 1 record,") || !strings.Contains(text, "partition 4 offsets") || !strings.Contains(text, "partition 4: segments durable up to offset 1000") || !strings.Contains(text, "2 groups with 2 records") {
+	if err != nil || !strings.Contains(text, "group 1 of generation 1, 1 record,") || !strings.Contains(text, "partition 4 offsets") || !strings.Contains(text, "partition 4: segments durable up to offset 1000") ||
+		!strings.Contains(text, "partition 4: cut back from offset 1007, epoch 2, to 996") || !strings.Contains(text, "3 groups with 3 records") {
 		t.Errorf("%v\n%s", err, text)
 	}
 	raw[60] ^= 1
@@ -169,7 +173,7 @@ func TestDumpJournal(t *testing.T) {
 	if raw, err = os.ReadFile(filepath.Join(dir, "checkpoint")); err != nil {
 		t.Fatal(err)
 	}
-	if text, err = dump(t, "checkpoint", raw, false); err != nil || !strings.Contains(text, "next group 3, 1 partition") {
+	if text, err = dump(t, "checkpoint", raw, false); err != nil || !strings.Contains(text, "next group 4, 1 partition") {
 		t.Errorf("%v\n%s", err, text)
 	}
 }

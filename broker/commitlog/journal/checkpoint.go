@@ -191,6 +191,7 @@ func (j *Journal) checkpoint(all bool) error {
 func (j *Journal) waitedFor(all bool) ([]*file, []Log) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	maps.DeleteFunc(j.limits, func(_ Partition, l *limit) bool { return l.over })
 	files := slices.Clone(j.used)
 	if n := len(files); n > 0 && j.writing && !all {
 		files = files[:n-1]
@@ -257,15 +258,21 @@ func (j *Journal) settle(files []*file, synced map[Log]record.Offset) *Checkpoin
 			delete(j.synced, p)
 			continue
 		}
+		if l := j.limits[p]; l != nil {
+			end = min(end, l.at)
+		}
 		j.synced[p] = max(j.synced[p], end)
 	}
+	held := map[Partition]struct{}{}
 	c := &Checkpoint{Journal: j.id, Sequence: j.sequence, Synced: maps.Clone(j.synced)}
 	for _, f := range files {
 		c.Last = max(c.Last, f.generation)
 		if len(f.unclaimed) > 0 {
 			c.Needed = append(c.Needed, f.generation)
+			maps.Copy(held, f.unclaimed)
 		}
 	}
+	c.Held = slices.SortedFunc(maps.Keys(held), comparePartitions)
 	return c
 }
 

@@ -32,7 +32,8 @@
 // position counts from the group's start. Padding is anything. An entry without
 // a payload says that the partition's segments are durable up to its offset,
 // base and end in one: what is too large to be copied was synced there before
-// the group was written.
+// the group was written. One whose end is below its base says that the log is
+// being cut back from base to end: what is older does not count from there on.
 //
 // The generation of a file is one more than that of the file written before
 // it, so that what a file held when it was last used is not taken for what it
@@ -41,11 +42,12 @@
 // The checkpoint is a frame of package disk, of kind JCKP; its number is the
 // newest generation when it was written:
 //
-//	┌──────────┬──────────────────────┬──────────────┬──────────────────┬──────────────────────────────────────────┐
-//	│journal 16│sequence of next group 8│needed files 4│… generation 8 …│partitions 4 … topic 16, index 4, synced 8│
-//	└──────────┴──────────────────────┴──────────────┴──────────────────┴──────────────────────────────────────────┘
+//	┌──────────┬──────────────────────┬──────────────┬──────────────────┬──────────────────────────────────────────┬──────────────────────────┐
+//	│journal 16│sequence of next group 8│needed files 4│… generation 8 …│partitions 4 … topic 16, index 4, synced 8│held 4 … topic 16, index 4│
+//	└──────────┴──────────────────────┴──────────────┴──────────────────┴──────────────────────────────────────────┴──────────────────────────┘
 //
-// Needed are the files that it names, and all of later generations.
+// Needed are the files that it names, and all of later generations. In the
+// files that it names, only records of the held partitions count.
 //
 // # Torn or damaged
 //

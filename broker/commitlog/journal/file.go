@@ -32,6 +32,14 @@ type file struct {
 	unclaimed map[Partition]struct{}
 }
 
+// hold keeps the file until somebody has asked for a partition's records.
+func (f *file) hold(p Partition) {
+	if f.unclaimed == nil {
+		f.unclaimed = map[Partition]struct{}{}
+	}
+	f.unclaimed[p] = struct{}{}
+}
+
 // open makes the file ready to be written, past the page cache where the file
 // system can do that.
 func (f *file) open() error {

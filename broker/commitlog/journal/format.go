@@ -32,14 +32,18 @@ type Partition struct {
 func (p Partition) String() string { return fmt.Sprintf("%v-%d", p.Topic, p.Index) }
 
 // Entry describes one record of the journal: whole record batches of one
-// partition, one after the other, or, without a payload and with Base equal to
-// End, that its segments are durable up to there.
+// partition, one after the other; or, without a payload and with Base equal to
+// End, that its segments are durable up to there; or, without a payload and
+// with an End below Base, that the log was cut back from Base to End.
 type Entry struct {
 	Partition
-	Epoch record.Epoch  // leader epoch of the first batch
-	Base  record.Offset // of the first record
+	Epoch record.Epoch  // leader epoch of the first batch; of a truncation, of the log's last
+	Base  record.Offset // where the log ended before: the first record's, or less where offsets were compacted away
 	End   record.Offset // that of the last record, plus one
 }
+
+// Truncates says that the entry is no record, but that the log was cut back.
+func (e Entry) Truncates() bool { return e.End < e.Base }
 
 // entry is an Entry as it stands in a group.
 type entry struct {
@@ -74,6 +78,16 @@ func (g *group) finish(b []byte) []byte {
 	copy(b[36:], g.journal[:])
 	binary.BigEndian.PutUint32(b[4:], groupCRC(b[8:groupHead], b[at:end]))
 	return b[:g.length]
+}
+
+// settle takes an entry without a payload into what is known of segments.
+func (e *entry) settle(synced map[Partition]record.Offset) {
+	switch at, ok := synced[e.Partition]; {
+	case !e.Truncates():
+		synced[e.Partition] = max(at, e.End)
+	case ok:
+		synced[e.Partition] = min(at, e.End)
+	}
 }
 
 func (e *entry) append(b []byte) []byte {
@@ -143,7 +157,7 @@ func parseGroup(b []byte) (group, error) {
 	g.entries = make([]entry, n)
 	for i := range g.entries {
 		e := parseEntry(b[at+int64(i)*entrySize:])
-		if e.pos < groupHead || int64(e.pos)+int64(e.length) > at || (e.length == 0) != (e.Base == e.End) {
+		if e.pos < groupHead || int64(e.pos)+int64(e.length) > at || (e.length == 0) != (e.Base >= e.End) {
 			return group{}, fmt.Errorf("%w: record %d at byte %d of %d bytes in a group of %d", disk.ErrFormat, i, e.pos, e.length, g.length)
 		}
 		g.entries[i] = e
@@ -173,11 +187,14 @@ type Checkpoint struct {
 	Sequence int64
 	// Synced says of partitions how far their segments are durable.
 	Synced map[Partition]record.Offset
+	// Held are the partitions that the files of Needed are needed for; those
+	// of others there do not count. None: all of them.
+	Held []Partition
 }
 
 // Encode gives the whole file.
 func (c *Checkpoint) Encode() []byte {
-	b := disk.BeginFrame(kindCheckpoint, c.Last, 32+8*len(c.Needed)+28*len(c.Synced))
+	b := disk.BeginFrame(kindCheckpoint, c.Last, 36+8*len(c.Needed)+28*len(c.Synced)+20*len(c.Held))
 	b = append(b, c.Journal[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.Sequence))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(c.Needed)))
@@ -190,14 +207,27 @@ func (c *Checkpoint) Encode() []byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(p.Index))
 		b = binary.BigEndian.AppendUint64(b, uint64(c.Synced[p]))
 	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(c.Held)))
+	for _, p := range c.Held {
+		b = append(b, p.Topic[:]...)
+		b = binary.BigEndian.AppendUint32(b, uint32(p.Index))
+	}
 	return disk.EndFrame(b)
 }
 
 // Sorted gives the partitions of Synced in an order that is always the same.
 func (c *Checkpoint) Sorted() []Partition {
-	return slices.SortedFunc(maps.Keys(c.Synced), func(a, b Partition) int {
-		return cmp.Or(bytes.Compare(a.Topic[:], b.Topic[:]), cmp.Compare(a.Index, b.Index))
-	})
+	return slices.SortedFunc(maps.Keys(c.Synced), comparePartitions)
+}
+
+func comparePartitions(a, b Partition) int {
+	return cmp.Or(bytes.Compare(a.Topic[:], b.Topic[:]), cmp.Compare(a.Index, b.Index))
+}
+
+func parsePartition(b []byte) (p Partition) {
+	copy(p.Topic[:], b)
+	p.Index = int32(binary.BigEndian.Uint32(b[16:]))
+	return p
 }
 
 // DecodeCheckpoint reads a whole checkpoint. Errors wrap disk.ErrFormat.
@@ -227,16 +257,27 @@ func DecodeCheckpoint(raw []byte) (*Checkpoint, error) {
 		b = b[8:]
 	}
 	n = int64(binary.BigEndian.Uint32(b))
-	if b = b[4:]; int64(len(b)) != n*28 {
+	if b = b[4:]; int64(len(b)) < n*28 {
 		return bad()
 	}
 	c.Synced = make(map[Partition]record.Offset, n)
 	for range n {
-		var p Partition
-		copy(p.Topic[:], b)
-		p.Index = int32(binary.BigEndian.Uint32(b[16:]))
-		c.Synced[p] = record.Offset(binary.BigEndian.Uint64(b[20:]))
+		c.Synced[parsePartition(b)] = record.Offset(binary.BigEndian.Uint64(b[20:]))
 		b = b[28:]
+	}
+	if len(b) == 0 {
+		return c, nil // as earlier versions wrote it
+	}
+	if len(b) < 4 {
+		return bad()
+	}
+	n = int64(binary.BigEndian.Uint32(b))
+	if b = b[4:]; int64(len(b)) != n*20 {
+		return bad()
+	}
+	for range n {
+		c.Held = append(c.Held, parsePartition(b))
+		b = b[20:]
 	}
 	return c, nil
 }

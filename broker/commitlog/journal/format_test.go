@@ -21,7 +21,8 @@ func TestGolden(t *testing.T) {
 		mem = append(mem, p...)
 	}
 	g.entries = append(g.entries, entry{Entry: Entry{Partition: partitionOf(2), Base: 77, End: 77}, pos: groupHead})
+	g.entries = append(g.entries, entry{Entry: Entry{Partition: partitionOf(1), Epoch: 3, Base: 105, End: 102}, pos: groupHead})
 	disktest.Golden(t, "group", bytes.TrimRight(g.finish(mem), "\x00")) // the padding
-	c := &Checkpoint{Journal: id, Last: 9, Needed: []int64{4, 8}, Sequence: 120, Synced: map[Partition]record.Offset{partitionOf(1): 105, partitionOf(0): 3}}
+	c := &Checkpoint{Journal: id, Last: 9, Needed: []int64{4, 8}, Sequence: 120, Synced: map[Partition]record.Offset{partitionOf(1): 105, partitionOf(0): 3}, Held: []Partition{partitionOf(2)}}
 	disktest.Golden(t, "checkpoint", c.Encode())
 }

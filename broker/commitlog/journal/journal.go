@@ -22,6 +22,10 @@ var ErrClosed = errors.New("journal: closed")
 // durable from then on.
 var ErrFailed = errors.New("journal: failed")
 
+// ErrNoFile says that the disk has no room for a file of the journal, or the
+// process no descriptor. It passes.
+var ErrNoFile = errors.New("journal: there is no file to write to, and none can be made")
+
 // Config is fixed while a journal is open.
 type Config struct {
 	FileBytes   int64 // of each file, a multiple of disk.Block; 0: 64 MiB
@@ -102,6 +106,7 @@ type Journal struct {
 	mu     sync.Mutex // of what follows; never held across I/O
 	room   sync.Cond  // of mu: filling has room, or the journal is no more
 	work   sync.Cond  // of mu: filling has something, a file is free, or the journal is no more
+	told   sync.Cond  // of mu: truncations are durable, or cannot be, or the journal is no more
 	fill   *buffer    // takes appends
 	spare  *buffer    // nil while it is being written
 	err    error      // wraps ErrFailed, or nil
@@ -115,7 +120,8 @@ type Journal struct {
 	sequence int64   // of the next group
 	refs     map[Partition][]Ref
 	synced   map[Partition]record.Offset
-	names    map[Log]Partition // of the logs that any file in use waits for
+	limits   map[Partition]*limit // of what a flush that is under way may say of logs that are cut back
+	names    map[Log]Partition    // of the logs that any file in use waits for
 
 	writing bool // the newest file is one that this process writes
 
@@ -138,6 +144,8 @@ type buffer struct {
 
 	large int               // bytes of payloads that are in segments alone
 	flush map[Log]Partition // whose segments those are
+
+	truncations []*truncation
 }
 
 type marked struct {
@@ -155,8 +163,12 @@ func (b *buffer) reset() {
 	clear(b.logs)
 	clear(b.marks)
 	clear(b.flush)
-	b.used, b.large, b.entries, b.logs, b.marks = groupHead, 0, b.entries[:0], b.logs[:0], b.marks[:0]
+	clear(b.truncations)
+	b.used, b.large, b.entries, b.logs, b.marks, b.truncations = groupHead, 0, b.entries[:0], b.logs[:0], b.marks[:0], b.truncations[:0]
 }
+
+// len is how many records the group has.
+func (b *buffer) len() int { return len(b.marks) + len(b.truncations) }
 
 // Open opens the journal in dir, or makes it, and reads what it holds: Records
 // says what there is of a partition, and everything has to be claimed (Claim)
@@ -171,9 +183,9 @@ func Open(dir string, cfg Config, deps Deps) (*Journal, error) {
 	}
 	j := &Journal{
 		dir: dir, cfg: cfg.orDefaults(), deps: deps, disk: deps.Disk,
-		names: map[Log]Partition{}, keep: make(chan struct{}, 1), stop: make(chan struct{}),
+		names: map[Log]Partition{}, limits: map[Partition]*limit{}, keep: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
-	j.room.L, j.work.L = &j.mu, &j.mu
+	j.room.L, j.work.L, j.told.L = &j.mu, &j.mu, &j.mu
 	if err := j.recover(); err != nil {
 		return nil, fmt.Errorf("opening the journal %s: %w", dir, err)
 	}
@@ -194,7 +206,7 @@ func (j *Journal) recover() error {
 	if err := os.MkdirAll(j.dir, 0o755); err != nil {
 		return err
 	}
-	s := scan{dir: j.dir, refs: map[Partition][]Ref{}}
+	s := scan{dir: j.dir, refs: map[Partition][]Ref{}, truncated: map[Partition][]*file{}}
 	if err := s.run(); err != nil {
 		return err
 	}
@@ -223,10 +235,10 @@ func (j *Journal) recover() error {
 	}
 	for p, refs := range s.refs {
 		for _, r := range refs {
-			if r.file.unclaimed == nil {
-				r.file.unclaimed = map[Partition]struct{}{}
-			}
-			r.file.unclaimed[p] = struct{}{}
+			r.file.hold(p)
+		}
+		for _, f := range s.truncated[p] {
+			f.hold(p)
 		}
 	}
 	for _, f := range s.files {
@@ -284,6 +296,7 @@ func (j *Journal) Drop(p Partition) {
 	defer j.mu.Unlock()
 	delete(j.refs, p)
 	delete(j.synced, p)
+	delete(j.limits, p)
 	for _, f := range j.used {
 		delete(f.unclaimed, p)
 	}
@@ -359,7 +372,7 @@ func (j *Journal) Sync(log Log, p Partition, m Mark, n int) error {
 
 // awaitLocked waits until the group that fills has room.
 func (j *Journal) awaitLocked(fits func(*buffer) bool) error {
-	for j.err == nil && !j.ending && (len(j.fill.marks) >= j.cfg.GroupCount || !fits(j.fill)) {
+	for j.err == nil && !j.ending && (j.fill.len() >= j.cfg.GroupCount || !fits(j.fill)) {
 		appendsWaited.Inc()
 		j.room.Wait()
 	}
@@ -395,8 +408,9 @@ func (j *Journal) write() {
 		journaledRecords.Add(len(b.marks))
 		journaledBytes.Add(b.used - groupHead)
 		syncedBytes.Add(b.large)
-		b.reset()
 		j.mu.Lock()
+		j.tellLocked(b, nil)
+		b.reset()
 		j.spare = b
 		j.mu.Unlock()
 	}
@@ -407,7 +421,7 @@ func (j *Journal) write() {
 func (j *Journal) next() *buffer {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for j.err == nil && len(j.fill.marks) == 0 {
+	for j.err == nil && j.fill.len() == 0 {
 		if j.ending {
 			return nil
 		}
@@ -448,8 +462,12 @@ func (j *Journal) flushGroup(b *buffer) error {
 	return nil
 }
 
-// writeGroup makes a group durable.
+// writeGroup makes a group durable. Truncations come last in it: what it says
+// of the same log was done before.
 func (j *Journal) writeGroup(b *buffer) error {
+	for _, t := range b.truncations {
+		b.entries = append(b.entries, entry{Entry: t.Entry, pos: groupHead})
+	}
 	if len(b.entries) == 0 {
 		return nil // all that it had was of deleted partitions
 	}
@@ -459,7 +477,7 @@ func (j *Journal) writeGroup(b *buffer) error {
 		return err
 	}
 	if f == nil {
-		return flushInstead(b)
+		return j.flushInstead(b)
 	}
 	if err := f.open(); err != nil {
 		return err
@@ -474,8 +492,12 @@ func (j *Journal) writeGroup(b *buffer) error {
 	return nil
 }
 
-// flushInstead makes a group durable for which there is no file: in the segments.
-func flushInstead(b *buffer) error {
+// flushInstead makes a group durable for which there is no file: in the
+// segments. Logs are not cut back meanwhile.
+func (j *Journal) flushInstead(b *buffer) error {
+	j.mu.Lock()
+	j.tellLocked(b, ErrNoFile)
+	j.mu.Unlock()
 	logs := map[Log]struct{}{}
 	for _, l := range b.logs {
 		logs[l] = struct{}{}
@@ -506,7 +528,7 @@ func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group, err 
 		j.waitLocked(f, b.entries[i].Partition, log)
 	}
 	for _, e := range b.entries[len(b.logs):] {
-		j.synced[e.Partition] = max(j.synced[e.Partition], e.End)
+		e.settle(j.synced)
 	}
 	return f, at, g, nil
 }
@@ -547,6 +569,7 @@ func (j *Journal) fail(err error) {
 	}
 	j.room.Broadcast()
 	j.work.Broadcast()
+	j.told.Broadcast()
 	j.mu.Unlock()
 	if first {
 		failures.Inc()

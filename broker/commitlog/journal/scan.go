@@ -29,7 +29,8 @@ func (e *DamagedError) Error() string {
 
 func (e *DamagedError) Unwrap() error { return e.Err }
 
-// Ref is where a record of the journal is.
+// Ref is where a record of the journal is. Its End may be in the payload,
+// between two batches: the log was cut back to there.
 type Ref struct {
 	Entry
 	file   *file
@@ -51,6 +52,7 @@ type scan struct {
 	newest     int64   // generation
 	sequence   int64   // of the next group
 	refs       map[Partition][]Ref
+	truncated  map[Partition][]*file       // files which say that a log with refs was cut back
 	synced     map[Partition]record.Offset // as Checkpoint's, and what groups say
 	reader     reader
 }
@@ -261,20 +263,43 @@ func (s *scan) readGroup(of *os.File, size, pos, generation int64) (group, []byt
 	return g, b, err
 }
 
-// add takes a record in. One that begins at or below what its partition
-// already has replaces that: the log was cut back in between.
+// add takes a record in. Groups are in the order in which things happened, so
+// what a record, or a truncation, finds at or above where it begins counts no
+// more: its log was cut back in between. Leader epochs are not looked at: after
+// an unclean election the later record may have the lesser one.
 func (s *scan) add(f *file, at int64, e entry) {
-	if e.length == 0 {
-		s.synced[e.Partition] = max(s.synced[e.Partition], e.End)
+	p := e.Partition
+	if held := s.checkpoint.Held; len(held) > 0 && f.generation <= s.checkpoint.Last && !slices.Contains(held, p) {
+		return // older than what the checkpoint says of it
+	}
+	if e.length > 0 {
+		s.refs[p] = append(cutBack(s.refs[p], e.Base), Ref{
+			Entry: e.Entry, file: f, pos: at + int64(e.pos), length: e.length, crc: e.crc,
+		})
 		return
 	}
-	refs := s.refs[e.Partition]
-	for n := len(refs); n > 0 && refs[n-1].Base >= e.Base; n-- {
-		refs = refs[:n-1]
+	e.settle(s.synced)
+	if !e.Truncates() {
+		return
 	}
-	s.refs[e.Partition] = append(refs, Ref{
-		Entry: e.Entry, file: f, pos: at + int64(e.pos), length: e.length, crc: e.crc,
-	})
+	if refs := cutBack(s.refs[p], e.End); len(refs) > 0 {
+		s.refs[p], s.truncated[p] = refs, append(s.truncated[p], f)
+	} else {
+		delete(s.refs, p)
+		delete(s.truncated, p)
+	}
+}
+
+// cutBack gives what of refs lies below an offset.
+func cutBack(refs []Ref, at record.Offset) []Ref {
+	n := len(refs)
+	for n > 0 && refs[n-1].Base >= at {
+		n--
+	}
+	if n > 0 {
+		refs[n-1].End = min(refs[n-1].End, at)
+	}
+	return refs[:n]
 }
 
 // expectNothing looks for whole groups behind the journal's end in a file:
