@@ -72,6 +72,261 @@ func TestFetchesThatDoNotCount(t *testing.T) {
 	wantHW(t, l, 90)
 }
 
+func wanted(t *testing.T, l *Leader, now time.Duration) Change {
+	t.Helper()
+	c, ok := l.Wanted(int64(now), anyone)
+	if !ok {
+		t.Fatal("no change is wanted")
+	}
+	return c
+}
+
+func noneWanted(t *testing.T, l *Leader, now time.Duration) {
+	t.Helper()
+	if c, ok := l.Wanted(int64(now), anyone); ok {
+		t.Fatalf("wanted: %+v", c)
+	}
+}
+
+func wantSets(t *testing.T, r Record, isr, elr []record.BrokerID) {
+	t.Helper()
+	if !sameMembers(r.ISR, isr) || !sameMembers(r.ELR, elr) {
+		t.Errorf("ISR %v, ELR %v; want %v and %v", r.ISR, r.ELR, isr, elr)
+	}
+}
+
+// TestCaughtUp is KIP-16's: who has at each fetch what the leader had at the one
+// before is in sync, however much is appended in between.
+func TestCaughtUp(t *testing.T) {
+	l := aLeader(aRecord())
+	fetched(t, l, 2, 100, 0)
+	fetched(t, l, 3, 100, 0)
+	end := record.Offset(100)
+	for now := time.Duration(0); now < 5*time.Second; now += 100 * time.Millisecond {
+		fetched(t, l, 2, end, now) // all that there was 100 ms before
+		end += 10
+		l.Appended(end)
+		if now == 900*time.Millisecond {
+			noneWanted(t, l, now) // 3 has stood still for less than a second
+		}
+		if now < 1100*time.Millisecond {
+			continue
+		}
+		if c := wanted(t, l, now); !sameMembers(c.Record.ISR, ids(1, 2)) || c.Record.Revision != 1000 || c.Record.PartitionEpoch != 10 || c.Entering != None {
+			t.Errorf("wanted: %+v", c)
+		}
+		return
+	}
+}
+
+func TestWhoHasAllIsInSyncWithoutFetching(t *testing.T) {
+	l := aLeader(aRecord())
+	fetched(t, l, 2, 100, 0)
+	fetched(t, l, 3, 100, 0)
+	noneWanted(t, l, time.Hour) // nothing is appended
+}
+
+func TestShrinkBelowMinimum(t *testing.T) {
+	l := aLeader(aRecord())
+	l.Appended(120)
+	l.Durable(120)
+	c := wanted(t, l, 2*time.Second)
+	wantSets(t, c.Record, ids(1), ids(2, 3))
+	noneWanted(t, l, 2*time.Second) // one at a time
+	if out := l.ISRAnswered(c, Written, 1001, int64(2*time.Second)); out.Moved {
+		t.Error("the high watermark moved with one replica of two")
+	}
+	wantHW(t, l, 90)
+	if l.MayAppend() {
+		t.Error("acks=all may be appended with one replica of two")
+	}
+	for end, want := range map[record.Offset]Ack{90: AckDone, 91: AckTooFew} {
+		if got := l.Ack(end); got != want {
+			t.Errorf("ack of %d: %d, want %d", end, got, want)
+		}
+	}
+	// 2 comes back.
+	if out := fetched(t, l, 2, 99, 3*time.Second); out.Wants {
+		t.Error("wanted below the epoch's beginning")
+	}
+	if out := fetched(t, l, 2, 105, 3*time.Second); !out.Wants {
+		t.Error("not wanted")
+	}
+	c = wanted(t, l, 3*time.Second)
+	if c.Entering != 2 || c.EnteringEpoch != 7 || c.Record.Revision != 1001 {
+		t.Errorf("wanted: %+v", c)
+	}
+	wantSets(t, c.Record, ids(1, 2), nil)
+	fetched(t, l, 2, 110, 3*time.Second)
+	wantHW(t, l, 90) // until it is written
+	l.ISRAnswered(c, Written, 1002, int64(3*time.Second))
+	wantHW(t, l, 110)
+	if l.Ack(110) != AckDone || l.Ack(111) != AckWaits || !l.MayAppend() {
+		t.Error("acks are not as they should be")
+	}
+}
+
+func TestEnteringCounts(t *testing.T) {
+	r := aRecord()
+	r.ISR = ids(1, 2)
+	l := aLeader(r)
+	l.Appended(120)
+	l.Durable(120)
+	fetched(t, l, 2, 110, 0)
+	fetched(t, l, 3, 110, 0)
+	wantHW(t, l, 110)
+	c := wanted(t, l, 0)
+	if c.Entering != 3 {
+		t.Fatalf("wanted: %+v", c)
+	}
+	fetched(t, l, 2, 120, 0)
+	wantHW(t, l, 110) // waits for 3
+	l.ISRAnswered(c, Refused, 0, 0)
+	wantHW(t, l, 120)
+	noneWanted(t, l, 0) // 3 is not asked for again at once
+	fetched(t, l, 3, 120, time.Second)
+	if c = wanted(t, l, time.Second); c.Entering != 3 {
+		t.Errorf("wanted: %+v", c)
+	}
+}
+
+// TestUnknownOutcome: a write that may still happen is counted with until a
+// newer record makes it impossible.
+func TestUnknownOutcome(t *testing.T) {
+	r := aRecord()
+	r.ISR = ids(1, 2)
+	l := aLeader(r)
+	l.Appended(120)
+	l.Durable(120)
+	fetched(t, l, 2, 110, 0)
+	fetched(t, l, 3, 110, 0)
+	first := wanted(t, l, 0)
+	l.ISRAnswered(first, Unknown, 0, 0)
+	fetched(t, l, 2, 120, 0)
+	wantHW(t, l, 110)
+	noneWanted(t, l, 0)
+	fetched(t, l, 3, 110, time.Second)
+	second := wanted(t, l, time.Second)
+	l.ISRAnswered(second, Refused, 0, int64(time.Second))
+	wantHW(t, l, 110) // the first may still be written
+	third := wanted(t, l, time.Second)
+	wantSets(t, third.Record, ids(1, 2), nil) // the record as it is, to make that impossible
+	l.ISRAnswered(third, Written, 1001, int64(time.Second))
+	wantHW(t, l, 120)
+	if out := l.ISRAnswered(first, Written, 1001, int64(time.Second)); out != (Outcome{}) {
+		t.Error("an answer that nobody waits for changed something")
+	}
+}
+
+func TestOvertaken(t *testing.T) {
+	l := aLeader(aRecord())
+	l.Appended(120)
+	l.Durable(120)
+	fetched(t, l, 2, 120, 2*time.Second)
+	c := wanted(t, l, 2*time.Second)
+	l.ISRAnswered(c, Overtaken, 0, int64(2*time.Second))
+	noneWanted(t, l, time.Hour) // until it is known what the record is
+	r := aRecord()
+	r.Revision, r.ISR = 1007, ids(1, 2)
+	if out := l.Learned(r, int64(3*time.Second)); !out.Moved {
+		t.Error("nothing moved")
+	}
+	wantHW(t, l, 120)
+	r.Revision, r.ISR = 1003, ids(1, 2, 3) // late
+	l.Learned(r, 0)
+	if l.Record().Revision != 1007 {
+		t.Error("an older record was taken over")
+	}
+}
+
+func TestLearnedBeforeTheAnswer(t *testing.T) {
+	l := aLeader(aRecord())
+	l.Appended(120)
+	c := wanted(t, l, 2*time.Second)
+	r := c.Record
+	r.Revision = 1001
+	l.Learned(r, int64(2*time.Second))
+	r.Revision, r.ISR, r.ELR = 1002, ids(1, 3), ids(2)
+	l.Learned(r, int64(2*time.Second))
+	l.ISRAnswered(c, Written, 1001, int64(2*time.Second))
+	if l.Record().Revision != 1002 {
+		t.Errorf("record of revision %d", l.Record().Revision)
+	}
+}
+
+// TestMinimumLowered: who is in the ELR has all that is acknowledged, so nothing
+// is before the ELR is empty.
+func TestMinimumLowered(t *testing.T) {
+	r := aRecord()
+	r.ISR, r.ELR = ids(1), ids(2)
+	l := aLeader(r)
+	l.Appended(120)
+	l.Durable(120)
+	out := l.SetMinInsync(1, 0)
+	if out.Moved || !out.Wants {
+		t.Errorf("%+v", out)
+	}
+	if !l.MayAppend() || l.Ack(120) != AckWaits {
+		t.Error("acks are not as they should be")
+	}
+	c := wanted(t, l, 0)
+	wantSets(t, c.Record, ids(1), nil)
+	if out := l.ISRAnswered(c, Written, 1001, 0); !out.Moved {
+		t.Error("nothing moved")
+	}
+	wantHW(t, l, 120)
+}
+
+func TestMinimumOfFewerReplicas(t *testing.T) {
+	for _, c := range []struct {
+		r          Record
+		configured int
+		want       int
+	}{
+		{Record{Replicas: ids(1, 2, 3)}, 2, 2},
+		{Record{Replicas: ids(1)}, 2, 1},
+		{Record{Replicas: ids(1, 2)}, 0, 1},
+		{Record{Replicas: ids(2, 1), Adding: ids(2), Removing: ids(1)}, 2, 1},
+		{Record{Replicas: ids(1, 2, 3), Adding: ids(2, 3)}, 2, 1},
+		{Record{Replicas: ids(1, 2, 3, 4), Removing: ids(4)}, 3, 3},
+	} {
+		if got := c.r.MinInsync(c.configured); got != c.want {
+			t.Errorf("%+v, configured %d: %d, want %d", c.r, c.configured, got, c.want)
+		}
+	}
+}
+
+func TestWhoMayNotEnter(t *testing.T) {
+	r := aRecord()
+	r.ISR = ids(1, 2)
+	l := aLeader(r)
+	fetched(t, l, 2, 100, 0)
+	fetched(t, l, 3, 100, 0)
+	var asked []record.BrokerID
+	if c, ok := l.Wanted(0, func(id record.BrokerID, epoch int64) bool {
+		asked = append(asked, id)
+		return epoch != 7
+	}); ok {
+		t.Errorf("wanted: %+v", c)
+	}
+	if !sameMembers(asked, ids(3)) {
+		t.Errorf("asked about %v", asked)
+	}
+	noneWanted(t, l, 2*time.Second) // it has not fetched for too long
+}
+
+func TestNewLeaderKnowsNothingOfOthers(t *testing.T) {
+	l := aLeader(aRecord())
+	if p, ok := l.Peer(2); !ok || p != (Peer{End: -1, InISR: true}) {
+		t.Errorf("%+v", p)
+	}
+	if _, ok := l.Peer(1); ok {
+		t.Error("the leader is its own follower")
+	}
+	alone := Record{Leader: 1, Epoch: 5, Revision: 3, Replicas: ids(1), ISR: ids(1)}
+	wantHW(t, aLeader(alone), 100)
+}
+
 func BenchmarkFetched(b *testing.B) {
 	l := aLeader(aRecord())
 	b.ReportAllocs()

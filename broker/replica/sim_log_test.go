@@ -64,9 +64,14 @@ func (l *simLog) assignEpoch(e record.Epoch, start record.Offset) {
 	l.epochs = append(l.epochs[:n], record.EpochStart{Epoch: e, Start: start})
 }
 
-func (l *simLog) append(e entry) {
+// append adds a record; false if the log has a newer epoch.
+func (l *simLog) append(e entry) bool {
+	if n := len(l.epochs); n > 0 && e.epoch < l.epochs[n-1].Epoch {
+		return false
+	}
 	l.assignEpoch(e.epoch, l.End())
 	l.add(e)
+	return true
 }
 
 func (l *simLog) add(e entry) {
@@ -87,14 +92,14 @@ func (l *simLog) cut(to record.Offset) {
 	l.start, l.local = min(l.start, to), min(l.local, to)
 }
 
-// beginAt is an empty log at offset o that knows what an object's footer says
-// of the epochs of its last few records.
+// beginAt is an empty log at offset o. Every other one knows what an object's
+// footer says of the epochs of its last few records, the others nothing.
 func (l *simLog) beginAt(o, start record.Offset, of *simLog) {
 	*l = simLog{
 		start: start, local: o, synced: o,
 		recs: slices.Clone(of.recs[:o]), sums: slices.Clone(of.sums[:o+1]),
 	}
-	for i := max(0, o-3); i < o; i++ {
+	for i := max(0, o-3); i < o && o%2 == 0; i++ {
 		l.assignEpoch(of.recs[i].epoch, i)
 	}
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	opDeliver opKind = iota
 	opDrop
 	opDuplicate
+	opHold
+	opRelease
 	opProduce
 	opSync
 	opFetch
@@ -39,6 +42,7 @@ const (
 	opTime
 	opMinInsync
 	opReassign
+	opShuffle
 	opCancel
 	opPreferred
 	opLeave
@@ -49,27 +53,47 @@ const (
 )
 
 var opNames = [opKinds]string{
-	"deliver", "drop", "deliver twice", "produce", "sync", "fetch", "learn", "want", "give up", "control", "campaign",
+	"deliver", "drop", "deliver twice", "hold", "release", "produce", "sync", "fetch", "learn", "want", "give up", "control", "campaign",
 	"expire", "crash", "power loss", "power loss of all", "disk loss", "start", "register", "time", "min.insync",
-	"reassign", "cancel", "preferred", "leave", "tier", "trim", "delete records",
+	"reassign", "shuffle", "cancel", "preferred", "leave", "tier", "trim", "delete records",
 }
 
 // weights say how often each happens.
 var weights = [opKinds]int{
-	opDeliver: 1500, opDrop: 40, opDuplicate: 100, opProduce: 250, opSync: 500, opFetch: 900, opLearn: 500, opWant: 400,
+	opDeliver: 1500, opDrop: 40, opDuplicate: 100, opHold: 25, opRelease: 20, opProduce: 250, opSync: 500, opFetch: 900, opLearn: 500, opWant: 400,
 	opGiveUp: 40, opControl: 400, opCampaign: 100, opExpire: 12, opCrash: 8, opPowerLoss: 4, opPowerLossOfAll: 1,
-	opDiskLoss: 3, opStart: 150, opRegister: 60, opTime: 200, opMinInsync: 6, opReassign: 10, opCancel: 6,
-	opPreferred: 8, opLeave: 4, opTier: 10, opTrim: 10, opDelete: 5,
+	opDiskLoss: 3, opStart: 150, opRegister: 60, opTime: 200, opMinInsync: 6, opReassign: 8, opShuffle: 25, opCancel: 6,
+	opPreferred: 40, opLeave: 4, opTier: 25, opTrim: 25, opDelete: 5,
 }
 
-var wheel = func() (out []opKind) {
-	for k, n := range weights {
-		for range n {
-			out = append(out, opKind(k))
+// someOps draws a run of n steps, in which some kinds of steps are more likely
+// than usual, some less, and some do not happen: that finds what an average
+// mixture never meets. Those of likely are ten times as likely.
+func someOps(rnd *rand.Rand, n int, likely ...opKind) []op {
+	var upTo [opKinds]int
+	total := 0
+	for k, weight := range weights {
+		weight *= 10
+		switch {
+		case slices.Contains(likely, opKind(k)):
+			weight *= 10
+		case weight < 1000: // what a run can do without
+			weight = weight * [...]int{0, 3, 10, 10, 30, 60}[rnd.IntN(6)] / 10
 		}
+		total += weight
+		upTo[k] = total
 	}
-	return out
-}()
+	ops := make([]op, n)
+	for i := range ops {
+		x := rnd.IntN(total)
+		k := 0
+		for upTo[k] <= x {
+			k++
+		}
+		ops[i] = op{opKind(k), uint8(rnd.Uint32()), uint8(rnd.Uint32())}
+	}
+	return ops
+}
 
 func (w *world) step(o op) {
 	b := w.actor(o)
@@ -81,8 +105,13 @@ func (w *world) step(o op) {
 		}
 	}
 	switch o.kind {
-	case opDeliver, opDuplicate, opDrop:
+	case opDeliver, opDuplicate, opDrop, opHold:
 		w.stepNet(o)
+	case opRelease:
+		if n := len(w.late); n > 0 {
+			m := *w.late[int(o.a)%n]
+			w.deliver(&m)
+		}
 	case opProduce:
 		w.produce(b, k)
 	case opSync:
@@ -97,8 +126,9 @@ func (w *world) step(o op) {
 		if b.leader != nil && b.call != nil {
 			w.seen.unknown++
 			w.isrAnswered(b, Unknown, 0)
+			w.did("Unsure", nil, "b", b.id)
 		}
-	case opControl, opReassign, opCancel, opPreferred:
+	case opControl, opReassign, opShuffle, opCancel, opPreferred:
 		w.control(b, o.kind, k)
 	case opCampaign:
 		w.campaign(b)
@@ -116,6 +146,7 @@ func (w *world) step(o op) {
 		w.crash(b, k)
 		b.disk++
 		b.log, b.hw, b.agreed = newSimLog(), 0, 0
+		w.did("LoseDisk", nil, "b", b.id)
 	case opStart:
 		if !b.up {
 			b.up = true
@@ -132,7 +163,10 @@ func (w *world) step(o op) {
 	case opTime:
 		w.now += int64(time.Duration(1+k%40) * time.Millisecond)
 	case opMinInsync:
-		w.put(func(s *snapshot) { s.minInsync = 1 + k%3 })
+		if m := 1 + k%3; m != w.etcd().minInsync {
+			w.put(func(s *snapshot) { s.minInsync = m })
+			w.did("ChangeMinInsync", nil, "min", m)
+		}
 	case opLeave:
 		if b.up && w.etcd().reg[b.id].epoch == b.epoch {
 			w.put(func(s *snapshot) { s.reg[b.id].leaving = true })
@@ -174,7 +208,7 @@ func (w *world) actor(o op) *broker {
 			can = b.up && b.log.synced < b.log.End()
 		case opLearn:
 			can = b.up && b.img < len(w.revs)-1
-		case opControl, opReassign, opCancel, opPreferred:
+		case opControl, opReassign, opShuffle, opCancel, opPreferred:
 			can = b.up && b.ctlEpoch != 0
 		case opCampaign, opCrash, opExpire, opPowerLoss, opDiskLoss:
 			can = b.up
@@ -192,7 +226,13 @@ func (w *world) actor(o op) *broker {
 
 func (w *world) detail(o op, b *broker) string {
 	switch o.kind {
-	case opDeliver, opDrop, opDuplicate:
+	case opRelease:
+		if n := len(w.late); n > 0 {
+			m := w.late[int(o.a)%n]
+			return fmt.Sprintf("%s from %d to %d, epoch %d at %d", msgNames[m.kind], m.from, m.to, m.ask.Epoch, m.ask.Offset)
+		}
+		return ""
+	case opDeliver, opDrop, opDuplicate, opHold:
 		if len(w.net) == 0 {
 			return ""
 		}
@@ -217,21 +257,33 @@ func (w *world) stepNet(o op) {
 		return
 	}
 	m := w.take(i)
-	if o.kind == opDeliver {
+	switch {
+	case o.kind == opDeliver:
 		w.deliver(m)
+	case o.kind == opHold && m.kind <= fetchAnswer:
+		if len(w.late) < 4 {
+			w.late = append(w.late, m)
+			return
+		}
+		at := &w.late[int(o.k)%len(w.late)]
+		m, *at = *at, m
 	}
 	w.free = append(w.free, m)
 }
 
 func (w *world) produce(b *broker, k int) {
-	if b.leader == nil {
+	if b.leader == nil || w.plain && w.value == maxRecords {
 		return
 	}
 	if !b.leader.MayAppend() && k%4 > 0 { // acks=all, and sometimes acks=1
 		w.seen.appendRefused++
 		return
 	}
-	for range 1 + k%3 {
+	n := 1 + k%3
+	if w.plain {
+		n = 1
+	}
+	for range n {
 		w.value++
 		b.log.append(entry{b.leader.rec.Epoch, w.value})
 	}
@@ -243,6 +295,7 @@ func (w *world) produce(b *broker, k int) {
 		w.say("    broker %d ends at %d", b.id, b.log.End())
 	}
 	w.commit(b)
+	w.did("Appended", b)
 }
 
 func (w *world) sync(b *broker) {
@@ -253,6 +306,9 @@ func (w *world) sync(b *broker) {
 	if b.leader != nil {
 		b.leader.Durable(b.log.synced)
 		w.commit(b)
+	}
+	if w.fsync {
+		w.did("Synced", b)
 	}
 }
 
@@ -271,18 +327,30 @@ func (w *world) fetch(b *broker) {
 	m := w.msg(fetchRequest)
 	m.from, m.to, m.run, m.epoch, m.ask = b.id, b.leads, b.run, b.epoch, ask
 	w.send(m)
+	w.did("Asked", nil, "b", b.id)
 }
 
 func (w *world) learn(b *broker, k int) {
 	if !b.up || b.img == len(w.revs)-1 {
 		return
 	}
-	if k%2 == 0 {
-		b.img = len(w.revs) - 1
-	} else {
-		b.img = min(b.img+1+k/64, len(w.revs)-1)
+	if k%2 == 0 || w.plain {
+		w.learnAll(b)
+		return
 	}
+	b.img = min(b.img+1+k/64, len(w.revs)-1)
 	w.apply(b)
+}
+
+// learnAll has b's image catch up.
+func (w *world) learnAll(b *broker) {
+	b.img = len(w.revs) - 1
+	w.apply(b)
+	w.did("Learned", nil, "b", b.id) // the record first, perhaps, then the configs
+	w.did("Learned", b)
+	if s := w.etcd(); s.ctl == b.id && s.ctlEpoch == b.ctlEpoch {
+		w.did("LearnedAll", nil)
+	}
 }
 
 func (w *world) want(b *broker) {
@@ -304,12 +372,21 @@ func (w *world) want(b *broker) {
 	m.from, m.to, m.run, m.epoch, m.change, m.min = b.id, b.id, b.run, b.epoch, c, s.minInsync
 	w.say("    broker %d wants ISR %v, ELR %v", b.id, c.Record.ISR, c.Record.ELR)
 	w.send(m)
+	enters := []record.BrokerID{}
+	if c.Entering != None {
+		enters = append(enters, c.Entering)
+	}
+	w.did("Wanted", nil, "b", b.id, "leaves", without(b.leader.rec.ISR, c.Record.ISR), "enters", enters)
 }
 
 func (w *world) campaign(b *broker) {
 	if s := w.etcd(); b.up && s.ctl == None && s.reg[b.id].epoch == b.epoch {
 		b.ctlEpoch = w.put(func(s *snapshot) { s.ctl, s.ctlEpoch = b.id, s.rev }).rev
 		b.took, b.owes = [maxBrokers]int64{}, [maxBrokers]Loss{}
+		if w.plain {
+			w.did("TakenOver", nil)
+			w.learnAll(b)
+		}
 	}
 }
 
@@ -326,6 +403,7 @@ func (w *world) expire(b *broker, k int) {
 			s.ctl = None
 		}
 	})
+	w.did("Expire", nil, "b", b.id)
 }
 
 func (w *world) register(b *broker) {
@@ -338,9 +416,9 @@ func (w *world) register(b *broker) {
 	})
 	b.ranBoot = b.boot
 	b.ctlEpoch = 0
-	b.img = len(w.revs) - 1
 	b.call = nil
-	w.apply(b)
+	w.did("Register", nil, "b", b.id)
+	w.learnAll(b)
 }
 
 // crash ends the process. With the journal, a part of what was not synced may
@@ -356,16 +434,21 @@ func (w *world) crash(b *broker, k int) {
 		w.lose(b, k)
 	}
 	w.restart(b, k)
+	w.did("Crash", nil, "b", b.id, "end", int(b.log.End()), "hw", int(b.hw))
 }
 
 func (w *world) powerLoss(b *broker, k int) {
 	b.boot++
-	b.up = false
-	b.rest()
-	b.epoch, b.ctlEpoch = 0, 0
-	w.lose(b, k)
+	w.crash(b, k)
+	if w.plain && w.fsync {
+		return // a start has synced it
+	}
+	w.lose(b, k/2)
 	b.log.synced = b.log.End()
-	w.restart(b, k)
+	b.hw = min(b.hw, b.log.End())
+	if !w.fsync {
+		w.did("LoseCache", nil, "b", b.id, "end", int(b.log.End()), "hw", int(b.hw))
+	}
 }
 
 // lose takes away a part of what is not synced.
@@ -410,9 +493,13 @@ func (w *world) control(b *broker, kind opKind, k int) {
 				return
 			}
 		}
-		c.what = "election"
+		c.what, c.act, c.set = "election", "Elect", []record.BrokerID{}
+		if w.plain && k%16 == 0 { // somebody is leaving
+			c.set = append(c.set, record.BrokerID(k/16%len(w.brokers)))
+			v.Leaving = func(id record.BrokerID) bool { return id == c.set[0] }
+		}
 		if next, changed = Elect(s.rec, v); !changed {
-			c.what = "reassignment completed"
+			c.what, c.act = "reassignment completed", "Progress"
 			pv := v
 			if w.without == removalMin {
 				pv.MinInsync = 1
@@ -423,21 +510,30 @@ func (w *world) control(b *broker, kind opKind, k int) {
 			}
 		}
 	case opReassign:
-		c.what = "reassignment"
+		c.what, c.act = "reassignment", "Reassign"
 		var target []record.BrokerID
 		for i := range 1 + k%3 {
 			if id := record.BrokerID((k/3 + i*(1+k/27%2)) % len(w.brokers)); !slices.Contains(target, id) {
 				target = append(target, id)
 			}
 		}
-		next, changed = Reassign(s.rec, target)
+		c.set = target
+		if !w.plain || !sameMembers(target, s.rec.Target()) {
+			next, changed = Reassign(s.rec, target)
+		}
+	case opShuffle:
+		c.what = "another order of the replicas"
+		if n := len(s.rec.Replicas); !s.rec.Reassigning() {
+			at := k % n
+			next, changed = Reassign(s.rec, slices.Concat(s.rec.Replicas[at:], s.rec.Replicas[:at]))
+		}
 	case opCancel:
-		c.what = "cancellation"
+		c.what, c.act, c.set = "cancellation", "Reassign", s.rec.Original()
 		if s.rec.Reassigning() {
 			next, changed = Reassign(s.rec, s.rec.Original())
 		}
 	case opPreferred:
-		c.what = "preferred leader"
+		c.what, c.act = "preferred leader", "Preferred"
 		next, changed = Preferred(s.rec, v)
 	}
 	if changed {
@@ -468,7 +564,12 @@ func (w *world) takeIn(b *broker, s *snapshot, v View, id record.BrokerID) {
 		if w.takeInRecord(b, s, v, id, loss) {
 			return
 		}
-		b.took[id] = reg.epoch
+		if s.rec.HasReplica(id) {
+			b.took[id] = reg.epoch
+			if e := w.etcd(); e.ctl == b.id && e.ctlEpoch == b.ctlEpoch {
+				w.did("TakenIn", nil, "b", id)
+			}
+		}
 	}
 	w.writeAsController(b, ctlWrite{what: fmt.Sprintf("unfencing %d", id), take: id, reg: reg, lost: None})
 }
@@ -517,5 +618,15 @@ func (w *world) writeAsController(b *broker, c ctlWrite) {
 	m := w.msg(ctlRequest)
 	m.from, m.to, m.run, m.epoch, m.write, m.min = b.id, b.id, b.run, b.ctlEpoch, c, w.image(b).minInsync
 	w.say("    controller %d: %s", b.id, c.what)
-	w.send(m)
+	if !w.plain {
+		w.send(m)
+		return
+	}
+	w.controllerWrites(m)
+	for i, m := range w.net {
+		if m.kind == ctlAnswer {
+			w.deliver(w.take(i))
+			break
+		}
+	}
 }

@@ -48,21 +48,6 @@ func someRules(rnd *rand.Rand) rules {
 	return r
 }
 
-// someOps draws a run. Some runs know no faults for a while, or some kinds of
-// them at all, so that what needs a long quiet time happens, too.
-func someOps(rnd *rand.Rand, n int) []op {
-	ops := make([]op, n)
-	calm := rnd.IntN(3)
-	for i := range ops {
-		kind := wheel[rnd.IntN(len(wheel))]
-		for (kind >= opExpire && kind <= opDiskLoss) && calm > 0 && rnd.IntN(1+2*calm) > 0 {
-			kind = wheel[rnd.IntN(len(wheel))]
-		}
-		ops[i] = op{kind, uint8(rnd.Uint32()), uint8(rnd.Uint32())}
-	}
-	return ops
-}
-
 // run does ops in a new world, up to the first violation, and gives it.
 func run(r rules, ops []op, seen *sightings, print func(string, ...any)) (bad string, at int) {
 	w := newWorld(r, seen)

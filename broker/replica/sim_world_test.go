@@ -162,6 +162,8 @@ type msg struct {
 // ctlWrite is a write by the controller: a record, or an unfenced key.
 type ctlWrite struct {
 	what  string
+	act   string            // its name in the spec
+	set   []record.BrokerID // leaving, target
 	rec   *Record
 	take  record.BrokerID // whose registration it follows from, or None
 	reg   registration    // that registration
@@ -175,6 +177,7 @@ type world struct {
 	revs      []*snapshot
 	brokers   []broker
 	net       []*msg
+	late      []*msg // on their way for long
 	free      []*msg
 	value     uint32
 	committed simLog // what was below a high watermark
@@ -191,6 +194,7 @@ type world struct {
 	print   func(format string, args ...any) // nil: nobody reads
 	line    string                           // what happens, not printed yet
 	healing bool
+	steps   []string // of spec/replication.tla, if the rules are plain
 }
 
 type mover struct {
@@ -264,12 +268,10 @@ func (w *world) fail(format string, args ...any) {
 	}
 }
 
-// send puts a message on its way; when there are too many the oldest is lost.
+// send puts a message on its way; when there are too many, one is lost.
 func (w *world) send(m *msg) {
 	if len(w.net) >= maxNet {
-		w.free = append(w.free, w.net[0])
-		copy(w.net, w.net[1:])
-		w.net = w.net[:len(w.net)-1]
+		w.free = append(w.free, w.take(0))
 	}
 	w.net = append(w.net, m)
 }
@@ -415,10 +417,6 @@ func (w *world) faultyLeader(b *broker) {
 		for i := range b.leader.peers {
 			b.leader.peers[i].entering = false
 		}
-	case fetchBrokerEpoch:
-		for i := range b.leader.peers {
-			b.leader.peers[i].brokerEpoch = min(b.leader.peers[i].brokerEpoch, 0)
-		}
 	}
 }
 
@@ -430,9 +428,13 @@ func (w *world) serve(b *broker, m *msg) {
 	a := w.msg(fetchAnswer)
 	a.from, a.to, a.run = b.id, m.from, m.run
 	a.answer = Answer{Ask: m.ask, Result: NotYet, LogStart: -1}
+	taken := false
 	defer func() {
 		if w.print != nil {
 			w.say("    broker %d answers %d at %d: %s", b.id, m.from, m.ask.Offset, describe(a))
+		}
+		if w.plain && !taken {
+			return
 		}
 		w.send(a)
 	}()
@@ -468,6 +470,13 @@ func (w *world) serve(b *broker, m *msg) {
 	if w.without == truncateByEpoch {
 		de, end, diverges = l.rec.Epoch, b.log.End(), m.ask.Offset > b.log.End()
 	}
+	if p := l.peer(m.from); w.plain && (p == nil || m.epoch < p.brokerEpoch) {
+		return
+	}
+	taken = true
+	if w.plain {
+		defer w.did("Fetched", b, "from", m.from, "le", int(m.ask.Epoch), "off", int(m.ask.Offset))
+	}
 	if diverges {
 		a.answer.Result, a.answer.DivergingEpoch, a.answer.DivergingEnd = Diverging, de, end
 		w.seen.diverged++
@@ -482,6 +491,9 @@ func (w *world) serve(b *broker, m *msg) {
 }
 
 func (w *world) fetched(b *broker, f Fetch) {
+	if p := b.leader.peer(f.Replica); w.without == fetchBrokerEpoch && p != nil {
+		p.brokerEpoch = min(p.brokerEpoch, f.BrokerEpoch)
+	}
 	if _, counted := b.leader.Fetched(f, w.now); !counted {
 		w.seen.uncounted++
 	}
@@ -516,11 +528,16 @@ func (w *world) answered(b *broker, m *msg) {
 	d := b.follower.Answered(&b.log, a)
 	if d.Action == Append {
 		for i := range m.n {
-			b.log.append(m.recs[i])
+			if !b.log.append(m.recs[i]) {
+				return
+			}
 		}
 		b.agreed = max(b.agreed, a.Ask.Epoch)
 	}
 	w.act(b, d)
+	if w.plain && (d.Action == Append || d.Action == Truncate || d.Action == StartAnew) {
+		w.did("Answered", b, "le", int(a.Ask.Epoch), "off", int(a.Ask.Offset))
+	}
 	if w.print != nil && b.log.End() != before {
 		w.say("    broker %d has %d to %d, high watermark %d", b.id, b.log.start, b.log.End(), b.hw)
 	}
@@ -568,6 +585,8 @@ func (w *world) changeISR(m *msg) {
 	}
 	a := w.msg(isrAnswer)
 	a.from, a.to, a.run, a.call = m.from, m.from, m.run, m.call
+	b := &w.brokers[m.from]
+	waits := b.up && b.run == m.run && b.leader != nil && b.call != nil && b.calls == m.call
 	switch {
 	case !same:
 		a.isr = Overtaken
@@ -591,7 +610,23 @@ func (w *world) changeISR(m *msg) {
 		}
 	}
 	w.say("    etcd: ISR %v, ELR %v by %d: %s", c.Record.ISR, c.Record.ELR, m.from, [...]string{"written", "refused", "overtaken"}[a.isr])
-	w.send(a)
+	if !w.plain {
+		w.send(a)
+		return
+	}
+	switch { // the leader knows at once
+	case a.isr == Written && waits:
+		w.did("Written", nil, "b", m.from, "record", w.etcd().rec)
+		w.isrAnswered(b, a.isr, a.rev)
+		w.learnAll(b)
+	case a.isr == Written:
+		w.did("WrittenLate", nil, "record", w.etcd().rec)
+	case waits:
+		w.isrAnswered(b, a.isr, 0)
+		if a.isr == Refused {
+			w.did("Refused", nil, "b", m.from)
+		}
+	}
 }
 
 func (w *world) isrAnswered(b *broker, a ISRAnswer, rev int64) {
@@ -634,6 +669,19 @@ func (w *world) controllerWrites(m *msg) {
 		}
 		n.unf[c.take] = unfencing{c.reg.epoch, c.reg.disk, c.reg.boot}
 	})
+	switch {
+	case c.rec == nil && s.unf[c.take] != n.unf[c.take]:
+		w.did("Unfenced", nil, "b", c.take)
+	case c.rec == nil:
+	case c.take != None:
+		w.did("TakenIn", nil, "b", c.take, "record", n.rec)
+	case c.act == "Elect":
+		w.did(c.act, nil, "leaving", c.set, "record", n.rec)
+	case c.act == "Reassign":
+		w.did(c.act, nil, "target", c.set, "record", n.rec)
+	default:
+		w.did(c.act, nil, "record", n.rec)
+	}
 	if c.rec == nil {
 		return
 	}
@@ -671,6 +719,9 @@ func (w *world) elected(old, n *snapshot) {
 // min.insync.replicas; the least of them is what may be asked for.
 func (w *world) wrote(old *snapshot, decided int) {
 	s := w.etcd()
+	if bad := invalid(s.rec); bad != "" {
+		w.fail("the record is not valid: %s: %+v", bad, s.rec)
+	}
 	least := min(s.minInsync, decided)
 	for i := range w.brokers {
 		least = min(least, w.image(&w.brokers[i]).minInsync)
