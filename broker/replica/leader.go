@@ -34,7 +34,6 @@ type Leader struct {
 
 	sent    bool // a change based on rec is being written
 	unsure  bool // one based on rec has an unknown outcome: it may be written at any time
-	stale   bool // rec is not the newest: etcd said so
 	pauseTo int64
 }
 
@@ -217,12 +216,9 @@ type ISRAnswer uint8
 const (
 	// Written: it is the record now.
 	Written ISRAnswer = iota
-	// Refused: it was not written because of something else than the record,
-	// whose revision is still the one it was based on.
+	// Refused: it was not written and will not be, whatever it was that did not
+	// compare.
 	Refused
-	// Overtaken: it was not written, the record has another revision by now,
-	// which Learned will tell.
-	Overtaken
 	// Unknown: it may have been written, or may still be.
 	Unknown
 )
@@ -252,8 +248,6 @@ func (l *Leader) ISRAnswered(c Change, a ISRAnswer, revision, now int64) Outcome
 		} else {
 			l.pauseTo = now + int64(refusedPause)
 		}
-	case Overtaken:
-		l.stale = true
 	case Unknown:
 		l.unsure = true
 		l.pauseTo = now + int64(refusedPause)
@@ -349,7 +343,7 @@ func (l *Leader) adopt(r Record, now int64) {
 		l.peers = append(l.peers, p)
 	}
 	l.rec = r
-	l.sent, l.unsure, l.stale = false, false, false
+	l.sent, l.unsure = false, false
 }
 
 // advance moves the high watermark as far as it may go, and says whether it
@@ -375,7 +369,7 @@ func (l *Leader) advance() bool {
 func (l *Leader) enough() bool { return len(l.rec.ISR) >= l.rec.MinInsync(l.minInsync) }
 
 // mayWant says whether a change may be proposed now.
-func (l *Leader) mayWant(now int64) bool { return !l.sent && !l.stale && now >= l.pauseTo }
+func (l *Leader) mayWant(now int64) bool { return !l.sent && now >= l.pauseTo }
 
 // ready says whether p may enter the ISR, as far as the leader knows.
 func (l *Leader) ready(p *peer, now int64) bool {

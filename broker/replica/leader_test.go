@@ -218,14 +218,14 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-func TestOvertaken(t *testing.T) {
+func TestRefusedSinceTheRecordIsNewer(t *testing.T) {
 	l := aLeader(aRecord())
 	l.Appended(120)
 	l.Durable(120)
 	fetched(t, l, 2, 120, 2*time.Second)
 	c := wanted(t, l, 2*time.Second)
-	l.ISRAnswered(c, Overtaken, 0, int64(2*time.Second))
-	noneWanted(t, l, time.Hour) // until it is known what the record is
+	l.ISRAnswered(c, Refused, 0, int64(2*time.Second))
+	noneWanted(t, l, 2*time.Second)
 	r := aRecord()
 	r.Revision, r.ISR = 1007, ids(1, 2)
 	if out := l.Learned(r, int64(3*time.Second)); !out.Moved {

@@ -345,6 +345,9 @@ func (w *world) learn(b *broker, k int) {
 // learnAll has b's image catch up.
 func (w *world) learnAll(b *broker) {
 	b.img = len(w.revs) - 1
+	if w.plain && b.call != nil && w.etcd().rec.Revision > b.call.Record.Revision {
+		b.call = nil // overtaken, as the newer record says
+	}
 	w.apply(b)
 	w.did("Learned", nil, "b", b.id) // the record first, perhaps, then the configs
 	w.did("Learned", b)

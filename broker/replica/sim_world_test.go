@@ -589,7 +589,7 @@ func (w *world) changeISR(m *msg) {
 	waits := b.up && b.run == m.run && b.leader != nil && b.call != nil && b.calls == m.call
 	switch {
 	case !same:
-		a.isr = Overtaken
+		a.isr = Refused
 		w.seen.overtaken++
 	case !own || !enters:
 		a.isr = Refused
@@ -609,7 +609,7 @@ func (w *world) changeISR(m *msg) {
 			w.seen.shrunk++
 		}
 	}
-	w.say("    etcd: ISR %v, ELR %v by %d: %s", c.Record.ISR, c.Record.ELR, m.from, [...]string{"written", "refused", "overtaken"}[a.isr])
+	w.say("    etcd: ISR %v, ELR %v by %d: %s", c.Record.ISR, c.Record.ELR, m.from, [...]string{"written", "refused"}[a.isr])
 	if !w.plain {
 		w.send(a)
 		return
@@ -621,11 +621,9 @@ func (w *world) changeISR(m *msg) {
 		w.learnAll(b)
 	case a.isr == Written:
 		w.did("WrittenLate", nil, "record", w.etcd().rec)
-	case waits:
+	case waits && same:
 		w.isrAnswered(b, a.isr, 0)
-		if a.isr == Refused {
-			w.did("Refused", nil, "b", m.from)
-		}
+		w.did("Refused", nil, "b", m.from)
 	}
 }
 
