@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -352,7 +353,12 @@ func (l *Log) restart(at, start record.Offset, epochs []record.EpochStart, ps *P
 		if err := l.updateMeta(func(m *Meta) {
 			m.Emptying, m.LocalBase, m.RecoveryPoint, m.LogStart, m.Compacted = true, at, at, start, min(m.Compacted, at)
 		}); err != nil {
-			return l.judge(err)
+			if raw, rerr := os.ReadFile(filepath.Join(l.dir, metaName)); rerr == nil {
+				if m, merr := DecodeMeta(raw); merr == nil && !m.Emptying {
+					return l.judge(err)
+				}
+			}
+			return l.fail(err) // the next Open may empty the folder: nothing may be added
 		}
 		done = true
 		if err := l.beginAt(at, start, epochs, ps); err != nil {
