@@ -11,7 +11,7 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-func openJournal(t *testing.T, dir string, d *disk.Disk) *journal.Journal {
+func openJournal(t testing.TB, dir string, d *disk.Disk) *journal.Journal {
 	t.Helper()
 	j, err := journal.Open(dir, powerJournal, journal.Deps{Disk: d, Log: testLog})
 	if err != nil {
