@@ -18,6 +18,7 @@ var (
 	seed    = flag.Uint64("seed", 0, "of TestChaos; 0 for a new one")
 	minutes = flag.Float64("minutes", 0.5, "of TestChaos: how long faults go on")
 	brokers = flag.Int("brokers", 1, "of TestChaos")
+	copies  = flag.Int("replicas", 0, "of TestChaos: of each partition; 0 for three, or as many as there are brokers")
 	out     = flag.String("out", "", "of TestChaos: an empty folder for history, picture and data, which are kept; without it they are kept in bin/chaos when something is wrong")
 )
 
@@ -68,7 +69,7 @@ func TestChaos(t *testing.T) {
 
 func config(t *testing.T, bin, dir, librdkafka string) Config {
 	began := time.Now()
-	return Config{Seed: *seed, Brokers: *brokers, Length: time.Duration(*minutes * float64(time.Minute)), Binary: bin, Librdkafka: librdkafka, Dir: dir,
+	return Config{Seed: *seed, Brokers: *brokers, Replicas: *copies, Length: time.Duration(*minutes * float64(time.Minute)), Binary: bin, Librdkafka: librdkafka, Dir: dir,
 		Args: []string{"--upload-check", "1s", "--set", "log.retention.check.interval.ms=500", "--set", "group.initial.rebalance.delay.ms=0", "--set", "firn.journal.bytes=134217728", "--set", "offsets.topic.num.partitions=4"},
 		Log: func(format string, args ...any) {
 			t.Logf("%6.2f s  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
@@ -86,7 +87,7 @@ func TestChaosFindsLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config(t, bin, t.TempDir(), "")
-	c.Brokers = 1
+	c.Brokers, c.Replicas = 1, 1
 	c.Plan = []Step{{At: 5 * time.Second, For: time.Second, Action: Forget, Brokers: []int{1}}, {At: 10 * time.Second, Action: Leaders}}
 	r, err := Run(t.Context(), c)
 	if err != nil {

@@ -31,15 +31,16 @@ type cluster struct {
 
 // broker is one firn process, over its restarts.
 type broker struct {
-	id                int
-	kafka, http, peer string
-	data              string   // absolute
-	full              string   // where its disk is mounted if it has one of its own for logs and journal; "" otherwise
-	disk              *os.File // that folder, which is seen in the sandbox only
-	args              []string
-	box               *sandbox // nil without a network
-	cluster           *cluster
-	out               *os.File
+	id               int
+	kafka, http      string
+	peer, peerClient string   // of its etcd member
+	data             string   // absolute
+	full             string   // where its disk is mounted if it has one of its own for logs and journal; "" otherwise
+	disk             *os.File // that folder, which is seen in the sandbox only
+	args             []string
+	box              *sandbox // nil without a network
+	cluster          *cluster
+	out              *os.File
 
 	mu     sync.Mutex // orders what is done to the process
 	proc   *process   // nil while there is none
@@ -74,12 +75,17 @@ func newCluster(c Config, n *network, dir string) (*cluster, error) {
 		cl.brokers = append(cl.brokers, b)
 	}
 	if c.Brokers > 1 {
+		members := 3
+		if c.Brokers == 2 {
+			members = 1
+		}
 		var seeds []string
-		for _, b := range cl.brokers[:min(c.Brokers, 3)] {
+		for _, b := range cl.brokers[:members] {
 			seeds = append(seeds, b.peer)
 		}
 		for _, b := range cl.brokers {
-			b.args = append(b.args, "--node-id", fmt.Sprint(b.id), "--peer", b.peer, "--seeds", strings.Join(seeds, ","))
+			b.args = append(b.args, "--node-id", fmt.Sprint(b.id), "--peer", b.peer, "--peer-client", b.peerClient, "--seeds", strings.Join(seeds, ","),
+				"--store", "file://"+filepath.Join(dir, "objects"))
 		}
 	}
 	for _, b := range cl.brokers {
@@ -97,7 +103,7 @@ func (cl *cluster) broker(id int, dir string) (*broker, error) {
 	if b.out, err = os.Create(filepath.Join(dir, fmt.Sprintf("broker-%d.log", id))); err != nil {
 		return nil, err
 	}
-	host, ports := fmt.Sprintf("127.0.0.%d", id), [3]int{9092, 9644, peerPort}
+	host, ports := fmt.Sprintf("127.0.0.%d", id), [4]int{9092, 9644, peerPort, peerPort - 1}
 	if cl.net != nil {
 		b.box = cl.net.nodes[id]
 		host = net.IP(b.box.addr[:]).String()
@@ -109,7 +115,7 @@ func (cl *cluster) broker(id int, dir string) (*broker, error) {
 		}
 	}
 	at := func(port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
-	b.kafka, b.http, b.peer = at(ports[0]), at(ports[1]), at(ports[2])
+	b.kafka, b.http, b.peer, b.peerClient = at(ports[0]), at(ports[1]), at(ports[2]), at(ports[3])
 	b.args = []string{"start", "--data", b.data, "--kafka", b.kafka, "--http", b.http}
 	return b, nil
 }

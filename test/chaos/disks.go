@@ -56,14 +56,14 @@ func (r *runner) disks() error {
 				}
 			}
 		}
-		if len(replicas) != r.topics.replicas() {
-			r.problem("%s: %d replicas on disk, not %d", name, len(replicas), r.topics.replicas())
+		if len(replicas) != r.Replicas {
+			r.problem("%s: %d replicas on disk, not %d", name, len(replicas), r.Replicas)
 		}
 		found, same, err := check.Compare(name, replicas)
 		if err != nil {
 			r.problem("%v", err)
 		}
-		r.diverged = append(r.diverged, found...)
+		r.found = append(r.found, found...)
 		r.result.Same += same
 	}
 	return nil
@@ -84,13 +84,22 @@ func (r *runner) verify(b *broker) error {
 // maxDecompressed bounds the records of one batch.
 const maxDecompressed = 64 << 20
 
-// onDisk records what a replica's segments hold, as if somebody had read it.
+// session is an idempotent producer's epoch, in which sequence numbers go up by
+// one from record to record (KIP-98).
+type session struct {
+	id    int64
+	epoch int16
+}
+
+// onDisk records what a replica's segments hold, as if somebody had read it, and
+// looks at the sequence numbers of idempotent producers.
 func (r *runner) onDisk(process int32, at target, dir string) error {
 	batches, err := check.OpenBatches(dir)
 	if err != nil {
 		return err
 	}
 	defer batches.Close()
+	next := map[session]int32{}
 	for {
 		b, err := batches.Next()
 		if errors.Is(err, io.EOF) {
@@ -98,6 +107,14 @@ func (r *runner) onDisk(process int32, at target, dir string) error {
 		}
 		if err != nil {
 			return err
+		}
+		if p := (session{b.ProducerID(), b.ProducerEpoch()}); p.id >= 0 {
+			want, known := next[p]
+			if b.BaseSequence() != want && (known || b.BaseSequence() != 0) {
+				r.found = append(r.found, check.Anomaly{Kind: check.Duplicate, Time: -1, Where: dir,
+					What: fmt.Sprintf("the batch at offset %d has sequence %d of producer %d, epoch %d, and %d was to come", b.BaseOffset(), b.BaseSequence(), p.id, p.epoch, want)})
+			}
+			next[p] = int32((int64(b.LastSequence()) + 1) % (1 << 31))
 		}
 		e := history.Event{Kind: history.Poll, Process: process, Key: at.key, High: -1}
 		err = b.EachRecord(maxDecompressed, func(rec *record.Record) bool {

@@ -51,7 +51,7 @@ type Port uint8
 // The ports.
 const (
 	AnyPort   Port = iota
-	PeerPort       // between members of etcd
+	PeerPort       // those to members of etcd
 	KafkaPort      // everything else
 )
 
@@ -90,6 +90,7 @@ type PlanConfig struct {
 	Length  time.Duration // every step has ended by then
 	Network bool          // links can be cut
 	Disks   bool          // disks can be filled
+	Wipe    bool          // a broker may lose its disk: others have what it had
 }
 
 // Plan makes the steps of a run, in the order in which they begin. It is a pure
@@ -107,7 +108,7 @@ func Plan(seed uint64, c PlanConfig) []Step {
 		{(*planner).slow, span(5000, 30000), span(2000, 10000), c.Network},
 		{(*planner).reset, span(1000, 8000), span(1, 100), c.Network},
 		{(*planner).fill, span(10000, 40000), span(1000, 6000), c.Disks},
-		{(*planner).wipe, span(30000, 60000), span(500, 3000), c.Brokers >= 3},
+		{(*planner).wipe, span(30000, 60000), span(500, 3000), c.Wipe},
 		{(*planner).topic, span(2000, 15000), span(3000, 30000), true},
 		{(*planner).leaders, span(5000, 20000), span(0, 0), c.Brokers > 1},
 		{(*planner).move, span(5000, 25000), span(1000, 5000), c.Brokers > 1},

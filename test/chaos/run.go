@@ -30,10 +30,11 @@ import (
 
 // Config is a run.
 type Config struct {
-	Seed    uint64
-	Brokers int           // 1 to 9
-	Length  time.Duration // of the faults; reading everything comes after it
-	Binary  string        // firn, absolute
+	Seed     uint64
+	Brokers  int           // 1 to 9
+	Replicas int           // of each partition; 0 for three, or as many as there are brokers
+	Length   time.Duration // of the faults; reading everything comes after it
+	Binary   string        // firn, absolute
 	// Librdkafka is the program of test/librdkafka/chaosclient, absolute; "" for
 	// a run without it.
 	Librdkafka string
@@ -73,7 +74,7 @@ type runner struct {
 	result  *Result
 	origin  int64 // of the history's times
 
-	diverged []check.Anomaly // of replicas on disk
+	found []check.Anomaly // on the brokers' disks
 }
 
 // Run takes all the steps of the seed's plan and checks what was seen. An error
@@ -81,6 +82,9 @@ type runner struct {
 func Run(ctx context.Context, c Config) (*Result, error) {
 	if c.Brokers < 1 || c.Brokers > 9 {
 		return nil, fmt.Errorf("%d brokers: can be 1 to 9", c.Brokers)
+	}
+	if c.Replicas == 0 {
+		c.Replicas = min(c.Brokers, 3)
 	}
 	r := &runner{Config: c, result: &Result{History: filepath.Join(c.Dir, "history.jsonl"), Picture: filepath.Join(c.Dir, "timeline.svg")}}
 	var err error
@@ -90,7 +94,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	} else {
 		defer r.net.close()
 	}
-	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil})
+	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Wipe: c.Replicas >= 3})
 	if c.Plan != nil {
 		plan = c.Plan
 	}
@@ -151,7 +155,7 @@ func (r *runner) run(ctx context.Context, plan []Step, parts []string) error {
 		return err
 	}
 	defer admin.Close()
-	r.topics = newTopics(r.rec, admin, r.Brokers)
+	r.topics = newTopics(r.rec, admin, r.Brokers, r.Replicas)
 	r.clients.topics = r.topics
 	for i, name := range []string{"base-a", "base-b"} {
 		if err := r.topics.create(octx, name, 3+i, true); err != nil {
@@ -338,7 +342,7 @@ func (r *runner) judge(length time.Duration) error {
 	if r.result.Report, err = check.File(r.result.History); err != nil {
 		return err
 	}
-	for _, a := range r.diverged {
+	for _, a := range r.found {
 		r.result.Report.Add(a)
 	}
 	d := timeline.New(int64(length))

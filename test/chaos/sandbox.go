@@ -62,7 +62,8 @@ type latePacket struct {
 
 const (
 	mtu = 32 << 10
-	// peerPort is where etcd's members listen, each at its own address.
+	// peerPort is where etcd's members listen for each other, each at its own
+	// address; they listen for others at the port below.
 	peerPort = 9720
 	// latePackets bounds what is on its way to a node; more is dropped, as a
 	// router would.
@@ -197,11 +198,17 @@ func (n *network) rule(from, to int, port Port) rule {
 	return rules[Link{from, to, AnyPort}].and(rules[Link{from, to, port}])
 }
 
+// portOf tells connections to etcd's members, at peerPort and the one below it,
+// from others.
 func portOf(b []byte) Port {
 	head := int(b[0]&15) * 4
-	if b[9] == unix.IPPROTO_TCP && len(b) >= head+4 &&
-		(binary.BigEndian.Uint16(b[head:]) == peerPort || binary.BigEndian.Uint16(b[head+2:]) == peerPort) {
-		return PeerPort
+	if b[9] != unix.IPPROTO_TCP || len(b) < head+4 {
+		return KafkaPort
+	}
+	for _, port := range []uint16{binary.BigEndian.Uint16(b[head:]), binary.BigEndian.Uint16(b[head+2:])} {
+		if port == peerPort || port == peerPort-1 {
+			return PeerPort
+		}
 	}
 	return KafkaPort
 }

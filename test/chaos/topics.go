@@ -34,10 +34,10 @@ type target struct {
 // topics makes and deletes topics, moves their partitions, and says what
 // there is.
 type topics struct {
-	rec     *history.Recorder
-	cl      *kgo.Client
-	adm     *kadm.Client
-	brokers int
+	rec      *history.Recorder
+	adm      *kadm.Client
+	brokers  int
+	replicas int // of each partition
 
 	mu     sync.Mutex
 	keys   map[string][]int32 // of each topic's partitions
@@ -48,24 +48,21 @@ type topics struct {
 	epoch  map[target]int32
 }
 
-func newTopics(rec *history.Recorder, cl *kgo.Client, brokers int) *topics {
+func newTopics(rec *history.Recorder, cl *kgo.Client, brokers, replicas int) *topics {
 	adm := kadm.NewClient(cl)
 	adm.SetTimeoutMillis(int32(patience.Milliseconds()))
-	return &topics{rec: rec, cl: cl, adm: adm, brokers: brokers, keys: map[string][]int32{}, leader: map[target]int32{}, epoch: map[target]int32{}}
+	return &topics{rec: rec, adm: adm, brokers: brokers, replicas: replicas, keys: map[string][]int32{}, leader: map[target]int32{}, epoch: map[target]int32{}}
 }
-
-// replicas is how many of each partition there are.
-func (t *topics) replicas() int { return min(t.brokers, 3) }
 
 // create makes a topic; from then on records are sent to it.
 func (t *topics) create(ctx context.Context, name string, partitions int, stays bool) error {
 	set := map[string]*string{}
 	for k, v := range map[string]string{"segment.bytes": "1048576", "retention.ms": "-1", "max.message.bytes": fmt.Sprint(maxRecord),
-		"min.insync.replicas": fmt.Sprint((t.replicas() + 1) / 2)} {
+		"min.insync.replicas": fmt.Sprint((t.replicas + 1) / 2)} {
 		set[k] = &v
 	}
 	err := eventually(ctx, func(ctx context.Context) error {
-		_, err := t.adm.CreateTopic(ctx, int32(partitions), int16(t.replicas()), set, name)
+		_, err := t.adm.CreateTopic(ctx, int32(partitions), int16(t.replicas), set, name)
 		if errors.Is(err, kerr.TopicAlreadyExists) {
 			return nil // the answer to an earlier try was lost
 		}
@@ -158,7 +155,7 @@ func (t *topics) move(ctx context.Context, seed uint64) error {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	at := t.pick(rnd)
 	var to []int32
-	for _, b := range rnd.Perm(t.brokers)[:t.replicas()] {
+	for _, b := range rnd.Perm(t.brokers)[:t.replicas] {
 		to = append(to, int32(b+1))
 	}
 	var req kadm.AlterPartitionAssignmentsReq

@@ -35,7 +35,8 @@ const (
 	// Phantom: somebody read a record that nobody sent to that partition, or
 	// whose bytes are damaged.
 	Phantom Kind = "phantom"
-	// Duplicate: a record of an idempotent producer is at two offsets.
+	// Duplicate: a record of an idempotent producer is at two offsets, or the
+	// sequence numbers of one of its epochs are not one after the other on disk.
 	Duplicate Kind = "duplicate"
 	// InconsistentOffset: an offset held two records, for two readers, over
 	// time, in two replicas, or for a producer and a reader.

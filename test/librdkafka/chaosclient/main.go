@@ -85,7 +85,7 @@ func run(brokers, path string, origin int64, first, processes int, topics string
 		stop()
 	}()
 	var wg sync.WaitGroup
-	for i, life := range []func(context.Context, string, *rand.Rand) error{c.producer(60_000), c.producer(4000), c.consumer(""), c.consumer("chaos-rdkafka"), c.consumer("chaos-rdkafka")} {
+	for i, life := range []func(context.Context, string, *rand.Rand) error{c.producer(60_000, 1, history.All|history.Idempotent|history.Ordered), c.producer(4000, 5, history.All), c.consumer(""), c.consumer("chaos-rdkafka"), c.consumer("chaos-rdkafka")} {
 		name := fmt.Sprintf("librdkafka-%s-%d", []string{"idempotent", "impatient", "assigned", "member", "member"}[i], i)
 		wg.Go(func() { c.lives(ctx, name, i, life) })
 	}
@@ -125,16 +125,21 @@ type opaque struct {
 }
 
 // producer is a life of an idempotent producer, whose records may take that
-// many milliseconds.
-func (c *client) producer(timeout int) func(context.Context, string, *rand.Rand) error {
+// many milliseconds, with so many requests on their way to a broker.
+//
+// With more than one, or with records that time out, it makes no promise:
+// librdkafka then begins a new producer epoch when a request fails and the one
+// after it is out of order, and sends again under that epoch what another broker
+// may have taken under the old one and not answered.
+func (c *client) producer(timeout, inFlight int, traits history.Traits) func(context.Context, string, *rand.Rand) error {
 	return func(ctx context.Context, name string, rnd *rand.Rand) error {
-		p, err := kafka.NewProducer(&kafka.ConfigMap{"bootstrap.servers": c.brokers, "enable.idempotence": true, "message.timeout.ms": timeout, "linger.ms": rnd.IntN(5),
+		p, err := kafka.NewProducer(&kafka.ConfigMap{"bootstrap.servers": c.brokers, "enable.idempotence": true, "message.timeout.ms": timeout, "max.in.flight.requests.per.connection": inFlight, "linger.ms": rnd.IntN(5),
 			"compression.type": []string{"none", "lz4", "snappy", "gzip", "zstd"}[rnd.IntN(5)], "queue.buffering.max.messages": 300, "socket.timeout.ms": 4000, "retry.backoff.ms": 50,
 			"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500, "topic.metadata.refresh.interval.ms": 5000})
 		if err != nil {
 			return err
 		}
-		process, err := c.process(name, "", history.All|history.Idempotent|history.Ordered)
+		process, err := c.process(name, "", traits)
 		if err != nil {
 			p.Close()
 			return err
