@@ -51,10 +51,11 @@ walk: ## random requests to Apache Kafka and to Firn at once (SEED, STEPS); what
 
 MINUTES     ?= 10
 BROKERS     ?= 1
+REPLICAS    ?= 0
 .PHONY: chaos
-chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, and the check of what was seen (SEED, a new one without; MINUTES, BROKERS)
+chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, and the check of what was seen (SEED, a new one without; MINUTES, BROKERS, REPLICAS)
 	CGO_ENABLED=1 go build -race -o bin/firn-race ./cmd/firn
-	FIRNDEV_BIN=$(CURDIR)/bin/firn-race go test ./test/chaos -run '^TestChaos$$' -count=1 -timeout 0 -v -seed '$(if $(filter command line environment,$(origin SEED)),$(SEED),0)' -minutes $(MINUTES) -brokers $(BROKERS)
+	FIRNDEV_BIN=$(CURDIR)/bin/firn-race go test ./test/chaos -run '^TestChaos$$' -count=1 -timeout 0 -v -seed '$(if $(filter command line environment,$(origin SEED)),$(SEED),0)' -minutes $(MINUTES) -brokers $(BROKERS) -replicas $(REPLICAS)
 
 ROUNDS      ?=
 BENCH       ?= bin/bench
