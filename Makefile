@@ -57,6 +57,10 @@ chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, a
 	CGO_ENABLED=1 go build -race -o bin/firn-race ./cmd/firn
 	FIRNDEV_BIN=$(CURDIR)/bin/firn-race go test ./test/chaos -run '^TestChaos$$' -count=1 -timeout 0 -v -seed '$(if $(filter command line environment,$(origin SEED)),$(SEED),0)' -minutes $(MINUTES) -brokers $(BROKERS) -replicas $(REPLICAS)
 
+.PHONY: spec
+spec: ## the replication protocol in TLA+ and what it loses without each of its guards (docs/spec.md); needs Java and mvn
+	./spec/check
+
 ROUNDS      ?=
 BENCH       ?= bin/bench
 .PHONY: bench

@@ -230,7 +230,7 @@ Adopted(state, rec, pe) ==
 LearnedImage(b, img) ==
   LET new  == img.record
       old  == image[b].record
-      here == b \in new.replicas
+      here == b \in new.replicas \/ ~Owns(b, img, broker[b].epoch)
       leads == Leads(b, img, broker[b].epoch)
       stays == leads /\ IsLeader(b) /\ old.le = new.le
       \* Only to show why it is wrong: Kafka before KIP-101.
