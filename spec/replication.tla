@@ -38,7 +38,7 @@ CONSTANTS
 
 AllGuards == {
   "LeaderEpoch",      \* a leader takes fetches of its own leader epoch only
-  "FetchEpoch",       \* ... and none with a broker epoch below the last one seen
+  "FetchEpoch",       \* ... and of those that its image has as unfenced
   "History",          \* ... and an end only where both histories agree
   "Divergence",       \* a follower truncates by epochs, not to its high watermark
   "Answer",           \* a follower takes answers to what it asks now
@@ -70,7 +70,7 @@ VARIABLES
   etcd,       \* the truth: [record, reg, unf, min]
   key,        \* the revision at which the controller key was made
   broker,     \* [up, epoch, disk, cache, ran, last] of each broker
-  image,      \* what each broker has seen of etcd: [record, unf, min]
+  image,      \* what each broker has seen of etcd: [record, unf, peers, min]
   log,        \* each replica: records [e |-> leader epoch, v |-> value]
   durable,    \* each replica's durable end
   hw,         \* each replica's high watermark
@@ -106,7 +106,8 @@ NotLeading == [begin |-> 0, ends |-> [f \in Brokers |-> Unknown],
                unsure |-> FALSE, pending |-> NoChange]
 NoRecord  == [leader |-> None, le |-> 0, pe |-> 0, replicas |-> {}, isr |-> {},
               elr |-> {}, adding |-> {}, removing |-> {}]
-NoImage   == [record |-> NoRecord, unf |-> 0, min |-> MinInsync]
+NoPeers   == [f \in Brokers |-> 0]
+NoImage   == [record |-> NoRecord, unf |-> 0, peers |-> NoPeers, min |-> MinInsync]
 
 (***************************************************************************)
 (* Words of docs/cluster.md.                                               *)
@@ -137,13 +138,16 @@ IsFollower(b) == /\ broker[b].up
                  /\ image[b].record.leader \notin {b, None}
                  /\ b \in image[b].record.replicas
 
-\* What of etcd makes a difference to b. The ISR is the leader's only.
+\* What of etcd makes a difference to b: the ISR, and who of the replicas is
+\* unfenced as what, is the leader's only.
 Seen(b) ==
   LET rec == etcd.record
   IN  [record |-> IF rec.leader = b THEN rec
                   ELSE [NoRecord EXCEPT !.leader = rec.leader, !.le = rec.le,
                                         !.replicas = rec.replicas],
        unf |-> etcd.unf[b].epoch,
+       peers |-> [f \in Brokers |-> IF rec.leader = b /\ f \in rec.replicas
+                                    THEN etcd.unf[f].epoch ELSE 0],
        min |-> IF rec.leader = b THEN etcd.min ELSE MinInsync]
 
 EpochBefore(l, o) == IF o = 0 THEN 0 ELSE l[o].e
@@ -253,10 +257,13 @@ LearnedImage(b, img) ==
 Learned(b) ==
   /\ broker[b].up
   /\ Seen(b) # image[b]
-  /\ \E m \in {Seen(b).min, image[b].min} :
-     LET img == [Seen(b) EXCEPT !.min = m] IN
-     /\ image' = [image EXCEPT ![b] = img]
-     /\ LearnedImage(b, img)
+  /\ LET new == Seen(b)
+         old == image[b]
+         early == [new EXCEPT !.peers = old.peers, !.min = old.min]
+     IN  \E img \in {new} \cup IF IsLeader(b) /\ lead[b].pending.kind # "none"
+                               THEN {early} \ {old} ELSE {} :
+           /\ image' = [image EXCEPT ![b] = img]
+           /\ LearnedImage(b, img)
   /\ UNCHANGED <<etcd, key, broker, orphans, ctl, net, left>>
 
 \* A producer's record.
@@ -318,7 +325,7 @@ Fetched(b, m) ==
   /\ IsLeader(b)
   /\ m.from \in image[b].record.replicas
   /\ G("LeaderEpoch") => m.le = image[b].record.le
-  /\ G("FetchEpoch") => m.be >= lead[b].seen[m.from]
+  /\ G("FetchEpoch") => m.be = image[b].peers[m.from]
   /\ LET differs == Diverges(log[b], m)
          takes == ~differs \/ ~G("History")
          x == IF G("Divergence") THEN EpochEnd(log[b], m.last)
@@ -753,11 +760,10 @@ Electable == {b \in etcd.record.isr \cup etcd.record.elr : Intact(b)}
 
 \* Invariant 1: whoever may be elected has all that was ever acknowledged ...
 Completeness == unclean \/ \A b \in Electable : Complete(b)
-\* ... there is somebody, while of some record fewer than min.insync.replicas
-\* copies were lost ...
-Survival == \/ unclean
-            \/ \A i \in 1..Len(committed) : lost[committed[i].v] >= least
-            \/ Electable # {}
+\* ... there are min.insync.replicas of them, less those whose copies were lost ...
+Survival ==
+  unclean \/ \A i \in 1..Len(committed) :
+               Cardinality(Electable) + lost[committed[i].v] >= least
 \* ... and who leads now has it.
 LeaderComplete ==
   unclean \/ \A b \in Brokers :
