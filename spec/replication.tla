@@ -30,7 +30,7 @@ CONSTANTS
   Checkpoint,    \* a high watermark may be known still after a crash
   LateController,\* the controller's image, too, may be late
   Guards,        \* the comparisons in force, see AllGuards
-  Fetches,       \* on their way at once, in all
+  Fetches,       \* on their way at once, of each follower
   Answers,       \* on their way at once, to each follower
   \* How often each of these may happen.
   Appends, Crashes, Expiries, DiskLosses, CacheLosses, Shrinks, Timeouts,
@@ -306,10 +306,11 @@ Asked(f) ==
   /\ OwnEnd(durable[f], log[f]) = Len(log[f])
   /\ ~\E a \in answers : IsAsked(f, a)
   /\ Ask(f) \notin requests
-  /\ \/ /\ Cardinality(requests) < Fetches
-        /\ requests' = requests \cup {Ask(f)}
-     \/ \E m \in requests : /\ m.from = f   \* the earlier one is lost
-                            /\ requests' = (requests \ {m}) \cup {Ask(f)}
+  /\ LET before == {m \in requests : m.from = f}
+     IN  IF Cardinality(before) < Fetches
+         THEN requests' = requests \cup {Ask(f)}
+         ELSE \E m \in before :   \* an earlier one is lost
+                requests' = (requests \ {m}) \cup {Ask(f)}
   /\ UNCHANGED <<etcd, key, broker, image, log, durable, hw, lead, orphans, ctl,
                  answers, ghosts, left>>
 
@@ -344,10 +345,10 @@ Fetched(b, m) ==
          before == {y \in answers : y.to = m.from}
      IN  /\ lead' = [lead EXCEPT ![b] = state]
          /\ Raise(b, image[b], state, log[b], durable[b])
-         /\ \/ void /\ UNCHANGED answers
-            \/ ~void /\ Cardinality(before) < Answers /\ answers' = answers \cup {a}
-            \/ ~void /\ Cardinality(before) >= Answers   \* an earlier one is lost
-               /\ \E y \in before : answers' = (answers \ {y}) \cup {a}
+         /\ IF void THEN UNCHANGED answers
+            ELSE IF Cardinality(before) < Answers THEN answers' = answers \cup {a}
+            ELSE \E y \in before :   \* an earlier one is lost
+                   answers' = (answers \ {y}) \cup {a}
   /\ \/ requests' = requests \ {m} /\ UNCHANGED left
      \/ Spend("duplicate") /\ UNCHANGED requests
   /\ UNCHANGED <<etcd, key, broker, image, log, durable, orphans, ctl>>
@@ -653,8 +654,8 @@ Crash(b) ==
   /\ answers' = {a \in answers : a.to # b}
   /\ UNCHANGED <<etcd, key, ctl, requests, ghosts>>
 
-Lost(b, n) == [v \in DOMAIN lost |->
-                 lost[v] + Cardinality({i \in n + 1..Len(log[b]) : log[b][i].v = v})]
+Lost(b) == [v \in DOMAIN lost |->
+              lost[v] + Cardinality({i \in DOMAIN log[b] : log[b][i].v = v})]
 
 \* Whoever is down may lose its disk ...
 LoseDisk(b) ==
@@ -664,11 +665,11 @@ LoseDisk(b) ==
   /\ log' = [log EXCEPT ![b] = <<>>]
   /\ durable' = [durable EXCEPT ![b] = 0]
   /\ hw' = [hw EXCEPT ![b] = 0]
-  /\ lost' = Lost(b, 0)
+  /\ lost' = Lost(b)
   /\ UNCHANGED <<etcd, key, image, lead, orphans, ctl, net, committed, advanced,
                  unclean, least>>
 
-\* ... or what was in its page cache only.
+\* ... or what was in its page cache only. Nobody knows how much that was.
 LoseCache(b) ==
   /\ Policy = "replicated"
   /\ ~broker[b].up
@@ -678,7 +679,7 @@ LoseCache(b) ==
        /\ log' = [log EXCEPT ![b] = Cut(@, n)]
        /\ durable' = [durable EXCEPT ![b] = n]
        /\ hw' = [hw EXCEPT ![b] = Min2(@, n)]
-       /\ lost' = Lost(b, n)
+  /\ lost' = Lost(b)
   /\ UNCHANGED <<etcd, key, image, lead, orphans, ctl, net, committed, advanced,
                  unclean, least>>
 
