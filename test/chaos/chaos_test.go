@@ -22,6 +22,11 @@ var (
 	out     = flag.String("out", "", "of TestChaos: an empty folder for history, picture and data, which are kept; without it they are kept in bin/chaos when something is wrong")
 )
 
+func TestMain(m *testing.M) {
+	ExecBroker()
+	os.Exit(m.Run())
+}
+
 // TestChaos does to brokers what the seed says, and checks what clients saw.
 func TestChaos(t *testing.T) {
 	if testing.Short() {

@@ -38,7 +38,8 @@ type broker struct {
 	full             string   // where its disk is mounted if it has one of its own for logs and journal; "" otherwise
 	disk             *os.File // that folder, which is seen in the sandbox only
 	args             []string
-	box              *sandbox // nil without a network
+	syncs            *slowDisk // nil where its syncs are left alone
+	box              *sandbox  // nil without a network
 	cluster          *cluster
 	out              *os.File
 
@@ -181,6 +182,13 @@ func (b *broker) launch() error {
 	cmd.Stdout, cmd.Stderr = b.out, b.out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	fmt.Fprintf(b.out, "== start %d: %s\n", b.starts, strings.Join(cmd.Args, " "))
+	watched := func(error) {}
+	if b.syncs != nil {
+		var err error
+		if watched, err = b.syncs.start(cmd); err != nil {
+			return fmt.Errorf("start broker %d: %w", b.id, err)
+		}
+	}
 	p := &process{cmd: cmd, began: time.Now(), ended: make(chan struct{})}
 	started := make(chan error, 1)
 	// The parent-death signal follows the thread that started the child: it
@@ -200,7 +208,9 @@ func (b *broker) launch() error {
 			started <- err
 		}
 	}()
-	if err := <-started; err != nil {
+	err := <-started
+	watched(err)
+	if err != nil {
 		return fmt.Errorf("start broker %d: %w", b.id, err)
 	}
 	b.proc = p

@@ -53,6 +53,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 func (n *nemesis) step(ctx context.Context, no int, s Step) {
+	if id := n.topics.who(ctx, s.Whom, s.Seed); id > 0 && int(id) <= len(n.cluster.brokers) {
+		s.Brokers = []int{int(id)}
+	}
 	n.rec.Record(history.Event{Kind: history.Fault, Number: int32(no), Text: s.String()})
 	n.log("%v for %v", s, s.For)
 	undo, err := n.begin(ctx, no, s)
@@ -91,6 +94,9 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(false) }, (*broker).back)
 	case Fill:
 		return n.each(s, (*broker).fill, (*broker).drain)
+	case Sync:
+		return n.each(s, func(b *broker) error { b.syncs.delay.Add(int64(s.Delay)); return nil },
+			func(b *broker) error { b.syncs.delay.Add(-int64(s.Delay)); return nil })
 	case Cut:
 		n.cluster.net.set(no, s.Links, rule{drop: true})
 		return func() error { n.cluster.net.clear(no); return nil }, nil

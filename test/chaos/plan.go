@@ -20,6 +20,7 @@ const (
 	Wipe    Action = "wipe"     // SIGKILL and the data folder emptied; started again
 	Forget  Action = "forget"   // SIGKILL, and logs and journal emptied; in no plan of a seed: what finds nothing then, finds nothing
 	Fill    Action = "fill"     // the disk is full; there is room again
+	Sync    Action = "sync"     // each sync of the disk takes longer; they are fast again
 	Cut     Action = "cut"      // links drop everything; they work again
 	Slow    Action = "slow"     // links have a delay, and lose packets; they are good again
 	Reset   Action = "reset"    // connections that send something are reset
@@ -33,11 +34,22 @@ type Step struct {
 	At, For time.Duration // since the run began; how long
 	Action  Action
 	Brokers []int // whom; 1 is the first
+	Whom    Whom  // if it can be told when the step is taken; Brokers otherwise
 	Links   []Link
-	Delay   time.Duration // of Slow
+	Delay   time.Duration // of Slow and Sync
 	Loss    float64       // of Slow: the share of packets that is lost
 	Seed    uint64        // for what is chosen when the step is taken, from what is there then
 }
+
+// Whom is a broker by what it is.
+type Whom string
+
+// Those that can be told.
+const (
+	Anybody    Whom = ""
+	Controller Whom = "controller"
+	Leader     Whom = "leader" // of some partition
+)
 
 // Link is one direction between two brokers; 0 stands for the clients.
 type Link struct {
@@ -61,6 +73,9 @@ var portNames = [...]string{AnyPort: "", PeerPort: " (etcd)", KafkaPort: " (kafk
 func (s Step) String() string {
 	var b strings.Builder
 	b.WriteString(string(s.Action))
+	if s.Whom != Anybody {
+		fmt.Fprintf(&b, " %s,", s.Whom)
+	}
 	for _, n := range s.Brokers {
 		fmt.Fprintf(&b, " %d", n)
 	}
@@ -71,7 +86,10 @@ func (s Step) String() string {
 		}
 		fmt.Fprintf(&b, " %s→%s%s", nodeName(l.From), nodeName(l.To), portNames[l.Port])
 	}
-	if s.Action == Slow {
+	switch s.Action {
+	case Sync:
+		fmt.Fprintf(&b, " by %v", s.Delay)
+	case Slow:
 		fmt.Fprintf(&b, " by %v, %.0f %% lost", s.Delay, 100*s.Loss)
 	}
 	return b.String()
@@ -90,6 +108,7 @@ type PlanConfig struct {
 	Length  time.Duration // every step has ended by then
 	Network bool          // links can be cut
 	Disks   bool          // disks can be filled
+	Syncs   bool          // syncs can be held up
 	Wipe    bool          // a broker may lose its disk: others have what it had
 }
 
@@ -108,6 +127,7 @@ func Plan(seed uint64, c PlanConfig) []Step {
 		{(*planner).slow, span(5000, 30000), span(2000, 10000), c.Network},
 		{(*planner).reset, span(1000, 8000), span(1, 100), c.Network},
 		{(*planner).fill, span(10000, 40000), span(1000, 6000), c.Disks},
+		{(*planner).sync, span(4000, 20000), span(500, 8000), c.Syncs},
 		{(*planner).wipe, span(30000, 60000), span(500, 3000), c.Wipe},
 		{(*planner).topic, span(2000, 15000), span(3000, 30000), true},
 		{(*planner).leaders, span(5000, 20000), span(0, 0), c.Brokers > 1},
@@ -171,10 +191,22 @@ func (p *planner) few() []int {
 }
 
 func (p *planner) process() Step {
-	return Step{Action: []Action{Kill, Kill, Stop, Pause}[p.rnd.IntN(4)], Brokers: p.few()}
+	s := Step{Action: []Action{Kill, Kill, Stop, Pause}[p.rnd.IntN(4)], Brokers: p.few()}
+	if p.Brokers > 1 && len(s.Brokers) == 1 {
+		s.Whom = []Whom{Anybody, Controller, Leader}[p.rnd.IntN(3)]
+	}
+	return s
 }
 
 func (p *planner) fill() Step { return Step{Action: Fill, Brokers: p.some(1)} }
+func (p *planner) sync() Step {
+	delay := 20 + p.rnd.IntN(200)
+	if p.rnd.IntN(4) == 0 {
+		delay = 1000 + p.rnd.IntN(4000)
+	}
+	return Step{Action: Sync, Brokers: p.some(1), Delay: time.Duration(delay) * time.Millisecond}
+}
+
 func (p *planner) wipe() Step { return Step{Action: Wipe, Brokers: p.some(1)} }
 
 func (p *planner) topic() Step   { return Step{Action: Topic} }

@@ -94,7 +94,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	} else {
 		defer r.net.close()
 	}
-	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Wipe: c.Replicas >= 3})
+	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Syncs: true, Wipe: c.Replicas >= 3})
 	if c.Plan != nil {
 		plan = c.Plan
 	}
@@ -139,6 +139,11 @@ func (r *runner) run(ctx context.Context, plan []Step, parts []string) error {
 					return err
 				}
 			}
+		}
+	}
+	for _, s := range plan {
+		if s.Action == Sync {
+			cl.brokers[s.Brokers[0]-1].syncs = &slowDisk{}
 		}
 	}
 	octx, cancel := context.WithTimeout(ctx, healing)

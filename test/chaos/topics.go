@@ -201,6 +201,21 @@ func (t *topics) leaderOf(at target) int32 {
 	return -1
 }
 
+// who finds a broker by what it is; -1 when that cannot be told.
+func (t *topics) who(ctx context.Context, whom Whom, seed uint64) int32 {
+	switch whom {
+	case Controller:
+		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		if m, err := t.adm.BrokerMetadata(ctx); err == nil {
+			return m.Controller
+		}
+	case Leader:
+		return t.leaderOf(t.pick(rand.New(rand.NewPCG(seed, 0))))
+	}
+	return -1
+}
+
 // healthy says whether every partition has a leader and all its replicas are
 // in sync.
 func (t *topics) healthy(ctx context.Context) error {
