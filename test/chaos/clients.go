@@ -115,12 +115,18 @@ func (c *clients) producer(traits history.Traits, opts ...kgo.Opt) func(context.
 		}
 		defer cl.Close()
 		s := sender{c: c, process: c.process(name, "", traits)}
+		// Records outlive this life a little, so that those under way get an answer.
+		after, giveUp := context.WithCancel(context.Background())
+		defer giveUp()
+		defer context.AfterFunc(ctx, func() {
+			time.Sleep(drained)
+			giveUp()
+		})()
 		for ctx.Err() == nil {
 			for range 1 + rnd.IntN(20) {
 				at := c.topics.pick(rnd)
 				v := s.next(at)
-				// The record's own context does not end with this life: what is under way at its end is waited for below.
-				cl.Produce(context.Background(), &kgo.Record{Topic: at.topic, Partition: at.partition, Value: history.Payload(v, sizeOf(rnd))}, func(r *kgo.Record, err error) {
+				cl.Produce(after, &kgo.Record{Topic: at.topic, Partition: at.partition, Value: history.Payload(v, sizeOf(rnd))}, func(r *kgo.Record, err error) {
 					s.answered(at, v, r.Offset, err, false)
 				})
 				if ctx.Err() != nil {
@@ -129,9 +135,7 @@ func (c *clients) producer(traits history.Traits, opts ...kgo.Opt) func(context.
 			}
 			sleep(ctx, time.Duration(rnd.IntN(40))*time.Millisecond)
 		}
-		fctx, cancel := context.WithTimeout(context.Background(), drained)
-		defer cancel()
-		_ = cl.Flush(fctx) // what is left is unknown
+		_ = cl.Flush(after) // what is left then is unknown
 		return nil
 	}
 }

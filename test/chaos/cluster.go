@@ -35,8 +35,7 @@ type broker struct {
 	kafka, http      string
 	peer, peerClient string   // of its etcd member
 	data             string   // absolute
-	full             string   // where its disk is mounted if it has one of its own for logs and journal; "" otherwise
-	disk             *os.File // that folder, which is seen in the sandbox only
+	disk             *os.File // the data folder, if it is a disk of its own, which is seen in the sandbox only
 	args             []string
 	syncs            *slowDisk // nil where its syncs are left alone
 	box              *sandbox  // nil without a network
@@ -139,29 +138,26 @@ func (b *broker) do(f func() error) error {
 	return b.box.do(f)
 }
 
-// smallDisk gives the broker a disk of its own for logs and journal, so that it
-// can be filled. What etcd writes stays where it is: it ends when its disk is
-// full, as it should.
+// smallDisk gives the broker's data folder a disk of its own, so that it can be
+// filled. What etcd writes stays where it was: it ends when its disk is full,
+// as it should.
 func (b *broker) smallDisk(size int64) error {
-	b.full = b.data + "-disk"
-	if err := os.MkdirAll(b.full, 0o755); err != nil {
+	metadata, to := b.data+"-etcd", filepath.Join(b.data, "etcd")
+	if err := os.MkdirAll(metadata, 0o755); err != nil {
 		return err
 	}
-	if err := b.box.disk(b.full, size); err != nil {
+	if err := b.box.disk(b.data, size); err != nil {
 		return err
 	}
 	return b.do(func() error {
-		for _, name := range []string{"logs", "journal"} {
-			from, to := filepath.Join(b.full, name), filepath.Join(b.data, name)
-			if err := errors.Join(os.MkdirAll(from, 0o755), os.MkdirAll(to, 0o755)); err != nil {
-				return err
-			}
-			if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("%s onto the small disk: %w", to, err)
-			}
+		if err := os.Mkdir(to, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(metadata, to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("%s beside the small disk: %w", to, err)
 		}
 		var err error
-		b.disk, err = os.Open(b.full)
+		b.disk, err = os.Open(b.data)
 		return err
 	})
 }
@@ -326,7 +322,7 @@ func (b *broker) resume() {
 func (b *broker) wipe(all bool) error {
 	dirs := []string{filepath.Join(b.data, "logs"), filepath.Join(b.data, "journal")}
 	if all {
-		dirs = append(dirs, b.data)
+		dirs = append(dirs, filepath.Join(b.data, "etcd"), b.data)
 	}
 	return b.do(func() error {
 		for _, dir := range dirs {
@@ -335,8 +331,11 @@ func (b *broker) wipe(all bool) error {
 				return err
 			}
 			for _, e := range entries {
+				if e.Name() == ballast {
+					continue
+				}
 				if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, syscall.EBUSY) {
-					return err
+					return err // the folder of etcd may be a mount
 				}
 			}
 		}
@@ -352,7 +351,7 @@ func (b *broker) fill() error {
 	b.filled++
 	b.mu.Unlock()
 	return b.do(func() error {
-		f, err := os.Create(filepath.Join(b.full, ballast))
+		f, err := os.Create(filepath.Join(b.data, ballast))
 		if err != nil {
 			return err
 		}
@@ -375,7 +374,7 @@ func (b *broker) drain() error {
 		b.filled--
 		b.mu.Unlock()
 	}()
-	return b.do(func() error { return os.Remove(filepath.Join(b.full, ballast)) })
+	return b.do(func() error { return os.Remove(filepath.Join(b.data, ballast)) })
 }
 
 // ready says whether the broker answers and says that it is ready.

@@ -134,7 +134,7 @@ func (r *runner) run(ctx context.Context, plan []Step, parts []string) error {
 	defer cl.close()
 	for _, s := range plan {
 		for _, b := range s.Brokers {
-			if b := cl.brokers[b-1]; s.Action == Fill && b.full == "" {
+			if b := cl.brokers[b-1]; s.Action == Fill && b.disk == nil {
 				if err := b.smallDisk(diskSize); err != nil {
 					return err
 				}
