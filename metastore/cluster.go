@@ -217,7 +217,7 @@ func (m *member) start(ctx context.Context) (*server, error) {
 		if err != nil {
 			return nil, err
 		}
-		return running(e), nil
+		return running(e, true), nil
 	case !c.isMember() && exists:
 		return nil, fmt.Errorf("%w: this broker has an etcd member in %s, but its peer address %q is none of the seeds %s: name it among them, or remove the member from the cluster first",
 			ErrSeeds, m.home, c.Peer, strings.Join(c.Seeds, ","))
@@ -237,7 +237,7 @@ func (m *member) startCopy(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return running(e), nil
+	return running(e, true), nil
 }
 
 // clustered is the configuration of a member. all holds the other members'
@@ -346,7 +346,7 @@ func (m *member) run(ctx context.Context, ec *embed.Config) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv := running(e)
+	srv := running(e, false)
 	if err = m.serveClients(ctx, srv); err == nil {
 		err = m.settle(ctx, srv)
 	}
@@ -372,8 +372,7 @@ func (m *member) serveClients(ctx context.Context, srv *server) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout})),
 		netutil.LimitListener(ln, maxClientConns))
-	srv.net, err = dial([]string{peerURL(m.cfg.Cluster.Client)}, m.log)
-	return err
+	return nil
 }
 
 // saying repeats a line while something takes long; the function that it gives

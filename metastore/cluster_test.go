@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,14 +62,14 @@ func (b *bucket) has(name string) bool {
 
 // testCluster is brokers in one process, on loopback addresses.
 type testCluster struct {
-	t      *testing.T
+	t      testing.TB
 	claim  *bucket
 	cfgs   map[record.BrokerID]Config
 	stores map[record.BrokerID]*Store
 }
 
 // newCluster prepares brokers 1 to members, all of them seeds.
-func newCluster(t *testing.T, members int) *testCluster {
+func newCluster(t testing.TB, members int) *testCluster {
 	c := &testCluster{t: t, claim: &bucket{}, cfgs: map[record.BrokerID]Config{}, stores: map[record.BrokerID]*Store{}}
 	var seeds []string
 	for range members {
@@ -122,6 +123,9 @@ func (c *testCluster) open(ids ...record.BrokerID) {
 	}
 }
 
+// ids are the brokers that are prepared.
+func (c *testCluster) ids() []record.BrokerID { return slices.Sorted(maps.Keys(c.cfgs)) }
+
 func (c *testCluster) register(ids ...record.BrokerID) {
 	c.t.Helper()
 	for _, id := range ids {
@@ -133,9 +137,11 @@ func (c *testCluster) register(ids ...record.BrokerID) {
 
 func (c *testCluster) close(id record.BrokerID) {
 	c.t.Helper()
+	begin := time.Now()
 	if err := c.stores[id].Close(testCtx(c.t)); err != nil {
 		c.t.Errorf("broker %d: %v", id, err)
 	}
+	c.t.Logf("broker %d: closed in %v", id, time.Since(begin))
 	delete(c.stores, id)
 }
 
@@ -630,6 +636,8 @@ func TestClusterRefuses(t *testing.T) {
 	wrong.Claim = stranger.claim
 	mixed.Cluster, mixed.Dir = &wrong, t.TempDir()
 	refuse("another cluster's bucket", mixed, ErrOtherCluster, "--store")
+	stranger.lose(1)
+	refuse("the only member's disk is lost", stranger.cfgs[1], ErrOtherCluster, "restore it")
 
 	// A node id that a running broker has.
 	c.prepare(9, "", seeds)
@@ -744,4 +752,199 @@ func TestOneController(t *testing.T) {
 	if err != nil || revisions[0] == 0 {
 		t.Fatal(revisions, err)
 	}
+}
+
+// cut separates a member from the others, or joins it with them again.
+func (c *testCluster) cut(id record.BrokerID, mend bool) {
+	self := c.stores[id].srv.etcd.Server
+	for other, s := range c.stores {
+		if other == id || s.srv.etcd == nil {
+			continue
+		}
+		peer := s.srv.etcd.Server
+		if mend {
+			self.MendPeer(peer.MemberID())
+			peer.MendPeer(self.MemberID())
+		} else {
+			self.CutPeer(peer.MemberID())
+			peer.CutPeer(self.MemberID())
+		}
+	}
+}
+
+// etcd's leader is cut off from the other members, but not from clients: those
+// go to the others, it fences itself, and catches up when it is back.
+func TestLeaderIsCutOff(t *testing.T) {
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	for id, cfg := range c.cfgs {
+		cfg.LeaseTTL = 2 * time.Second
+		c.cfgs[id] = cfg
+	}
+	c.open(1, 2, 3)
+	c.prepare(4, "", c.cfgs[1].Cluster.Seeds)
+	c.open(4)
+	c.register(1, 2, 3, 4)
+	topic := create(t, c.stores[4], TopicSpec{Name: "a", Assignment: assign(1)})
+	gone := c.leader()
+	alone := c.stores[gone]
+	c.cut(gone, false)
+	var last int64
+	for i := range 20 { // through whichever member the client has
+		rev, err := c.stores[4].SetTopicConfigs(ctx, topic.ID, func(m map[string]string) (map[string]string, error) {
+			m[fmt.Sprint(i)] = "x"
+			return m, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, c.stores[4], rev)
+		last = rev
+	}
+	for !alone.Fenced() {
+		time.Sleep(10 * time.Millisecond)
+		if ctx.Err() != nil {
+			t.Fatal("it does not fence itself")
+		}
+	}
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if err := alone.WaitFor(short, last); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("what it was not told is there: %v", err)
+	}
+	if err := quick(short, alone); err == nil {
+		t.Fatal("a write without the others")
+	}
+	until(t, c.stores[4], "its registration has run out", func(img *Image) bool { return len(img.Brokers) == 3 })
+	c.cut(gone, true)
+	waitFor(t, alone, last)
+	until(t, alone, "it is registered again", func(img *Image) bool { return len(img.Brokers) == 4 && img.Brokers[gone].Epoch == alone.BrokerEpoch() })
+	for alone.Fenced() {
+		time.Sleep(10 * time.Millisecond)
+		if ctx.Err() != nil {
+			t.Fatal("it is still fenced")
+		}
+	}
+	c.same()
+}
+
+// A client goes on whichever member dies, and each member comes back.
+func TestMembersDieInTurn(t *testing.T) {
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	c.open(1, 2, 3)
+	c.prepare(4, "", c.cfgs[1].Cluster.Seeds)
+	c.open(4)
+	c.register(4)
+	client := c.stores[4]
+	for id := range record.BrokerID(3) {
+		c.kill(id + 1)
+		create(t, client, TopicSpec{Name: fmt.Sprintf("without-%d", id+1), Assignment: assign(2)})
+		if q := client.Quorum(); !slices.Equal(q.Voters, []record.BrokerID{1, 2, 3}) {
+			t.Errorf("voters %v", q.Voters)
+		}
+		all, err := client.Health(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if (m.Err != nil) != (m.Broker == id+1) {
+				t.Errorf("with broker %d dead, health is %+v", id+1, m)
+			}
+		}
+		c.open(id + 1)
+	}
+	c.voters(1, 2, 3)
+	c.same()
+}
+
+// The members' files are rewritten one after the other, never that of etcd's
+// leader, and none while another member is not well.
+func TestDefragmentCluster(t *testing.T) {
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	c.open(1, 2, 3)
+	leader := c.leader()
+	var asked []record.BrokerID
+	only := func(id record.BrokerID) func(*MemberHealth) bool {
+		return func(m *MemberHealth) bool {
+			asked = append(asked, m.Broker)
+			return m.Broker == id
+		}
+	}
+	for id := range c.stores {
+		done, err := c.stores[leader].defragmentOne(ctx, only(id))
+		if err != nil || done != (id != leader) {
+			t.Fatalf("broker %d of leader %d: %v, %v", id, leader, done, err)
+		}
+		if id == leader {
+			now := c.leader()
+			if now == id {
+				t.Fatal("it did not hand over")
+			}
+			if done, err := c.stores[now].defragmentOne(ctx, only(id)); err != nil || !done {
+				t.Fatalf("by the new leader: %v, %v", done, err)
+			}
+			break // the old one leads no longer
+		}
+	}
+	leader = c.leader()
+	dead := leader%3 + 1
+	c.kill(dead)
+	asked = nil
+	if done, err := c.stores[leader].defragmentOne(ctx, only((leader+1)%3+1)); err != nil || done {
+		t.Fatalf("with a dead member: %v, %v", done, err)
+	}
+	c.open(dead)
+}
+
+// A broker on its own becomes a cluster by being started with seeds, with all
+// that it had; and a member may move to another address.
+func TestGrow(t *testing.T) {
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	alone := c.cfgs[1]
+	alone.Cluster = nil
+	s, err := Open(ctx, alone, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Register(ctx); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, TopicSpec{Name: "a", Assignment: assign(3)})
+	id := s.Image().ClusterID
+	if err := s.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.open(1)
+	c.open(2)
+	c.open(3)
+	c.register(1, 2, 3)
+	c.voters(1, 2, 3)
+	c.same()
+	if img := c.stores[3].Image(); img.ClusterID != id || img.Partitions != 3 {
+		t.Fatalf("cluster %s, was %s; %d partitions", img.ClusterID, id, img.Partitions)
+	}
+
+	c.close(3)
+	moved := firntest.FreePort(t)
+	for id, cfg := range c.cfgs {
+		cl := *cfg.Cluster
+		cl.Seeds = append(slices.Clone(cl.Seeds[:2]), moved)
+		if id == 3 {
+			cl.Peer = moved
+		}
+		cfg.Cluster = &cl
+		c.cfgs[id] = cfg
+	}
+	c.open(3)
+	all, err := c.stores[1].Members(ctx)
+	if err != nil || !slices.ContainsFunc(all, func(m Member) bool { return m.Broker == 3 && m.Peer == moved && !m.Learner }) {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	c.close(1)
+	c.open(1)
+	c.voters(1, 2, 3)
+	c.same()
 }

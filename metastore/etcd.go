@@ -42,12 +42,12 @@ var ErrLocked = errors.New("metastore: folder is in use by another process")
 // A member of a cluster listens for its peers, and for the brokers that are
 // clients. In its own process it is called directly, too.
 type server struct {
-	cli  *clientv3.Client // of the member in this process, or net
-	net  *clientv3.Client // over the network to all members; nil for a broker on its own
-	etcd *embed.Etcd      // nil: this broker is a client
-	lock *os.File
-	down chan struct{} // closed when etcd no longer serves this process
-	once sync.Once
+	cli   *clientv3.Client // of the member in this process, or over the network to all members
+	etcd  *embed.Etcd      // nil: this broker is a client
+	alone bool             // a broker without a cluster
+	lock  *os.File
+	down  chan struct{} // closed when etcd no longer serves this process
+	once  sync.Once
 
 	// A member that stops by itself closes its database, and a call that then
 	// reads from it would panic: calls are counted, and it stops after them.
@@ -81,8 +81,8 @@ func startServer(ctx context.Context, cfg *Config, log *slog.Logger) (*server, e
 }
 
 // running makes the server of an etcd that answers.
-func running(e *embed.Etcd) *server {
-	srv := &server{etcd: e, cli: v3client.New(e.Server), down: make(chan struct{})}
+func running(e *embed.Etcd, alone bool) *server {
+	srv := &server{etcd: e, alone: alone, cli: v3client.New(e.Server), down: make(chan struct{})}
 	e.Server.GoAttach(func() { // etcd waits for it before it closes its database
 		<-e.Server.StoppingNotify()
 		srv.mu.Lock()
@@ -127,7 +127,7 @@ func (s *server) serve(g *grpc.Server, ln net.Listener) {
 		ln.Close()
 		return
 	}
-	go g.Serve(ln) // ends with its Stop
+	go func() { _ = g.Serve(ln) }() // ends with its Stop, or says that nobody can connect any more: Health shows it
 }
 
 // launch starts etcd and waits until it answers, which a member of several
@@ -187,7 +187,7 @@ func walUsed(dir string) (bool, error) {
 	if err != nil {
 		return true, nil
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }() // was only read
 	_, state, _, err := w.ReadAll()
 	return err != nil || state.GetTerm() > 0 || state.GetCommit() > 0, nil
 }
@@ -197,9 +197,6 @@ func walUsed(dir string) (bool, error) {
 func (s *server) close() {
 	s.once.Do(func() {
 		_ = s.cli.Close() // reports only that its own context was cancelled
-		if s.net != nil && s.net != s.cli {
-			_ = s.net.Close()
-		}
 		if s.etcd == nil {
 			close(s.down)
 		} else {
@@ -219,6 +216,11 @@ func (s *server) close() {
 func (s *server) handOver() error {
 	srv := s.etcd.Server
 	self := srv.MemberID()
+	select {
+	case <-srv.StoppingNotify():
+		return nil
+	default:
+	}
 	if srv.Leader() != self {
 		return nil
 	}

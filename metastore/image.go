@@ -283,28 +283,28 @@ func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 
 // build makes the topic as readers see it: nil when its key does not exist,
 // whole false when a partition is missing.
-func (ts *topicState) build(id record.TopicID) (t *Topic, whole bool) {
-	if ts.revision == 0 {
+func (t *topicState) build(id record.TopicID) (out *Topic, whole bool) {
+	if t.revision == 0 {
 		return nil, true
 	}
-	n := int(ts.value.Partitions)
-	if n > len(ts.parts) {
+	n := int(t.value.Partitions)
+	if n > len(t.parts) {
 		return nil, false
 	}
-	if n < ts.counted {
-		ts.newest, ts.counted = 0, 0
+	if n < t.counted {
+		t.newest, t.counted = 0, 0
 	}
-	for ; ts.counted < n; ts.counted++ {
-		ts.newest = max(ts.newest, ts.parts[ts.counted].Revision)
+	for ; t.counted < n; t.counted++ {
+		t.newest = max(t.newest, t.parts[t.counted].Revision)
 	}
-	ts.shown = true
-	t = &Topic{
-		Name: ts.value.Name, ID: id, Internal: ts.value.Internal, CreatedMs: ts.value.CreatedMs,
-		Configs: ts.configs, Partitions: ts.parts[:n:n],
-		Revision: max(ts.revision, ts.configsRev, ts.newest),
+	t.shown = true
+	out = &Topic{
+		Name: t.value.Name, ID: id, Internal: t.value.Internal, CreatedMs: t.value.CreatedMs,
+		Configs: t.configs, Partitions: t.parts[:n:n],
+		Revision: max(t.revision, t.configsRev, t.newest),
 	}
-	if t.Configs == nil {
-		t.Configs = map[string]string{}
+	if out.Configs == nil {
+		out.Configs = map[string]string{}
 	}
-	return t, true
+	return out, true
 }

@@ -65,6 +65,10 @@ func (r *membersReply) clients(but string) []string {
 	return urls
 }
 
+// asking is for questions that come once in a while: it keeps no connection,
+// and no proxy stands between members.
+var asking = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 // askMembers asks the member at a peer address who is in its cluster. etcd's
 // peer listener answers that, and nothing that a client of etcd could use.
 func askMembers(ctx context.Context, peer string) (*membersReply, error) {
@@ -74,8 +78,7 @@ func askMembers(ctx context.Context, peer string) (*membersReply, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metastore: ask %s: %w", peer, err)
 	}
-	req.Close = true // once in a while: no connection is kept
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := asking.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("metastore: ask %s: %w", peer, err)
 	}
@@ -141,7 +144,7 @@ func (m *member) connect(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{cli: cli, net: cli, down: make(chan struct{})}, nil
+	return &server{cli: cli, down: make(chan struct{})}, nil
 }
 
 // join makes this broker a member of the cluster that there is: what it was
@@ -158,7 +161,7 @@ func (m *member) join(ctx context.Context, done *formed) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer cli.Close()
+	defer func() { _ = cli.Close() }() // reports only that its own context was cancelled
 	if err := m.mayJoin(ctx, cli, done); err != nil {
 		return nil, err
 	}
@@ -219,8 +222,11 @@ func (m *member) mayJoin(ctx context.Context, cli *clientv3.Client, done *formed
 
 // lockJoin waits until no other broker joins.
 func (m *member) lockJoin(ctx context.Context, cli *clientv3.Client) (unlock func(), err error) {
-	lease, err := cli.Grant(ctx, joinTTL)
-	if err != nil {
+	var lease *clientv3.LeaseGrantResponse
+	if _, err := try(ctx, nil, func(ctx context.Context) (err error) {
+		lease, err = cli.Grant(ctx, joinTTL)
+		return err
+	}); err != nil {
 		return nil, fmt.Errorf("metastore: lock joining: %w", mapError(err))
 	}
 	keep, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -245,9 +251,11 @@ func (m *member) lockJoin(ctx context.Context, cli *clientv3.Client) (unlock fun
 	said := m.saying(ctx, "another broker joins the cluster at the moment, waiting for it")
 	defer said()
 	for {
-		resp, err := cli.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(joinKey), "=", 0)).
+		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), askFor)
+		resp, err := cli.Txn(attempt).If(clientv3.Compare(clientv3.CreateRevision(joinKey), "=", 0)).
 			Then(clientv3.OpPut(joinKey, m.cfg.Cluster.Peer, clientv3.WithLease(lease.ID))).
 			Else(clientv3.OpGet(joinKey)).Commit()
+		cancel()
 		if err == nil && (resp.Succeeded || holdsLease(resp, lease.ID)) {
 			return unlock, nil
 		}
@@ -275,16 +283,16 @@ func holdsLease(resp *clientv3.TxnResponse, id clientv3.LeaseID) bool {
 // it anew as a learner. It gives the other members' names by peer address.
 func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[string]string, err error) {
 	c := m.cfg.Cluster
-	list, err := cli.MemberList(ctx)
+	list, err := members(ctx, cli)
 	if err != nil {
-		return nil, fmt.Errorf("metastore: join: list members: %w", mapError(err))
+		return nil, err
 	}
 	var mine []uint64
 	for _, old := range list.Members {
 		switch samePeer := slices.Contains(old.PeerURLs, peerURL(c.Peer)); {
 		case !samePeer && old.Name != memberName(m.cfg.BrokerID):
 			continue
-		case !samePeer && answers(ctx, cli, old):
+		case !samePeer && answers(ctx, old):
 			return nil, fmt.Errorf("%w: node %d is a running member at %s: give this broker another --node-id", ErrNodeID, m.cfg.BrokerID, strings.Join(old.PeerURLs, ","))
 		}
 		mine = append(mine, old.ID)
@@ -304,16 +312,21 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 			return nil, err
 		}
 	}
-	var added *clientv3.MemberAddResponse
-	if err := m.again(ctx, "add this broker", func(ctx context.Context) (err error) {
-		added, err = cli.MemberAddAsLearner(ctx, []string{peerURL(c.Peer)})
+	if err := m.again(ctx, "add this broker", func(ctx context.Context) error {
+		_, err := cli.MemberAddAsLearner(ctx, []string{peerURL(c.Peer)})
+		if errors.Is(err, rpctypes.ErrPeerURLExist) {
+			err = nil // by an attempt whose answer did not come
+		}
 		return err
 	}); err != nil {
 		return nil, err
 	}
+	if list, err = members(ctx, cli); err != nil {
+		return nil, err
+	}
 	others = map[string]string{}
-	for _, o := range added.Members {
-		if o.ID == added.Member.ID || len(o.PeerURLs) == 0 {
+	for _, o := range list.Members {
+		if len(o.PeerURLs) == 0 || slices.Contains(o.PeerURLs, peerURL(c.Peer)) {
 			continue
 		}
 		peer := strings.TrimPrefix(o.PeerURLs[0], peerScheme+"://")
@@ -325,13 +338,25 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 	return others, nil
 }
 
+func members(ctx context.Context, cli *clientv3.Client) (list *clientv3.MemberListResponse, err error) {
+	if _, err = try(ctx, nil, func(ctx context.Context) (err error) {
+		list, err = cli.MemberList(ctx)
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("metastore: join: list members: %w", mapError(err))
+	}
+	return list, nil
+}
+
 // again does a change of the membership until etcd takes it: it refuses while
 // too few members are known to be well.
 func (m *member) again(ctx context.Context, what string, do func(context.Context) error) error {
 	said := m.saying(ctx, "the cluster does not take a change of its members yet, trying on", "change", what)
 	defer said()
 	for {
-		err := do(ctx)
+		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), longAttempt)
+		err := do(attempt)
+		cancel()
 		if err == nil {
 			return nil
 		}
@@ -348,16 +373,11 @@ func (m *member) again(ctx context.Context, what string, do func(context.Context
 }
 
 // answers says whether a member runs.
-func answers(ctx context.Context, cli *clientv3.Client, m *etcdserverpb.Member) bool {
-	for _, url := range m.ClientURLs {
-		ctx, cancel := context.WithTimeout(ctx, askFor)
-		_, err := cli.Status(ctx, url)
-		cancel()
-		if err == nil {
-			return true
-		}
-	}
-	return false
+func answers(ctx context.Context, m *etcdserverpb.Member) bool {
+	return slices.ContainsFunc(m.ClientURLs, func(url string) bool {
+		_, err := askStatus(ctx, strings.TrimPrefix(url, peerScheme+"://"))
+		return err == nil
+	})
 }
 
 // settle makes a member that runs a full one: a voter, at its own address, of

@@ -21,6 +21,8 @@ import (
 //	/firn/v1/image/partition/<topic id, 32 hex>/<partition, 10 digits>  place and leadership
 //	/firn/v1/image/topic/<topic id, 32 hex>                            name, flags, partition count
 //	/firn/v1/image/unfenced/<id, 10 digits>                            which registration of a broker was taken in
+//	/firn/v1/join                                                      who becomes a member of etcd, leased (join.go)
+//	/firn/v1/removed/<peer address>                                    a member that was taken out (join.go)
 //	/firn/v1/name/<topic name>                                         topic id, for uniqueness
 //	/firn/v1/producerid                                                first id not handed out
 //	/firn/v1/tier/<topic id, 32 hex>/<partition, 10 digits>             tiering's pointer

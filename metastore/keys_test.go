@@ -103,6 +103,8 @@ func TestKeysDoNotCollide(t *testing.T) {
 		add(clusterKey, "cluster")
 		add(controllerKey, "controller")
 		add(producerIDKey, "producer id")
+		add(joinKey, "join")
+		add(removedKey(name), "removed "+name)
 		if a != b && strings.HasPrefix(partitionKey(b, 0), partitionsOf(a)) {
 			t.Fatalf("partitions of %v are in the range of %v", b, a)
 		}
@@ -213,6 +215,8 @@ func TestGoldenKeysAndValues(t *testing.T) {
 		tierKey(id, 12):                                    "/firn/v1/tier/000102030405060708090a0b0c0d0e0f/0000000012",
 		nameKey("a.b"):                                     "/firn/v1/name/a.b",
 		producerIDKey:                                      "/firn/v1/producerid",
+		joinKey:                                            "/firn/v1/join",
+		removedKey("h:1"):                                  "/firn/v1/removed/h:1",
 	} {
 		if got != want {
 			t.Errorf("key %q, want %q", got, want)

@@ -107,7 +107,7 @@ func (s *Store) leads() bool {
 // handleNoSpace makes room when etcd has raised its NOSPACE alarm: history is
 // compacted to the newest revision, the files are rewritten, and when that has
 // helped, the alarm is taken back. Until then etcd refuses writes.
-func (s *Store) handleNoSpace(ctx context.Context, k *keeper, st *clientv3.StatusResponse) error {
+func (s *Store) handleNoSpace(ctx context.Context, k *keeper, st *pb.StatusResponse) error {
 	// The member's own list: asking through the client would be a raft entry.
 	var raised []*clientv3.AlarmMember
 	for _, a := range s.srv.etcd.Server.Alarms() {
@@ -132,7 +132,7 @@ func (s *Store) handleNoSpace(ctx context.Context, k *keeper, st *clientv3.Statu
 		return err
 	}
 	for {
-		more, err := s.defragmentOne(ctx, func(size, _ int64) bool { return size >= s.cfg.QuotaBytes/10*9 })
+		more, err := s.defragmentOne(ctx, func(m *MemberHealth) bool { return m.DBBytes >= s.cfg.QuotaBytes/10*9 })
 		if err != nil {
 			return err
 		}
@@ -175,7 +175,10 @@ func (s *Store) compact(ctx context.Context, k *keeper, now time.Time) error {
 	if err := s.compactTo(ctx, k, target); err != nil {
 		return err
 	}
-	_, err := s.defragmentOne(ctx, func(size, inUse int64) bool { return size-inUse >= defragFree && size-inUse > size/2 })
+	_, err := s.defragmentOne(ctx, func(m *MemberHealth) bool {
+		free := m.DBBytes - m.DBInUse
+		return free >= defragFree && free > m.DBBytes/2
+	})
 	return err
 }
 
@@ -218,7 +221,7 @@ func (s *Store) compactTo(ctx context.Context, k *keeper, revision int64) error 
 // (with metadata of some hundred megabytes for about a second), so it is done
 // only while all the others are well, and never to the leader: that hands its
 // leadership over when it is the only one due, and the new leader does it.
-func (s *Store) defragmentOne(ctx context.Context, due func(size, inUse int64) bool) (done bool, err error) {
+func (s *Store) defragmentOne(ctx context.Context, due func(*MemberHealth) bool) (done bool, err error) {
 	all, err := s.Health(ctx)
 	if err != nil {
 		return false, err
@@ -229,7 +232,7 @@ func (s *Store) defragmentOne(ctx context.Context, due func(size, inUse int64) b
 		if m.Err != nil {
 			return false, nil // another time
 		}
-		if due(m.DBBytes, m.DBInUse) && (which == nil || which.Leader) {
+		if due(m) && (which == nil || which.Leader) {
 			which = m
 		}
 	}
@@ -252,7 +255,10 @@ func (s *Store) defragmentOne(ctx context.Context, due func(size, inUse int64) b
 	case which.ID == self:
 		return false, nil // no longer leader
 	default:
-		_, err = s.srv.net.Defragment(ctx, peerURL(which.Client))
+		err = askMaintenance(which.Client, func(c pb.MaintenanceClient) error {
+			_, err := c.Defragment(ctx, &pb.DefragmentRequest{})
+			return err
+		})
 	}
 	if err != nil {
 		return false, fmt.Errorf("metastore: defragment member %s: %w", which.Peer, err)

@@ -164,7 +164,7 @@ func TestCompact(t *testing.T) {
 	if err != nil || p.Revision != rev {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	if done, err := s.defragmentOne(ctx, func(_, _ int64) bool { return true }); err != nil || !done {
+	if done, err := s.defragmentOne(ctx, func(*MemberHealth) bool { return true }); err != nil || !done {
 		t.Fatal(done, err)
 	}
 	sameAsLoaded(t, s)

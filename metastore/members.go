@@ -13,6 +13,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // Member is one member of etcd: a broker's process that keeps the metadata.
@@ -167,16 +169,14 @@ func (s *Store) health(ctx context.Context, m Member) MemberHealth {
 	return h
 }
 
-func (s *Store) status(ctx context.Context, m Member) (*clientv3.StatusResponse, error) {
+func (s *Store) status(ctx context.Context, m Member) (*pb.StatusResponse, error) {
 	if s.srv.etcd != nil && m.ID == uint64(s.srv.etcd.Server.MemberID()) {
 		return s.srv.status(), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, askFor)
-	defer cancel()
-	var st *clientv3.StatusResponse
 	err := errors.New("it has never run")
+	var st *pb.StatusResponse
 	if m.Client != "" {
-		st, err = s.srv.net.Status(ctx, peerURL(m.Client))
+		st, err = askStatus(ctx, m.Client)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("metastore: status of member %s: %w", m.Peer, err)
@@ -184,11 +184,33 @@ func (s *Store) status(ctx context.Context, m Member) (*clientv3.StatusResponse,
 	return st, nil
 }
 
+// askMaintenance connects to the one member that answers clients at an
+// address, which a client of all members would not do.
+func askMaintenance(addr string, do func(pb.MaintenanceClient) error) error {
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // of one call, which is over
+	return do(pb.NewMaintenanceClient(conn))
+}
+
+// askStatus asks the member at an address how it is, for askFor at most.
+func askStatus(ctx context.Context, addr string) (st *pb.StatusResponse, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	err = askMaintenance(addr, func(c pb.MaintenanceClient) (err error) {
+		st, err = c.Status(ctx, &pb.StatusRequest{})
+		return err
+	})
+	return st, err
+}
+
 // status is that of the member in this process, also of one that has stopped:
 // it does not touch the database.
-func (s *server) status() *clientv3.StatusResponse {
+func (s *server) status() *pb.StatusResponse {
 	srv := s.etcd.Server
-	return &clientv3.StatusResponse{
+	return &pb.StatusResponse{
 		Header: &pb.ResponseHeader{Revision: srv.KV().Rev()}, Leader: uint64(srv.Leader()), RaftTerm: srv.Term(),
 		RaftAppliedIndex: srv.AppliedIndex(), DbSize: srv.Backend().Size(), DbSizeInUse: srv.Backend().SizeInUse(),
 	}
@@ -282,8 +304,7 @@ func (s *Store) MoveLeader() error {
 }
 
 // follow keeps what a client of the members knows of them fresh until ctx
-// ends: where they are, and their state for Quorum. The members of a cluster
-// keep their own client of the others so, too.
+// ends: where they are, and their state for Quorum.
 func (s *Store) follow(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.observeEvery)
 	defer tick.Stop()
@@ -310,12 +331,9 @@ func (s *Store) followOnce(ctx context.Context) {
 	}
 	if len(urls) > 0 {
 		slices.Sort(urls)
-		if now := s.srv.net.Endpoints(); !slices.Equal(slices.Sorted(slices.Values(now)), urls) {
-			s.srv.net.SetEndpoints(urls...)
+		if now := s.srv.cli.Endpoints(); !slices.Equal(slices.Sorted(slices.Values(now)), urls) {
+			s.srv.cli.SetEndpoints(urls...)
 		}
-	}
-	if s.srv.etcd != nil {
-		return
 	}
 	for _, m := range all {
 		st, err := s.status(ctx, m)

@@ -13,7 +13,7 @@ import (
 )
 
 // until waits for an image that fits.
-func until(t *testing.T, s *Store, what string, fits func(*Image) bool) *Image {
+func until(t testing.TB, s *Store, what string, fits func(*Image) bool) *Image {
 	t.Helper()
 	found := make(chan *Image, 1)
 	cancel := s.OnChange(func(img *Image) {

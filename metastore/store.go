@@ -172,7 +172,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	}
 	s.session.went = make(chan struct{})
 	s.session.renew = func(ctx context.Context, id clientv3.LeaseID) error {
-		_, err := srv.cli.KeepAliveOnce(ctx, id)
+		_, err := srv.cli.KeepAliveOnce(s.watched(ctx), id)
 		return err
 	}
 	s.session.busy = make(chan struct{}, 1)
@@ -200,8 +200,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Store, error) {
 	if srv.etcd != nil {
 		s.running.Go(func() { s.maintain(run, k) })
 		s.running.Go(func() { s.mind(run) })
-	}
-	if srv.net != nil {
+	} else {
 		s.running.Go(func() { s.follow(run) })
 	}
 	return s, nil

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/raft/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -66,7 +68,7 @@ func attempt(ctx context.Context, srv *server, limit time.Duration, do func(cont
 		defer cancel()
 	}
 	if srv == nil || srv.etcd == nil {
-		return do(ctx)
+		return do(clientv3.WithRequireLeader(ctx)) // a member that knows no leader says so at once
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -102,7 +104,7 @@ func (s *server) stopped() <-chan struct{} {
 }
 
 // solitary says that etcd is this process and nothing else.
-func (s *server) solitary() bool { return s != nil && s.net == nil }
+func (s *server) solitary() bool { return s != nil && s.alone }
 
 // transient says that another attempt may find a leader, or another member.
 func transient(err error) bool {
@@ -117,5 +119,5 @@ func transient(err error) bool {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true
 	}
-	return false
+	return errors.Is(err, raft.ErrProposalDropped) || status.Convert(err).Message() == raft.ErrProposalDropped.Error()
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
 )
 
 // DescribeQuorum, versions 0–2.
@@ -18,7 +19,8 @@ import (
 //
 // The metadata is in the brokers' embedded etcd and not in a topic, but is
 // described as Kafka's: offsets are etcd's revisions, the epoch is the term of
-// its leader, each voter is the broker in whose process it runs. A folder id
+// its leader, each voter is the broker in whose process it runs, and so is each
+// observer, a member that has no vote yet. A folder id
 // is none (zero), and brokers are where a voter is reached.
 func (a *API) describeQuorum(c *call) {
 	req := c.req.Body.(*kmsg.DescribeQuorumRequest)
@@ -50,11 +52,17 @@ func (a *API) describeVoters(po *kmsg.DescribeQuorumResponseTopicPartition, resp
 	q, img := a.deps.Meta.Quorum(), a.deps.Meta.Image()
 	po.LeaderID, po.LeaderEpoch, po.HighWatermark = int32(q.Leader), q.Term, q.Revision
 	now := a.now().UnixMilli()
-	for _, id := range q.Voters {
+	state := func(id record.BrokerID) kmsg.DescribeQuorumResponseTopicPartitionReplicaState {
 		v := kmsg.NewDescribeQuorumResponseTopicPartitionReplicaState()
 		v.ReplicaID, v.LogEndOffset = int32(id), q.Revision
 		v.LastFetchTimestamp, v.LastCaughtUpTimestamp = now, now
-		po.CurrentVoters = append(po.CurrentVoters, v)
+		return v
+	}
+	for _, id := range q.Voters {
+		po.CurrentVoters = append(po.CurrentVoters, state(id))
+	}
+	for _, id := range q.Learners {
+		po.Observers = append(po.Observers, state(id))
 	}
 	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
 		resp.Nodes = append(resp.Nodes, quorumNode(img.Brokers[id]))
