@@ -3,7 +3,6 @@ package commitlog
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -196,14 +195,12 @@ func (l *Log) cut(segs []*segment, at int, last *segment, ps *Producers) error {
 		}
 	}
 	segs[at].close()
-	gone, err := l.removeStale(last, end)
-	if err != nil {
-		return err
-	}
+	// Small files that are there of last, or of offsets that are no more, are of
+	// no account: they lie above the recovery point.
 	if err := l.forgetEpochs(end); err != nil {
 		return err
 	}
-	if gone || at < len(segs)-1 {
+	if at < len(segs)-1 {
 		if err := l.disk.SyncDir(l.dir); err != nil {
 			return err
 		}
@@ -218,28 +215,6 @@ func (l *Log) cut(segs []*segment, at int, last *segment, ps *Producers) error {
 	}
 	l.reserve(last)
 	return l.disk.Sync(f.OS())
-}
-
-// removeStale removes the small files that a segment which ended later had,
-// and the producer state at the end of a log that was closed properly: a log
-// that goes on could come to look as if they fitted. It says whether there were
-// any.
-func (l *Log) removeStale(last *segment, end record.Offset) (gone bool, err error) {
-	l.metaMu.Lock()
-	clean := segment{log: l, base: l.meta.End}
-	l.metaMu.Unlock()
-	paths := []string{last.path(indexSuffix), last.path(timeSuffix), last.path(txnSuffix)}
-	if clean.base > end {
-		paths = append(paths, clean.path(snapshotSuffix))
-	}
-	for _, path := range paths {
-		if err := l.disk.Remove(path); err == nil {
-			gone = true
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return gone, err
-		}
-	}
-	return gone, nil
 }
 
 // below gives the epochs that began below an offset.
@@ -385,12 +360,6 @@ func (l *Log) beginAt(at, start record.Offset, epochs []record.EpochStart, ps *P
 		segmentsOpen.Add(-1)
 	}
 	truncatedBytes.Add(int(before - l.Size()))
-	l.metaMu.Lock()
-	end := segment{log: l, base: l.meta.End}
-	l.metaMu.Unlock()
-	if err := l.disk.Remove(end.path(snapshotSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	l.epochs.Store(&epochs)
 	if err := l.saveEpochs(); err != nil {
 		return err

@@ -752,3 +752,72 @@ func BenchmarkTruncate(b *testing.B) {
 		})
 	}
 }
+
+// TestEpochsOfALostTail: leader-epoch-checkpoint has an epoch whose records a
+// power loss took. The epochs that come in its place may be lesser ones, and
+// are found after the next crash.
+func TestEpochsOfALostTail(t *testing.T) {
+	l := openLog(t, t.TempDir(), small, Deps{})
+	if err := replicate(l, epochBatch(0, 5, 1)); err != nil {
+		t.Fatal(err)
+	}
+	dir := crashCopy(t, l.dir)
+	l.Remove()
+	if err := os.WriteFile(filepath.Join(dir, epochsName), encodeEpochs([]record.EpochStart{{Epoch: 1, Start: 0}, {Epoch: 9, Start: 7}}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, dir, small, Deps{PowerLost: true})
+	if err := replicate(l, epochBatch(5, 5, 3)); err != nil {
+		t.Fatal(err)
+	}
+	again := openLog(t, crashCopy(t, dir), small, Deps{})
+	defer again.Remove()
+	if want := []record.EpochStart{{Epoch: 1, Start: 0}, {Epoch: 3, Start: 5}}; !slices.Equal(again.Epochs(), want) {
+		t.Errorf("epochs %v, want %v", again.Epochs(), want)
+	}
+	l.Remove()
+}
+
+// TestRemovedSegmentsStayRemoved: recovery cut a torn tail, and the segments
+// after it. Others may come in their place: their names are gone for good
+// before the log is open.
+func TestRemovedSegmentsStayRemoved(t *testing.T) {
+	l := openLog(t, t.TempDir(), Config{SegmentBytes: 1000}, Deps{})
+	mustAdd(t, l, 9, 3, 100)
+	dir := t.TempDir()
+	for _, s := range *l.segs.Load() { // without what says that any of it was synced
+		raw, err := os.ReadFile(s.path(logSuffix))
+		if err == nil && s.base == 0 {
+			raw = raw[:len(raw)-1]
+		}
+		if err == nil {
+			err = os.WriteFile(path(dir, s.base, logSuffix), raw, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Remove()
+	d := disk.Real()
+	real := d.Remove
+	gone := 0
+	d.Remove = func(path string) error {
+		err := real(path)
+		if err == nil && filepath.Ext(path) == logSuffix {
+			gone++
+		}
+		return err
+	}
+	synced := 0
+	d.Sync = func(f *os.File) error {
+		if f.Name() == dir {
+			synced = gone
+		}
+		return nil
+	}
+	l = openLog(t, dir, Config{SegmentBytes: 1000}, Deps{PowerLost: true, Disk: d})
+	defer l.Remove()
+	if gone < 2 || synced != gone {
+		t.Errorf("of %d segments that were removed %d are gone for good", gone, synced)
+	}
+}
