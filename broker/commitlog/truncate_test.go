@@ -450,9 +450,10 @@ func TestTruncateWhenTheDiskFails(t *testing.T) {
 func truncateFailing(t *testing.T, call int, cause error, what string, cut func(l *Log) (record.Offset, error)) (over, refused bool) {
 	dir := t.TempDir()
 	d := disk.Real()
-	left := 1 << 30
+	var left atomic.Int64 // calls until one fails
+	left.Store(1 << 30)
 	fails := func() error {
-		if left--; left == -1 {
+		if left.Add(-1) == -1 {
 			return cause
 		}
 		return nil
@@ -497,10 +498,10 @@ func truncateFailing(t *testing.T, call int, cause error, what string, cut func(
 	l = openLog(t, dir, Config{SegmentBytes: 1500}, Deps{Disk: d})
 	defer l.Close()
 	before := l.End()
-	left = call
+	left.Store(int64(call))
 	end, err := cut(l)
-	over = left >= 0
-	left = 1 << 30
+	over = left.Load() >= 0
+	left.Store(1 << 30)
 	want := []record.Offset{end}
 	switch {
 	case err == nil:
