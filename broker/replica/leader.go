@@ -39,15 +39,15 @@ type Leader struct {
 
 // peer is what a Leader knows of another replica.
 type peer struct {
-	id          record.BrokerID
-	brokerEpoch int64         // of its last fetch, -1 before the first
-	end         record.Offset // durable, by its last fetch in this leader epoch; -1 before the first
-	fetchedAt   int64         // time of its last fetch
-	leaderEnd   record.Offset // end of the leader's log at its last fetch
-	caughtUpAt  int64         // when it had last all that the leader had
-	pauseTo     int64         // it was refused, and is not wanted in before
-	inISR       bool          // by the record
-	entering    bool          // by a change that is, or may be, under way
+	id         record.BrokerID
+	unfenced   int64         // its broker epoch, 0 for none
+	end        record.Offset // durable, by its last fetch in this leader and broker epoch; -1 before the first
+	fetchedAt  int64         // time of its last fetch
+	leaderEnd  record.Offset // end of the leader's log at its last fetch
+	caughtUpAt int64         // when it had last all that the leader had
+	pauseTo    int64         // it was refused, and is not wanted in before
+	inISR      bool          // by the record
+	entering   bool          // by a change that is, or may be, under way
 }
 
 // LeaderConfig is what a Leader begins with.
@@ -105,22 +105,26 @@ func (l *Leader) Durable(end record.Offset) Outcome {
 // Fetch is what a replica's fetch says.
 type Fetch struct {
 	Replica     record.BrokerID
-	BrokerEpoch int64         // of its registration (KIP-903), ≥ 0
+	BrokerEpoch int64         // of its registration (KIP-903), > 0
 	Epoch       record.Epoch  // current leader epoch, by the request
 	Offset      record.Offset // where it goes on: its durable end
 }
 
 // Fetched takes in a fetch by another replica whose history does not differ:
 // the caller has asked Diverges first. counted is false, and nothing changed,
-// for who is no replica, another leader epoch, a broker epoch older than that
-// of an earlier fetch, and an offset beyond the log's end. The caller answers
-// the request all the same, or with the error that is due.
+// for who is no replica, another leader epoch, a broker epoch that is not the
+// replica's unfenced one, and an offset beyond the log's end. The caller
+// answers the request all the same, or with the error that is due.
+//
+// A broker epoch says which bytes a fetch speaks of. An earlier one may be of a
+// disk that is lost. A later one is of a broker that came back: perhaps it is
+// no longer in the ISR, and the image that says so has not come yet.
 //
 // The replica is caught up if it has what the leader had at its last fetch, or
 // has now (KIP-16; Kafka's Replica.updateFetchStateOrThrow).
 func (l *Leader) Fetched(f Fetch, now int64) (out Outcome, counted bool) {
 	p := l.peer(f.Replica)
-	if p == nil || f.Epoch != l.rec.Epoch || f.BrokerEpoch < p.brokerEpoch || f.Offset > l.end {
+	if p == nil || f.Epoch != l.rec.Epoch || f.BrokerEpoch != p.unfenced || f.Offset > l.end {
 		return Outcome{}, false
 	}
 	switch {
@@ -129,22 +133,25 @@ func (l *Leader) Fetched(f Fetch, now int64) (out Outcome, counted bool) {
 	case p.end >= 0 && f.Offset >= p.leaderEnd:
 		p.caughtUpAt = max(p.caughtUpAt, p.fetchedAt)
 	}
-	p.brokerEpoch, p.end = f.BrokerEpoch, f.Offset
-	p.fetchedAt, p.leaderEnd = now, l.end
+	p.end, p.fetchedAt, p.leaderEnd = f.Offset, now, l.end
 	if p.inISR || p.entering {
 		return Outcome{Moved: f.Offset > l.hw && l.advance()}, true
 	}
 	return Outcome{Wants: l.mayWant(now) && l.ready(p, now)}, true
 }
 
-// Learned takes in a record that the metadata, or a refused write, came with.
-// It is ignored unless it is newer and of this leader epoch; one of another
-// epoch ends this Leader, and that is the caller's to do.
+// Learned takes in the record of a newer image, be it the same record with
+// other Unfenced. An older record is ignored, and so is one of another leader
+// epoch: that ends this Leader, which is the caller's to do.
 func (l *Leader) Learned(r Record, now int64) Outcome {
-	if r.Revision <= l.rec.Revision || r.Epoch != l.rec.Epoch || r.Leader != l.self {
+	switch {
+	case r.Revision < l.rec.Revision || r.Epoch != l.rec.Epoch || r.Leader != l.self:
 		return Outcome{}
+	case r.Revision > l.rec.Revision:
+		l.adopt(r, now)
+	default:
+		l.unfence(r)
 	}
-	l.adopt(r, now)
 	return Outcome{Moved: l.advance(), Wants: l.mayWant(now)}
 }
 
@@ -185,8 +192,8 @@ func (l *Leader) Wanted(now int64, mayEnter func(id record.BrokerID, brokerEpoch
 	}
 	c := Change{Entering: None}
 	for i := range l.peers {
-		if p := &l.peers[i]; l.ready(p, now) && mayEnter(p.id, p.brokerEpoch) {
-			c.Entering, c.EnteringEpoch = p.id, p.brokerEpoch
+		if p := &l.peers[i]; l.ready(p, now) && mayEnter(p.id, p.unfenced) {
+			c.Entering, c.EnteringEpoch = p.id, p.unfenced
 			p.entering = true
 			break
 		}
@@ -331,7 +338,7 @@ func (l *Leader) adopt(r Record, now int64) {
 		if id == l.self {
 			continue
 		}
-		p := peer{id: id, brokerEpoch: -1, end: -1, fetchedAt: now, caughtUpAt: now}
+		p := peer{id: id, end: -1, fetchedAt: now, caughtUpAt: now}
 		if i := slices.IndexFunc(old, func(o peer) bool { return o.id == id }); i >= 0 {
 			p = old[i]
 		}
@@ -344,6 +351,21 @@ func (l *Leader) adopt(r Record, now int64) {
 	}
 	l.rec = r
 	l.sent, l.unsure = false, false
+	l.unfence(r)
+}
+
+// unfence takes in the broker epochs of the replicas. The end of one that came
+// back is what it says then.
+func (l *Leader) unfence(r Record) {
+	for i, id := range r.Replicas {
+		if i >= len(r.Unfenced) {
+			return
+		}
+		if p := l.peer(id); p != nil && p.unfenced != r.Unfenced[i] {
+			p.unfenced, p.end = r.Unfenced[i], -1
+		}
+	}
+	l.rec.Unfenced = r.Unfenced
 }
 
 // advance moves the high watermark as far as it may go, and says whether it

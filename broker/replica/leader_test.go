@@ -16,7 +16,7 @@ func aLeader(r Record) *Leader {
 }
 
 func aRecord() Record {
-	return Record{Leader: 1, Epoch: 5, PartitionEpoch: 9, Revision: 1000, Replicas: ids(1, 2, 3), ISR: ids(1, 2, 3)}
+	return Record{Leader: 1, Epoch: 5, PartitionEpoch: 9, Revision: 1000, Replicas: ids(1, 2, 3), ISR: ids(1, 2, 3), Unfenced: []int64{9, 7, 7}}
 }
 
 func anyone(record.BrokerID, int64) bool { return true }
@@ -63,6 +63,7 @@ func TestFetchesThatDoNotCount(t *testing.T) {
 		"no replica":         {Replica: 4, BrokerEpoch: 7, Epoch: 5, Offset: 100},
 		"the leader":         {Replica: 1, BrokerEpoch: 7, Epoch: 5, Offset: 100},
 		"older broker epoch": {Replica: 2, BrokerEpoch: 6, Epoch: 5, Offset: 100},
+		"newer broker epoch": {Replica: 3, BrokerEpoch: 8, Epoch: 5, Offset: 100},
 		"beyond the end":     {Replica: 3, BrokerEpoch: 7, Epoch: 5, Offset: 101},
 	} {
 		if out, counted := l.Fetched(f, 0); counted || out != (Outcome{}) {
@@ -294,6 +295,31 @@ func TestMinimumOfFewerReplicas(t *testing.T) {
 			t.Errorf("%+v, configured %d: %d, want %d", c.r, c.configured, got, c.want)
 		}
 	}
+}
+
+// TestCameBack: a replica's fetches count again when the image that unfences it
+// has come; its end of before counts no longer.
+func TestCameBack(t *testing.T) {
+	l := aLeader(aRecord())
+	l.Appended(120)
+	l.Durable(120)
+	fetched(t, l, 2, 110, 0)
+	fetched(t, l, 3, 105, 0)
+	wantHW(t, l, 105)
+	back := aRecord()
+	back.Unfenced = []int64{9, 7, 12}
+	l.Learned(back, 0)
+	if p, _ := l.Peer(3); p.End != -1 || !p.InISR {
+		t.Errorf("%+v", p)
+	}
+	if _, counted := l.Fetched(Fetch{Replica: 3, BrokerEpoch: 7, Epoch: 5, Offset: 120}, 0); counted {
+		t.Error("a fetch from before counts")
+	}
+	wantHW(t, l, 105)
+	if out, counted := l.Fetched(Fetch{Replica: 3, BrokerEpoch: 12, Epoch: 5, Offset: 120}, 0); !counted || !out.Moved {
+		t.Errorf("%+v, counted %v", out, counted)
+	}
+	wantHW(t, l, 110)
 }
 
 func TestWhoMayNotEnter(t *testing.T) {

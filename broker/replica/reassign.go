@@ -21,7 +21,7 @@ func Reassign(r Record, target []record.BrokerID) (Record, bool) {
 	if slices.Equal(replicas, r.Replicas) && sameMembers(adding, r.Adding) && sameMembers(removing, r.Removing) {
 		return r, false
 	}
-	r.Replicas, r.Adding, r.Removing = replicas, adding, removing
+	r.Replicas, r.Adding, r.Removing, r.Unfenced = replicas, adding, removing, nil
 	r.PartitionEpoch++
 	return r, true
 }
@@ -42,7 +42,7 @@ func Progress(r Record, v View) (Record, bool) {
 		return r, false
 	}
 	next := r
-	next.Replicas, next.Adding, next.Removing = r.Target(), nil, nil
+	next.Replicas, next.Adding, next.Removing, next.Unfenced = r.Target(), nil, nil, nil
 	isr := without(r.ISR, r.Removing)
 	for _, id := range r.Adding {
 		if !slices.Contains(isr, id) {

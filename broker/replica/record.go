@@ -28,6 +28,10 @@ type Record struct {
 	ELR      []record.BrokerID // eligible leader replicas (KIP-966): the same holds, but they are not waited for
 	Adding   []record.BrokerID // by a reassignment under way
 	Removing []record.BrokerID // by a reassignment under way
+	// Unfenced are the broker epochs under which Replicas are unfenced, in their
+	// order, 0 for none; of the image that the rest is of, or of an earlier one.
+	// Only a Leader needs them. They are no part of what is written.
+	Unfenced []int64
 }
 
 // MinInsync is how many replicas the ISR must have for the high watermark to

@@ -16,7 +16,8 @@ var guards = []struct {
 	stalls bool         // nothing is lost, but not everybody can go on
 }{
 	{guard: fetchLeaderEpoch, from: 600, likely: []opKind{opPreferred, opShuffle, opHold, opRelease}},
-	{guard: fetchBrokerEpoch, from: 1850, likely: []opKind{opDiskLoss, opStart, opHold, opRelease}},
+	{guard: fetchFromAfter},
+	{guard: fetchBrokerEpoch, likely: []opKind{opDiskLoss, opStart, opHold, opRelease}},
 	{guard: historyFirst},
 	{guard: truncateByEpoch},
 	{guard: ownAnswer},

@@ -145,6 +145,7 @@ func (w *world) step(o op) {
 	case opDiskLoss:
 		w.crash(b, k)
 		b.disk++
+		w.loses(b)
 		b.log, b.hw, b.agreed = newSimLog(), 0, 0
 		w.did("LoseDisk", nil, "b", b.id)
 	case opStart:
@@ -285,7 +286,8 @@ func (w *world) produce(b *broker, k int) {
 	}
 	for range n {
 		w.value++
-		b.log.append(entry{b.leader.rec.Epoch, w.value})
+		w.lost = append(w.lost, 0)
+		b.log.append(entry{b.leader.rec.Epoch, w.value - 1})
 	}
 	b.leader.Appended(b.log.End())
 	if !w.fsync || w.without == durableEnds {
@@ -446,6 +448,9 @@ func (w *world) powerLoss(b *broker, k int) {
 	if w.plain && w.fsync {
 		return // a start has synced it
 	}
+	if !w.fsync {
+		w.loses(b)
+	}
 	w.lose(b, k/2)
 	b.log.synced = b.log.End()
 	b.hw = min(b.hw, b.log.End())
@@ -478,7 +483,7 @@ func (w *world) control(b *broker, kind opKind, k int) {
 		return
 	}
 	v := View{Eligible: s.eligible, Leaving: s.leaving, MinInsync: s.minInsync, Unclean: w.unclean}
-	c := ctlWrite{take: None, lost: None}
+	c := ctlWrite{take: None}
 	var next Record
 	var changed bool
 	switch kind {
@@ -574,7 +579,7 @@ func (w *world) takeIn(b *broker, s *snapshot, v View, id record.BrokerID) {
 			}
 		}
 	}
-	w.writeAsController(b, ctlWrite{what: fmt.Sprintf("unfencing %d", id), take: id, reg: reg, lost: None})
+	w.writeAsController(b, ctlWrite{what: fmt.Sprintf("unfencing %d", id), take: id, reg: reg})
 }
 
 // takeInRecord writes what a registration means for the record; false if that
@@ -588,11 +593,8 @@ func (w *world) takeInRecord(b *broker, s *snapshot, v View, id record.BrokerID,
 	has := next.InISR(id) || slices.Contains(next.ELR, id)
 	gone := loss == LostDisk || loss == LostPageCache && !w.fsync
 	last := gone && had && has && loss == LostPageCache && len(s.rec.ISR)+len(s.rec.ELR) == 1
-	c := ctlWrite{what: fmt.Sprintf("taking in %d (loss %d)", id, loss), rec: &next, take: id, reg: s.reg[id], lost: None}
+	c := ctlWrite{what: fmt.Sprintf("taking in %d (loss %d)", id, loss), rec: &next, take: id, reg: s.reg[id]}
 	c.lossy = unclean(s.rec, next) || last || gone && next.Leader == id
-	if gone && had {
-		c.lost = id
-	}
 	if last {
 		w.seen.lastStays++
 	}

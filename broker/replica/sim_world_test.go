@@ -44,7 +44,8 @@ type guard string
 
 const (
 	fetchLeaderEpoch guard = "leader epoch compared in a fetch"
-	fetchBrokerEpoch guard = "broker epoch of a fetch not below the last one seen"
+	fetchBrokerEpoch guard = "broker epoch of a fetch is the unfenced one"
+	fetchFromAfter   guard = "... also of a fetch from after the image"
 	historyFirst     guard = "an end counts only where the histories agree"
 	truncateByEpoch  guard = "truncation by epoch, not by high watermark"
 	ownAnswer        guard = "an answer counts only for what is asked now"
@@ -97,6 +98,7 @@ type snapshot struct {
 	ctl       record.BrokerID // who holds the controller key, None for nobody
 	ctlEpoch  int64
 	minInsync int
+	decided   int // as many replicas as whoever wrote the record thought were needed
 }
 
 func (s *snapshot) eligible(id record.BrokerID) bool {
@@ -123,6 +125,7 @@ type broker struct {
 	leads    record.BrokerID // whom it follows
 	call     *Change         // the ISR change whose outcome it waits for
 	calls    int             // counts them
+	promise  int             // min.insync.replicas, as far as it knows
 	ctlEpoch int64           // of the controller key that it put, 0 for none
 	took     [maxBrokers]int64
 	owes     [maxBrokers]Loss // without recordsFirst: what the records do not say yet, plus one
@@ -168,7 +171,6 @@ type ctlWrite struct {
 	take  record.BrokerID // whose registration it follows from, or None
 	reg   registration    // that registration
 	lossy bool            // it gives up what was acknowledged
-	lost  record.BrokerID // who left ISR or ELR because of what it lost, or None
 }
 
 type world struct {
@@ -186,8 +188,8 @@ type world struct {
 
 	lossEpoch record.Epoch // the history before it may have been given up
 	lossOpen  bool         // nobody has led since
-	base      int          // on how many replicas all that is committed was, at least, when the ISR was last large enough
-	losses    int          // of those since then
+	need      []int        // of committed records: how many replicas were promised, at least
+	lost      []int        // by value: how many copies of a record were lost
 
 	bad     string // the first invariant that did not hold
 	seen    *sightings
@@ -205,14 +207,14 @@ type mover struct {
 }
 
 func newWorld(r rules, seen *sightings) *world {
-	w := &world{rules: r, committed: newSimLog(), seen: seen, base: 1, now: int64(time.Hour)}
+	w := &world{rules: r, committed: newSimLog(), seen: seen, now: int64(time.Hour)}
 	s := &snapshot{rev: 1, ctl: None, minInsync: r.minInsync}
 	s.rec = Record{Leader: 0, Epoch: 1, PartitionEpoch: 1, Revision: 1}
 	for i := range record.BrokerID(r.factor) {
 		s.rec.Replicas = append(s.rec.Replicas, i)
 	}
 	s.rec.ISR = s.rec.Replicas
-	w.base = s.rec.MinInsync(r.minInsync)
+	s.decided = s.rec.MinInsync(r.minInsync)
 	w.brokers = make([]broker, r.brokers)
 	for i := range w.brokers {
 		s.reg[i] = registration{epoch: 1}
@@ -327,6 +329,12 @@ func (w *world) deliver(m *msg) {
 func (w *world) apply(b *broker) {
 	s := w.image(b)
 	r := s.rec
+	if r.Leader == b.id {
+		r.Unfenced = make([]int64, len(r.Replicas))
+		for i, id := range r.Replicas {
+			r.Unfenced[i] = s.unf[id].epoch
+		}
+	}
 	mine := s.reg[b.id].epoch == b.epoch && s.unf[b.id].epoch == b.epoch
 	if w.without == ownImage {
 		mine = true
@@ -344,13 +352,16 @@ func (w *world) apply(b *broker) {
 		}
 	case r.Leader == b.id:
 		if b.leader != nil && b.leader.Record().Epoch == r.Epoch {
+			b.promise = min(b.promise, s.minInsync) // what moves may have moved by the one or the other
 			b.leader.Learned(r, w.now)
 			w.faultyLeader(b)
 			b.leader.SetMinInsync(w.minOf(s), w.now)
 		} else {
+			b.promise = s.minInsync
 			w.lead(b, r, s)
 		}
 		w.commit(b)
+		b.promise = s.minInsync
 	case r.Leader != None:
 		if b.follower == nil || b.follower.epoch != r.Epoch {
 			b.rest()
@@ -392,7 +403,14 @@ func (w *world) lead(b *broker, r Record, s *snapshot) {
 		keep := max(w.tiered, w.committed.common(&b.log))
 		w.say("    of what was acknowledged [%d, %d) is given up", keep, w.committed.End())
 		w.committed.cut(keep)
-		b.hw = min(b.hw, keep)
+		if keep < b.log.start { // what is deleted may have been anything
+			w.committed.beginAt(b.log.start, 0, &b.log)
+		}
+		w.need = append(w.need[:keep], make([]int, w.committed.End()-keep)...)
+		for o := range w.need {
+			w.need[o] = 1 // what is left is on the new leader, for all that is known
+		}
+		b.hw = min(b.hw, w.committed.End())
 	}
 	b.leader = NewLeader(LeaderConfig{
 		Self: b.id, Record: r, EpochStart: b.log.End(), Durable: w.durable(b), HighWatermark: b.hw,
@@ -470,7 +488,7 @@ func (w *world) serve(b *broker, m *msg) {
 	if w.without == truncateByEpoch {
 		de, end, diverges = l.rec.Epoch, b.log.End(), m.ask.Offset > b.log.End()
 	}
-	if p := l.peer(m.from); w.plain && (p == nil || m.epoch < p.brokerEpoch) {
+	if p := l.peer(m.from); w.plain && (p == nil || m.epoch != p.unfenced) {
 		return
 	}
 	taken = true
@@ -491,8 +509,8 @@ func (w *world) serve(b *broker, m *msg) {
 }
 
 func (w *world) fetched(b *broker, f Fetch) {
-	if p := b.leader.peer(f.Replica); w.without == fetchBrokerEpoch && p != nil {
-		p.brokerEpoch = min(p.brokerEpoch, f.BrokerEpoch)
+	if p := b.leader.peer(f.Replica); p != nil && (w.without == fetchBrokerEpoch || w.without == fetchFromAfter && f.BrokerEpoch > p.unfenced) {
+		p.unfenced = f.BrokerEpoch
 	}
 	if _, counted := b.leader.Fetched(f, w.now); !counted {
 		w.seen.uncounted++
@@ -602,7 +620,7 @@ func (w *world) changeISR(m *msg) {
 			n.rec.Revision = n.rev
 		})
 		a.rev = n.rev
-		w.wrote(s, m.min)
+		w.wrote(m.min)
 		if c.Entering != None {
 			w.seen.entered++
 		} else {
@@ -685,15 +703,11 @@ func (w *world) controllerWrites(m *msg) {
 	}
 	w.say("    record: leader %d, epoch %d.%d, replicas %v, ISR %v, ELR %v, adding %v, removing %v", n.rec.Leader, n.rec.Epoch, n.rec.PartitionEpoch, n.rec.Replicas, n.rec.ISR, n.rec.ELR, n.rec.Adding, n.rec.Removing)
 	w.elected(s, n)
-	if c.lost != None {
-		w.losses++
-	}
 	if c.lossy {
 		w.lossOpen, w.lossEpoch = true, max(w.lossEpoch, n.rec.Epoch)
-		w.base, w.losses = len(n.rec.ISR)+len(n.rec.ELR), 0
 		w.seen.unclean++
 	}
-	w.wrote(s, m.min)
+	w.wrote(m.min)
 }
 
 func (w *world) elected(old, n *snapshot) {
@@ -711,25 +725,53 @@ func (w *world) elected(old, n *snapshot) {
 	}
 }
 
-// wrote checks that the new record keeps enough replicas: of what is committed
-// min.insync.replicas had everything when the ISR was last large enough, and
-// only who lost what it had is no longer counted on. Everybody may know another
-// min.insync.replicas; the least of them is what may be asked for.
-func (w *world) wrote(old *snapshot, decided int) {
+// wrote looks at the record after it was written by somebody who knew of a
+// min.insync.replicas of decided: no more than that can be asked for.
+func (w *world) wrote(decided int) {
 	s := w.etcd()
 	if bad := invalid(s.rec); bad != "" {
 		w.fail("the record is not valid: %s: %+v", bad, s.rec)
 	}
-	least := min(s.minInsync, decided)
-	for i := range w.brokers {
-		least = min(least, w.image(&w.brokers[i]).minInsync)
+	s.decided = s.rec.MinInsync(decided)
+	for o := range w.need {
+		w.need[o] = min(w.need[o], s.decided)
 	}
-	if enough := s.rec.MinInsync(least); len(s.rec.ISR) >= enough {
-		w.base, w.losses = enough, 0
+	w.survives(0)
+}
+
+// intact says that b has the bytes that its place in an ISR speaks of.
+func (w *world) intact(b *broker) bool {
+	unf := w.etcd().unf[b.id]
+	return b.disk == unf.disk && (w.fsync || b.boot == unf.boot)
+}
+
+// survives checks of what is committed from offset o on that as many replicas
+// may be elected as were promised, less those whose copy was lost.
+func (w *world) survives(o int) {
+	if w.lossOpen {
+		return
 	}
-	if left := len(s.rec.ISR) + len(s.rec.ELR); left < w.base-w.losses {
-		w.fail("invariant 1: %d replicas may be elected, all is on %d, and %d of them lost what they had (record before: ISR %v, ELR %v; now ISR %v, ELR %v)",
-			left, w.base, w.losses, old.rec.ISR, old.rec.ELR, s.rec.ISR, s.rec.ELR)
+	s := w.etcd()
+	electable := 0
+	for _, of := range [2][]record.BrokerID{s.rec.ISR, s.rec.ELR} {
+		for _, id := range of {
+			if w.intact(&w.brokers[id]) {
+				electable++
+			}
+		}
+	}
+	for ; o < len(w.need); o++ {
+		if lost := w.lost[w.committed.recs[o].value]; electable+lost < w.need[o] {
+			w.fail("invariant 1: of offset %d, which was promised to be on %d replicas, %d copies were lost, and %d may be elected (ISR %v, ELR %v)", o, w.need[o], lost, electable, s.rec.ISR, s.rec.ELR)
+			return
+		}
+	}
+}
+
+// loses counts the copies in b's log as lost.
+func (w *world) loses(b *broker) {
+	for _, e := range b.log.recs {
+		w.lost[e.value]++
 	}
 }
 
@@ -766,9 +808,16 @@ func (w *world) commit(b *broker) {
 		w.fail("invariant 2: leader %d of epoch %d has other records below %d than were read before", b.id, e, o)
 		return
 	}
+	first := len(w.need)
+	need := l.rec.MinInsync(b.promise)
+	for i := len(w.revs) - 1; w.revs[i].rec.Revision > l.rec.Revision; i-- { // what it does not know yet
+		need = min(need, w.revs[i].decided)
+	}
 	for o := w.committed.End(); o < h; o++ {
 		w.committed.append(b.log.recs[o])
+		w.need = append(w.need, need)
 	}
+	w.survives(first)
 }
 
 // check is what must hold after every step.
@@ -779,10 +828,13 @@ func (w *world) check() {
 		case b.hw > b.log.End():
 			w.fail("broker %d: high watermark %d, log ends at %d", b.id, b.hw, b.log.End())
 		case b.agreed < w.lossEpoch || w.lossOpen:
-		case b.hw > w.committed.End():
+		case b.hw > w.committed.End() && w.lossEpoch == 0:
 			w.fail("broker %d: high watermark %d, no leader went beyond %d", b.id, b.hw, w.committed.End())
-		case b.log.sums[b.hw] != w.committed.sums[b.hw]:
-			w.fail("invariant 2: broker %d has other records below its high watermark %d than were read before", b.id, b.hw)
+		default:
+			// After an unclean election a leader of before may have gone beyond.
+			if o := min(b.hw, w.committed.End()); b.log.sums[o] != w.committed.sums[o] {
+				w.fail("invariant 2: broker %d has other records below its high watermark %d than were read before", b.id, b.hw)
+			}
 		}
 	}
 	if w.lossOpen {
@@ -792,8 +844,8 @@ func (w *world) check() {
 	for _, of := range [2][]record.BrokerID{s.rec.ISR, s.rec.ELR} {
 		for _, id := range of {
 			b := &w.brokers[id]
-			if b.disk != s.unf[id].disk || !w.fsync && b.boot != s.unf[id].boot {
-				continue // not what the record speaks of
+			if !w.intact(b) {
+				continue
 			}
 			end := w.committed.End()
 			if w.durable(b) < end {
