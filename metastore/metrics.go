@@ -25,6 +25,7 @@ var (
 	metricController    = metrics.GetOrCreateGauge(`firn_metastore_is_controller`, nil)
 
 	metricReloads         = metrics.GetOrCreateCounter(`firn_metastore_watch_reloads_total`)
+	metricWatchStalls     = metrics.GetOrCreateCounter(`firn_metastore_watch_stalls_total`)
 	metricDecodeErrors    = metrics.GetOrCreateCounter(`firn_metastore_decode_errors_total`)
 	metricLeasesLost      = metrics.GetOrCreateCounter(`firn_metastore_leases_lost_total`)
 	metricRenewErrors     = metrics.GetOrCreateCounter(`firn_metastore_lease_renew_errors_total`)

@@ -330,7 +330,7 @@ func (s *Store) keepAlive(ctx context.Context) {
 func (s *Store) stayAlive(ctx context.Context) error {
 	// A renewal that went to a leader which died is never answered: there must
 	// be time for another one before the broker fences itself.
-	renew, end := context.WithTimeout(ctx, s.cfg.LeaseTTL/6)
+	renew, end := context.WithTimeout(ctx, min(s.cfg.LeaseTTL/6, firstAttempt))
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.LeaseTTL/3)
 	defer cancel()

@@ -16,6 +16,7 @@ const (
 	progressWait = 5 * time.Millisecond   // how long WaitFor waits before it asks etcd for progress
 	progressPoll = 100 * time.Millisecond // and how often it asks again
 	reloadPause  = 200 * time.Millisecond
+	watchStalls  = 3 * time.Second  // without a sign of life, a watch over the network is made anew
 	imageQuick   = time.Millisecond // an image made within this waits for nothing
 )
 
@@ -71,6 +72,10 @@ func (s *Store) watch(ctx context.Context, st *state) {
 			return
 		default:
 		}
+		if errors.Is(err, errWatchStalls) {
+			s.log.Warn("a member of etcd hangs, watching metadata at the next one", "revision", st.revision)
+			continue // from where it was
+		}
 		metricReloads.Inc()
 		s.log.Warn("metadata watch broke off, reading everything again", "revision", st.revision, "err", err)
 		for said := (time.Time{}); ; {
@@ -105,7 +110,10 @@ func (s *Store) reload(ctx context.Context, old *state) (*state, error) {
 	return st, nil
 }
 
-var errWatchClosed = errors.New("metastore: watch closed")
+var (
+	errWatchClosed = errors.New("metastore: watch closed")
+	errWatchStalls = errors.New("metastore: watch gives no sign of life")
+)
 
 // watched is the context of the watch, of all that asks about it, and of the lease. A client
 // of the members leaves one that has lost its leader for another one.
@@ -121,10 +129,24 @@ func (s *Store) watchFrom(ctx context.Context, st *state) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := s.srv.cli.Watch(s.watched(ctx), imagePrefix, clientv3.WithPrefix(), clientv3.WithRev(st.revision+1))
+	alive, end := s.watchdog()
+	defer end()
+	heard := time.Now()
 	for {
-		resp, ok := <-events
-		if !ok {
-			return errWatchClosed
+		var resp clientv3.WatchResponse
+		select {
+		case r, ok := <-events:
+			if !ok {
+				return errWatchClosed
+			}
+			resp, heard = r, time.Now()
+		case <-alive:
+			if time.Since(heard) > watchStalls {
+				metricWatchStalls.Inc()
+				return errWatchStalls
+			}
+			go func() { _ = s.requestProgress(ctx) }() // its answer is an event; it ends within progressPoll
+			continue
 		}
 		err := s.take(st, resp)
 		if err == nil {
@@ -144,6 +166,16 @@ func (s *Store) watchFrom(ctx context.Context, st *state) error {
 			}
 		}
 	}
+}
+
+// watchdog ticks where a watch has to be asked whether it lives: of a member
+// that hangs, over the network, gRPC would find out after twelve seconds.
+func (s *Store) watchdog() (tick <-chan time.Time, end func()) {
+	if s.srv.etcd != nil {
+		return nil, func() {}
+	}
+	t := time.NewTicker(watchStalls / 4)
+	return t.C, t.Stop
 }
 
 // drain takes in what has piled up meanwhile, so that it becomes one image.
