@@ -42,13 +42,14 @@ type broker struct {
 	cluster          *cluster
 	out              *os.File
 
-	mu     sync.Mutex // orders what is done to the process
-	proc   *process   // nil while there is none
-	down   int        // steps that want it to be down
-	paused int        // steps that want it to be stopped by signal
-	filled int        // steps that keep its disk full
-	starts int
-	odd    []string // ends that were not asked for, and other things that should not be
+	mu      sync.Mutex // orders what is done to the process
+	proc    *process   // nil while there is none
+	down    int        // steps that want it to be down
+	paused  int        // steps that want it to be stopped by signal
+	filled  int        // steps that keep its disk full
+	drained time.Time  // when its disk was full last
+	starts  int
+	odd     []string // ends that were not asked for, and other things that should not be
 }
 
 // process is one life of a broker.
@@ -224,7 +225,7 @@ func (b *broker) watch(p *process) {
 		return
 	}
 	b.proc = nil
-	if b.filled > 0 {
+	if b.isFull() {
 		b.cluster.log("broker %d ended while its disk was full: %v", b.id, p.err)
 	} else {
 		b.strange("ended by itself: %v", p.err)
@@ -237,6 +238,10 @@ func (b *broker) watch(p *process) {
 		b.strange("%v", err)
 	}
 }
+
+// isFull says whether the broker has had a full disk until a moment ago. The
+// caller has b.mu.
+func (b *broker) isFull() bool { return b.filled > 0 || time.Since(b.drained) < 5*time.Second }
 
 // strange notes what should not be. The caller has b.mu.
 func (b *broker) strange(format string, args ...any) {
@@ -264,7 +269,7 @@ func (b *broker) end(sig syscall.Signal, patience time.Duration) {
 		case <-p.ended:
 			// One that has just begun does not listen to signals yet; one whose disk
 			// is full says what it could not write.
-			if p.err != nil && time.Since(p.began) > 5*time.Second && b.filled == 0 {
+			if p.err != nil && time.Since(p.began) > 5*time.Second && !b.isFull() {
 				b.strange("was stopped and said %v", p.err)
 			}
 			return
@@ -372,6 +377,7 @@ func (b *broker) drain() error {
 	defer func() {
 		b.mu.Lock()
 		b.filled--
+		b.drained = time.Now()
 		b.mu.Unlock()
 	}()
 	return b.do(func() error { return os.Remove(filepath.Join(b.data, ballast)) })
