@@ -250,6 +250,17 @@ func (b *broker) strange(format string, args ...any) {
 	}
 }
 
+// unclean notes a stop that was not clean. One of several brokers may be cut off
+// from those it has to hand over to: that is told and no more. The caller has
+// b.mu.
+func (b *broker) unclean(format string, args ...any) {
+	if len(b.cluster.brokers) == 1 {
+		b.strange(format, args...)
+	} else {
+		b.cluster.log("broker %d "+format, append([]any{b.id}, args...)...)
+	}
+}
+
 // end takes the process down with a signal; another that wants that counts.
 func (b *broker) end(sig syscall.Signal, patience time.Duration) {
 	b.mu.Lock()
@@ -270,14 +281,11 @@ func (b *broker) end(sig syscall.Signal, patience time.Duration) {
 			// One that has just begun does not listen to signals yet; one whose disk
 			// is full says what it could not write.
 			if p.err != nil && time.Since(p.began) > 5*time.Second && !b.isFull() {
-				b.strange("was stopped and said %v", p.err)
+				b.unclean("was stopped and said %v", p.err)
 			}
 			return
 		case <-time.After(patience):
-			b.cluster.log("broker %d did not stop within %v", b.id, patience)
-			if len(b.cluster.brokers) == 1 { // nothing that it could wait for is elsewhere
-				b.strange("did not stop within %v; what it was doing then is in its log", patience)
-			}
+			b.unclean("did not stop within %v; what it was doing then is in its log", patience)
 			p.cmd.Process.Signal(syscall.SIGQUIT) // prints all goroutines
 			select {
 			case <-p.ended:

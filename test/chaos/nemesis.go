@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"syscall"
@@ -65,11 +66,13 @@ func (n *nemesis) step(ctx context.Context, no int, s Step) {
 		n.count[s.Action]++
 		n.mu.Unlock()
 		sleep(ctx, s.For)
-		err = undo()
 	}
-	if err != nil {
+	// What was done of a step that failed is undone too.
+	if err = errors.Join(err, undo()); err != nil {
 		said = err.Error()
 		n.log("%v: %v", s, err)
+	}
+	if err != nil && !errors.Is(err, errLeftOut) {
 		n.mu.Lock()
 		n.errs = append(n.errs, fmt.Errorf("%v: %w", s, err))
 		n.mu.Unlock()
@@ -77,9 +80,12 @@ func (n *nemesis) step(ctx context.Context, no int, s Step) {
 	n.rec.Record(history.Event{Kind: history.Heal, Number: int32(no), Text: said})
 }
 
+// errLeftOut says that a step was not taken, as it must not be just then.
+var errLeftOut = errors.New("left out")
+
 func nothing() error { return nil }
 
-// begin does what the step says, and gives what undoes it.
+// begin does what the step says, and gives what undoes it, also with an error.
 func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error, err error) {
 	switch s.Action {
 	case Kill:
@@ -89,6 +95,13 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Pause:
 		return n.each(s, func(b *broker) error { b.pause(); return nil }, func(b *broker) error { b.resume(); return nil })
 	case Wipe:
+		// A disk is lost while the others are good: two at once would be a loss
+		// that nobody promised to survive.
+		hctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := n.topics.healthy(hctx); err != nil {
+			return nothing, fmt.Errorf("%w: %w", errLeftOut, err)
+		}
 		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(true) }, (*broker).back)
 	case Forget:
 		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(false) }, (*broker).back)
@@ -113,7 +126,7 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Move:
 		return nothing, n.topics.move(ctx, s.Seed)
 	}
-	return nil, fmt.Errorf("nobody knows how to %s", s.Action)
+	return nothing, fmt.Errorf("nobody knows how to %s", s.Action)
 }
 
 // each does something to all brokers of a step at once.

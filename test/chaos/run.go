@@ -258,9 +258,11 @@ func (r *runner) heal(ctx context.Context) {
 			r.problem("after all faults: committed offsets of %s: %v", group, err)
 		}
 	}
+	var stopping sync.WaitGroup
 	for _, b := range r.cluster.brokers {
-		b.end(syscall.SIGTERM, stopPatience)
+		stopping.Go(func() { b.end(syscall.SIGTERM, stopPatience) })
 	}
+	stopping.Wait()
 }
 
 // acknowledged writes a record, with a new client.
