@@ -534,7 +534,6 @@ func TestMemberHangs(t *testing.T) {
 	ctx := testCtx(t)
 	c := newCluster(t, 3)
 	c.open(1, 2, 3)
-	c.register(1)
 	hangs := newRelay(t, c.cfgs[2].Cluster.Client)
 	c.prepare(4, "", c.cfgs[1].Cluster.Seeds)
 	cfg := c.cfgs[4]
@@ -542,7 +541,18 @@ func TestMemberHangs(t *testing.T) {
 	c.cfgs[4] = cfg
 	c.open(4)
 	client := c.stores[4]
+	for client.seen.Load() == nil { // its first look at where members are
+		time.Sleep(time.Millisecond)
+		if ctx.Err() != nil {
+			t.Fatal("it does not look at the members")
+		}
+	}
 	client.srv.cli.SetEndpoints("http://" + hangs.ln.Addr().String())
+	for id := range record.BrokerID(3) { // streams of older connections end with their members
+		c.close(id + 1)
+		c.open(id + 1)
+	}
+	c.register(1)
 	for create(t, c.stores[1], TopicSpec{Name: "a", Assignment: assign(1)}); client.Image().Topics["a"] == nil; time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil {
 			t.Fatal("no watch over the one member")
