@@ -84,13 +84,6 @@ func (r *runner) verify(b *broker) error {
 // maxDecompressed bounds the records of one batch.
 const maxDecompressed = 64 << 20
 
-// session is an idempotent producer's epoch, in which sequence numbers go up by
-// one from record to record (KIP-98).
-type session struct {
-	id    int64
-	epoch int16
-}
-
 // onDisk records what a replica's segments hold, as if somebody had read it, and
 // looks at the sequence numbers of idempotent producers.
 func (r *runner) onDisk(process int32, at target, dir string) error {
@@ -99,7 +92,7 @@ func (r *runner) onDisk(process int32, at target, dir string) error {
 		return err
 	}
 	defer batches.Close()
-	next := map[session]int32{}
+	sequences := check.Sequences{}
 	for {
 		b, err := batches.Next()
 		if errors.Is(err, io.EOF) {
@@ -108,13 +101,8 @@ func (r *runner) onDisk(process int32, at target, dir string) error {
 		if err != nil {
 			return err
 		}
-		if p := (session{b.ProducerID(), b.ProducerEpoch()}); p.id >= 0 {
-			want, known := next[p]
-			if b.BaseSequence() != want && (known || b.BaseSequence() != 0) {
-				r.found = append(r.found, check.Anomaly{Kind: check.Duplicate, Time: -1, Where: dir,
-					What: fmt.Sprintf("the batch at offset %d has sequence %d of producer %d, epoch %d, and %d was to come", b.BaseOffset(), b.BaseSequence(), p.id, p.epoch, want)})
-			}
-			next[p] = int32((int64(b.LastSequence()) + 1) % (1 << 31))
+		if what := sequences.Next(b); what != "" {
+			r.found = append(r.found, check.Anomaly{Kind: check.Duplicate, Time: -1, Where: dir, What: what})
 		}
 		e := history.Event{Kind: history.Poll, Process: process, Key: at.key, High: -1}
 		err = b.EachRecord(maxDecompressed, func(rec *record.Record) bool {

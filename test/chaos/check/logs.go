@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -181,4 +182,29 @@ func (r *replicaReader) at() string {
 		return fmt.Sprintf("its end at offset %d", r.end)
 	}
 	return fmt.Sprintf("offsets %d to %d in %d bytes with checksum %08x of leader epoch %d", r.batch.BaseOffset(), r.batch.LastOffset(), r.batch.Size(), r.batch.CRC(), r.batch.LeaderEpoch())
+}
+
+// Sequences checks the sequence numbers of a partition's idempotent producers,
+// batch by batch: in one epoch of a producer they begin at 0 and go up by one
+// from record to record (KIP-98), so a batch that is there twice, or one that is
+// missing, shows. It is for logs that have their first record still.
+type Sequences map[session]int32 // what is to come next
+
+type session struct {
+	id    int64
+	epoch int16
+}
+
+// Next takes the next batch and says what is wrong with it, or nothing.
+func (s Sequences) Next(b record.Batch) string {
+	p := session{b.ProducerID(), b.ProducerEpoch()}
+	if p.id < 0 || b.IsControl() {
+		return ""
+	}
+	want := s[p]
+	s[p] = int32((int64(b.LastSequence()) + 1) & math.MaxInt32)
+	if b.BaseSequence() == want {
+		return ""
+	}
+	return fmt.Sprintf("the batch at offset %d has sequence %d of producer %d, epoch %d, and %d was to come", b.BaseOffset(), b.BaseSequence(), p.id, p.epoch, want)
 }

@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -120,5 +121,42 @@ func TestBatchesOfDamagedFolders(t *testing.T) {
 	os.WriteFile(name, whole, 0o644)
 	if _, _, err := Compare("t-0", []Replica{{1, good}, {2, good}}); !errors.Is(err, record.ErrChecksum) {
 		t.Errorf("a flipped bit: %v", err)
+	}
+}
+
+// A batch that is there twice, or is missing, shows in the sequence numbers; a
+// new epoch, another producer, and their end at 2^31 do not.
+func TestSequences(t *testing.T) {
+	offset := record.Offset(0)
+	batch := func(id int64, epoch int16, sequence int32, n int) record.Batch {
+		recs := make([]record.Record, n)
+		for i := range recs {
+			recs[i].Offset = offset
+			offset++
+		}
+		b, err := record.NewBatch(record.BatchSpec{BaseOffset: recs[0].Offset, ProducerID: id, ProducerEpoch: epoch, BaseSequence: sequence}, recs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	s := Sequences{}
+	for i, c := range []struct {
+		b    record.Batch
+		good bool
+	}{
+		{batch(1, 0, 0, 3), true}, {batch(2, 0, 0, 1), true}, {batch(1, 0, 3, 2), true}, {batch(-1, -1, -1, 2), true}, {batch(-1, -1, -1, 2), true},
+		{batch(1, 0, 3, 2), false}, // again
+		{batch(1, 0, 5, 1), true},
+		{batch(1, 0, 7, 1), false}, // 6 is missing
+		{batch(1, 1, 0, 1), true},
+		{batch(3, 0, 5, 1), false}, // does not begin at 0
+		{batch(3, 0, 6, 1), true},
+		{batch(4, 0, math.MaxInt32-1, 2), false}, // nor does this
+		{batch(4, 0, 0, 1), true},
+	} {
+		if what := s.Next(c.b); (what == "") != c.good {
+			t.Errorf("batch %d: %q", i, what)
+		}
 	}
 }
