@@ -33,7 +33,9 @@ var mayImport = map[string][]string{
 	"broker/commitlog":         {"broker/commitlog/journal", "broker/disk", "record"},
 	"broker/commitlog/journal": {"broker/disk", "record"},
 	"broker/replica":           {"record"},
-	"broker/partition":         {"broker/commitlog", "broker/commitlog/journal", "broker/disk", "record"},
+	"broker/partition":         {"broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/replica", "record"},
+	"broker/controller":        {"broker/replica", "metastore", "record"},
+	"broker/fetcher":           {"broker/replica", "record"},
 	"broker/group":             {"record"},
 	"broker/wire":              {"record"},
 	"broker/nearest":           {},
@@ -41,8 +43,8 @@ var mayImport = map[string][]string{
 	"broker/brokerconfig":      {"broker/nearest", "broker/topicconfig"},
 	"broker/config":            {"broker/brokerconfig", "broker/nearest"},
 	"broker/telemetry":         {"record"},
-	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                   {"broker/api", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
+	"broker":                   {"broker/api", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
 }
 

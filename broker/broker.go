@@ -21,8 +21,11 @@ import (
 
 	"github.com/firnlog/firn/broker/api"
 	"github.com/firnlog/firn/broker/commitlog/journal"
+	"github.com/firnlog/firn/broker/controller"
+	"github.com/firnlog/firn/broker/fetcher"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/cache"
 	"github.com/firnlog/firn/metastore"
@@ -72,6 +75,12 @@ type Broker struct {
 	groups          *groups
 	journal         *journal.Journal
 	topics          *topics
+	fetcher         *fetcher.Fetcher
+	isr             *isrChanges
+	controller      *controller.Controller
+	neighbours      *neighbours
+	background      sync.WaitGroup // of isr
+	endBackground   context.CancelFunc
 	wire            *wire.Server
 	http            *http.Server
 	series          *metrics.Set // what clients pushed, on /metrics
@@ -140,11 +149,55 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 	metrics.RegisterSet(b.series)
 	b.http = b.httpServer()
 	// Calls come from one goroutine; the image of this moment comes first.
+	b.startReplication()
 	b.unwatch = b.meta.OnChange(b.apply)
 	if err := b.meta.Register(ctx); err != nil {
 		return nil, fmt.Errorf("register this broker: %w", err)
 	}
+	select {
+	case <-b.topics.acted:
+	case <-b.failed:
+		return nil, b.failure()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("no controller has taken this broker in: %w", context.Cause(ctx))
+	}
 	return b, nil
+}
+
+// startReplication starts what decides who leads, and what follows from it.
+func (b *Broker) startReplication() {
+	ctx, cancel := context.WithCancel(context.Background())
+	b.endBackground = cancel
+	b.background.Go(func() { b.isr.run(ctx) })
+	b.neighbours = newNeighbours(record.BrokerID(b.cfg.NodeID), b.meta, b.log)
+	b.controller = controller.New(controller.Deps{
+		Log:  b.log,
+		Meta: b.meta,
+		Node: record.BrokerID(b.cfg.NodeID),
+		Topics: func(t *metastore.Topic) controller.Topic {
+			cfg, err := topicconfig.Parse(t.Configs, b.configs.values().TopicDefaults())
+			if err != nil {
+				cfg, _ = topicconfig.Parse(nil, nil)
+			}
+			return controller.Topic{MinInsync: cfg.MinInSyncReplicas, Unclean: cfg.UncleanElection, Fsync: cfg.Partition.Fsync || t.Internal}
+		},
+		Preferred: func() time.Duration {
+			if r := b.configs.values().Replication; r.Rebalance {
+				return r.RebalanceEvery
+			}
+			return 0
+		},
+	})
+}
+
+// address is where the other brokers reach a broker, "" for one that is not
+// registered.
+func (b *Broker) address(id record.BrokerID) string {
+	o, ok := b.meta.Image().Brokers[id]
+	if !ok {
+		return ""
+	}
+	return net.JoinHostPort(o.Host, strconv.Itoa(int(o.Port)))
 }
 
 func (b *Broker) openMetastore(ctx context.Context) (err error) {
@@ -163,6 +216,13 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		return fmt.Errorf("advertised address %q cannot be connected to: name this machine with --advertise HOST:PORT", advertise)
 	}
+	if b.powerLost, err = restarted(b.cfg.DataDir); err != nil {
+		return err
+	}
+	disk, err := diskID(b.cfg.DataDir)
+	if err != nil {
+		return err
+	}
 	b.meta, err = metastore.Open(ctx, metastore.Config{
 		Dir:      filepath.Join(b.cfg.DataDir, "etcd"),
 		Cluster:  b.cluster(),
@@ -171,13 +231,16 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 		Port:     int32(port),
 		HTTP:     b.httpLn.Addr().String(),
 		Rack:     b.cfg.Rack,
+		Disk:     disk,
+
+		PageCacheLost: b.powerLost,
 	}, metastore.Deps{Log: b.log})
 	if err != nil {
 		return fmt.Errorf("metadata in %s: %w", filepath.Join(b.cfg.DataDir, "etcd"), err)
 	}
 	b.configs.identify(b.cfg, b.kafkaLn.Addr().String(), metastore.Broker{Host: host, Port: int32(port)})
 	b.configs.update(b.meta.Image())
-	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID)
+	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID, disk)
 }
 
 func (b *Broker) openTiering(ctx context.Context) (err error) {
@@ -207,12 +270,22 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	}
 	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log, TopicID: topicID(b.meta)})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), offsetsParts, b.log)
+	b.groups.replicas = b.configs.values().Groups.OffsetsReplicas
 	b.groups.segmentBytes = b.configs.values().Groups.OffsetsSegmentBytes
 	if err := b.openJournal(); err != nil {
 		return err
 	}
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
 	b.topics.journal, b.topics.powerLost = b.journal, b.powerLost
+	r := b.configs.values().Replication
+	b.fetcher = fetcher.New(fetcher.Config{
+		BrokerID:    record.BrokerID(b.cfg.NodeID),
+		Connections: r.Fetchers, MaxBytes: r.MaxBytes, PartitionMax: r.PartitionMaxBytes,
+		MaxWait: r.MaxWait, Backoff: r.Backoff, SocketTimeout: r.SocketTimeout,
+	}, fetcher.Deps{Log: b.log, Addr: b.address, Epoch: b.meta.BrokerEpoch})
+	b.isr = newISRChanges(b.meta, b.log)
+	b.isr.all, b.isr.every = b.topics.all, func() time.Duration { return b.configs.values().Replication.Lag / 2 }
+	b.topics.fetcher, b.topics.epoch, b.topics.isrWanted = b.fetcher, b.meta.BrokerEpoch, b.isr.wanted
 	b.groups.await = b.topics.AwaitApplied
 	img := b.meta.Image()
 	if err := b.topics.setStraysAside(img); err != nil {
@@ -231,12 +304,8 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// openJournal opens the disk's journal, and finds out whether the machine was
-// restarted since the folder was last used.
+// openJournal opens the disk's journal.
 func (b *Broker) openJournal() (err error) {
-	if b.powerLost, err = restarted(b.cfg.DataDir); err != nil {
-		return err
-	}
 	dir := filepath.Join(b.cfg.DataDir, "journal")
 	files := max(4, int(b.configs.values().Storage.JournalBytes/journalFile))
 	b.journal, err = journal.Open(dir, journal.Config{FileBytes: journalFile, Files: files}, journal.Deps{
@@ -261,6 +330,7 @@ func (b *Broker) apply(img *metastore.Image) {
 		b.topics.cleaner.SetConfig(cleanerConfig(v))
 	}
 	b.topics.apply(img, v)
+	b.neighbours.apply(img)
 }
 
 // KafkaAddr is the address that Kafka clients connect to.
@@ -386,7 +456,7 @@ func (b *Broker) retention(ctx context.Context) {
 	}
 }
 
-// Close stops the broker in the order that loses nothing: groups, clients,
+// Close stops the broker in the order that loses nothing: leaderships, groups, clients,
 // uploads, partitions synced, leases revoked and etcd stopped, the store. It
 // may be called after a failed Open or before Serve.
 func (b *Broker) Close(ctx context.Context) error {
@@ -397,6 +467,9 @@ func (b *Broker) Close(ctx context.Context) error {
 		}
 	}
 	b.ready.Store(false)
+	if b.meta != nil && b.neighbours != nil && b.failure() == nil {
+		b.leave(ctx)
+	}
 	if b.groups != nil {
 		b.groups.close() // first: joins that wait are answered
 	}
@@ -414,6 +487,19 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
+	}
+	if b.controller != nil {
+		b.controller.Close()
+	}
+	if b.neighbours != nil {
+		b.neighbours.close()
+	}
+	if b.endBackground != nil {
+		b.endBackground()
+		b.background.Wait()
+	}
+	if b.fetcher != nil {
+		b.fetcher.Close()
 	}
 	if b.series != nil {
 		metrics.UnregisterSet(b.series, true)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -28,7 +30,8 @@ type groups struct {
 	node         record.BrokerID
 	parts        int32
 	log          *slog.Logger
-	segmentBytes int // of offsetsTopic, when it is made
+	replicas     int16 // of offsetsTopic, when it is made; fewer if there are fewer brokers
+	segmentBytes int   // of offsetsTopic, when it is made
 	await        func(ctx context.Context, revision int64) error
 
 	ctx    context.Context // of the loads; ends with close
@@ -37,16 +40,16 @@ type groups struct {
 	slots  chan struct{} // bounds the loads that run at once
 	retry  time.Duration // from a failed load to the next
 
-	create sync.Mutex     // one creation of the topic at a time
-	loaded map[int32]bool // touched by topics.apply only
+	create sync.Mutex // one creation of the topic at a time
 
-	mu     sync.Mutex // guards closed, and wg against an Add after close
+	mu     sync.Mutex // guards what follows, and wg against an Add after close
+	loads  map[int32]load
 	closed bool
 }
 
 func newGroups(coord *group.Coordinator, meta *metastore.Store, node record.BrokerID, parts int32, log *slog.Logger) *groups {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &groups{coord: coord, meta: meta, node: node, parts: parts, log: log, ctx: ctx, cancel: cancel, slots: make(chan struct{}, 4), retry: time.Second, loaded: map[int32]bool{}}
+	return &groups{coord: coord, meta: meta, node: node, parts: parts, log: log, ctx: ctx, cancel: cancel, slots: make(chan struct{}, 4), retry: time.Second, loads: map[int32]load{}}
 }
 
 // ensureTopic makes offsetsTopic unless it is there, and returns once its
@@ -66,8 +69,11 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 		Configs:    map[string]string{"segment.bytes": strconv.Itoa(g.segmentBytes), "retention.ms": "-1"},
 		Assignment: make([][]record.BrokerID, g.parts),
 	}
+	brokers := slices.Sorted(maps.Keys(g.meta.Image().Brokers))
 	for i := range spec.Assignment {
-		spec.Assignment[i] = []record.BrokerID{g.node}
+		for r := range min(int(g.replicas), len(brokers)) {
+			spec.Assignment[i] = append(spec.Assignment[i], brokers[(i+r)%len(brokers)])
+		}
 	}
 	results, rev, err := g.meta.CreateTopics(ctx, []metastore.TopicSpec{spec})
 	if err != nil {
@@ -79,36 +85,67 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 	return g.await(ctx, rev)
 }
 
-// loadNew starts loading what ot has and the coordinator does not yet.
-func (g *groups) loadNew(ot *openTopic) {
+// apply loads what of ot this broker leads, under a leader epoch that was not
+// loaded yet, and unloads what it leads no longer.
+func (g *groups) apply(ot *openTopic) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if ot == nil || g.closed {
+	if g.closed {
 		return
 	}
-	for i, p := range ot.partitions {
-		if p == nil || g.loaded[int32(i)] {
+	for i := range g.parts {
+		var p *partition.Partition
+		epoch := record.Epoch(-1)
+		if ot != nil && int(i) < len(ot.partitions) && ot.partitions[i] != nil && ot.partitions[i].Leads() {
+			p, epoch = ot.partitions[i], ot.roles[i].epoch
+		}
+		was, ok := g.loads[i]
+		if ok && p != nil && was.epoch == epoch || !ok && p == nil {
 			continue
 		}
-		g.loaded[int32(i)] = true
-		g.wg.Go(func() { g.load(int32(i), &groupLog{p: p}) })
+		if ok {
+			was.end()
+			delete(g.loads, i)
+		}
+		if p == nil {
+			g.wg.Go(func() { <-was.done; g.coord.Unload(i) })
+			continue
+		}
+		ctx, cancel := context.WithCancel(g.ctx)
+		now := load{epoch: epoch, end: cancel, done: make(chan struct{})}
+		g.loads[i] = now
+		g.wg.Go(func() {
+			defer close(now.done)
+			if ok {
+				<-was.done
+				g.coord.Unload(i)
+			}
+			g.load(ctx, i, &groupLog{p: p})
+		})
 	}
+}
+
+// load is the loading of one partition under one leader epoch.
+type load struct {
+	epoch record.Epoch
+	end   context.CancelFunc
+	done  chan struct{} // closed when it is loaded, or given up
 }
 
 // load loads one partition, and tries again after a failure: a disk that
 // hiccuped must not keep its groups away until the next start.
-func (g *groups) load(i int32, log group.Log) {
+func (g *groups) load(ctx context.Context, i int32, log group.Log) {
 	pause := g.retry
 	for failed := 0; ; failed++ {
-		err := g.tryLoad(i, log)
-		if err == nil || g.ctx.Err() != nil {
+		err := g.tryLoad(ctx, i, log)
+		if err == nil || ctx.Err() != nil {
 			return
 		}
 		if failed == 0 {
 			g.log.Error("groups of this partition are not available; it is tried again", "topic", offsetsTopic, "partition", i, "error", err)
 		}
 		select {
-		case <-g.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
@@ -116,14 +153,14 @@ func (g *groups) load(i int32, log group.Log) {
 	}
 }
 
-func (g *groups) tryLoad(i int32, log group.Log) error {
+func (g *groups) tryLoad(ctx context.Context, i int32, log group.Log) error {
 	select {
 	case g.slots <- struct{}{}:
-	case <-g.ctx.Done():
-		return g.ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	defer func() { <-g.slots }()
-	return g.coord.Load(g.ctx, i, log)
+	return g.coord.Load(ctx, i, log)
 }
 
 func (g *groups) dropTopic(name string, id record.TopicID) { g.coord.DropTopic(name, id) }
@@ -166,6 +203,9 @@ func (l *groupLog) Append(batch record.Batch) (record.Offset, error) {
 const replayBytes = 1 << 20
 
 func (l *groupLog) Replay(ctx context.Context, fn func(record.Batch) error) error {
+	if err := l.p.AwaitSettled(ctx); err != nil {
+		return err
+	}
 	st := l.p.State()
 	for next := st.LogStart; next < st.HighWatermark; {
 		res, err := l.p.Read(ctx, partition.ReadRequest{Offset: next, MaxBytes: replayBytes, MinOneBatch: true, CurrentEpoch: -1, LastFetchedEpoch: -1})

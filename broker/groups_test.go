@@ -35,7 +35,7 @@ func TestGroupsAreLoadedAfterAFailure(t *testing.T) {
 	g := newGroups(group.New(group.Config{OffsetsPartitions: 1}, group.Deps{Log: log}), nil, 1, 1, log)
 	g.retry = time.Microsecond
 	l := &flakyLog{failures: 3, loaded: make(chan struct{})}
-	g.wg.Go(func() { g.load(0, l) })
+	g.wg.Go(func() { g.load(g.ctx, 0, l) })
 	<-l.loaded
 	g.close()
 }
@@ -44,7 +44,7 @@ func TestCloseDoesNotWaitForALoadThatFails(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	g := newGroups(group.New(group.Config{OffsetsPartitions: 1}, group.Deps{Log: log}), nil, 1, 1, log)
 	g.retry = time.Hour
-	g.wg.Go(func() { g.load(0, &flakyLog{failures: 1 << 30}) })
+	g.wg.Go(func() { g.load(g.ctx, 0, &flakyLog{failures: 1 << 30}) })
 	g.close()
 }
 

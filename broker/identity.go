@@ -6,33 +6,58 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/google/uuid"
 )
 
 // identity says whose data folder it is; it is written once, at first start.
 //
-//	<data>/firn.json   {"version":1,"clusterId":"…","nodeId":1}
+//	<data>/firn.json   {"version":1,"clusterId":"…","nodeId":1,"diskId":"…"}
 type identity struct {
 	Version   int    `json:"version"` // of the folder's layout: 1
 	ClusterID string `json:"clusterId"`
 	NodeID    int32  `json:"nodeId"`
+	DiskID    string `json:"diskId"` // of the folder: another one has other bytes, or none
 }
 
 const layoutVersion = 1
 
-// checkIdentity refuses a data folder of another cluster, node or layout, and
-// marks a new one.
-func checkIdentity(dir, clusterID string, nodeID int32) error {
+// diskID gives the id of a data folder; a new one for a folder that has none
+// yet, which checkIdentity then writes.
+func diskID(dir string) (string, error) {
+	id, err := readIdentity(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if id.DiskID == "" {
+		id.DiskID = uuid.NewString()
+	}
+	return id.DiskID, nil
+}
+
+func readIdentity(dir string) (id identity, err error) {
 	path := filepath.Join(dir, "firn.json")
 	raw, err := os.ReadFile(path)
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return id, fmt.Errorf("%s is damaged: %w; restore it from a backup, or use another data folder", path, err)
+	}
+	return id, nil
+}
+
+// checkIdentity refuses a data folder of another cluster, node or layout, and
+// marks a new one.
+func checkIdentity(dir, clusterID string, nodeID int32, disk string) error {
+	path := filepath.Join(dir, "firn.json")
+	want := identity{layoutVersion, clusterID, nodeID, disk}
+	id, err := readIdentity(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return writeIdentity(path, identity{layoutVersion, clusterID, nodeID})
+		return writeIdentity(path, want)
 	}
 	if err != nil {
 		return err
-	}
-	var id identity
-	if err := json.Unmarshal(raw, &id); err != nil {
-		return fmt.Errorf("%s is damaged: %w; restore it from a backup, or use another data folder", path, err)
 	}
 	switch {
 	case id.Version != layoutVersion:
@@ -41,6 +66,8 @@ func checkIdentity(dir, clusterID string, nodeID int32) error {
 		return fmt.Errorf("%s: the folder belongs to cluster %s, but its etcd says %s: the metadata was lost or replaced; restore %s", path, id.ClusterID, clusterID, filepath.Join(dir, "etcd"))
 	case id.NodeID != nodeID:
 		return fmt.Errorf("%s: the folder belongs to node %d, this broker is node %d: start it with its own id", path, id.NodeID, nodeID)
+	case id.DiskID == "": // of a version that had none
+		return writeIdentity(path, want)
 	}
 	return nil
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +20,10 @@ import (
 
 	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/commitlog/journal"
+	"github.com/firnlog/firn/broker/controller"
+	"github.com/firnlog/firn/broker/fetcher"
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
@@ -46,7 +51,7 @@ var (
 )
 
 // topics keeps the open partitions equal to what the metastore's image says
-// this broker leads. apply is called from one goroutine; Get from any.
+// this broker has replicas of, and tells each what it is: leader or follower. apply is called from one goroutine; Get from any.
 type topics struct {
 	dir    string // …/logs
 	node   record.BrokerID
@@ -58,6 +63,9 @@ type topics struct {
 
 	journal   *journal.Journal
 	powerLost bool
+	epoch     func() int64 // this broker's epoch, 0 before it is registered
+	fetcher   *fetcher.Fetcher
+	isrWanted func(*partition.Partition)
 
 	cleaner *partition.Cleaner // compacts what is open, while somebody runs it
 
@@ -67,6 +75,8 @@ type topics struct {
 	stopped  bool          // nothing is applied any more
 	configs  *brokerconfig.Values
 	image    *metastore.Image // applied last, as configs
+	acting   bool             // by that image this broker is registered and taken in: it may lead and follow
+	acted    chan struct{}    // closed when that was so for the first time
 	retry    *time.Timer      // of the next reopen; nil: every partition is open
 	pause    time.Duration    // that retry waits or waited, 0 before the first
 
@@ -81,6 +91,17 @@ type openTopic struct {
 	revision   int64                  // of the metadata that was applied
 	partitions []*partition.Partition // by index; nil: not here, or it failed to open
 	failed     []error                // by index: why it did not open
+	roles      []assignment           // by index: what was last said to the partition
+}
+
+// assignment is what of a partition record decides what a replica does, and
+// the record's revision.
+type assignment struct {
+	acting   bool
+	leader   record.BrokerID
+	epoch    record.Epoch
+	revision int64
+	unfenced int64 // sum of the replicas' unfenced epochs: when one changes, it grows
 }
 
 // notOpen is how many partitions should be open and are not.
@@ -94,7 +115,7 @@ func (ot *openTopic) notOpen() (n int) {
 }
 
 func newTopics(dir string, node record.BrokerID, log *slog.Logger, tier *tiering.Manager, g *groups, fail func(error), age time.Duration) *topics {
-	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, age: age, waiters: map[chan struct{}]int64{}, applying: make(chan struct{}, 1)}
+	t := &topics{dir: dir, node: node, log: log, tier: tier, groups: g, fail: fail, age: age, waiters: map[chan struct{}]int64{}, applying: make(chan struct{}, 1), acted: make(chan struct{})}
 	t.cleaner = partition.NewCleaner(partition.CleanerConfig{}, log, nil, t.all)
 	t.open.Store(&map[string]*openTopic{})
 	return t
@@ -173,15 +194,16 @@ func (t *topics) reopen() {
 
 // change does the work of apply; again says to try what did not open.
 func (t *topics) change(img *metastore.Image, v *brokerconfig.Values, again bool) {
-	sameDefaults := t.configs != nil && t.configs.SameForTopics(v)
-	t.configs, t.image = v, img
+	acting := img.Eligible(t.node) && img.Brokers[t.node].Epoch == t.epoch()
+	same := t.configs != nil && t.configs.SameForTopics(v) && acting == t.acting && maps.Equal(img.Unfenced, t.image.Unfenced)
+	t.configs, t.image, t.acting = v, img, acting
 	old := *t.open.Load()
 	next := make(map[string]*openTopic, len(img.Topics))
 	var work errgroup.Group
 	work.SetLimit(openers)
 	for name, mt := range img.Topics {
 		was := old[name]
-		if was != nil && was.id == mt.ID && was.revision == mt.Revision && sameDefaults && !(again && was.notOpen() > 0) {
+		if was != nil && was.id == mt.ID && was.revision == mt.Revision && same && !(again && was.notOpen() > 0) {
 			next[name] = was
 			continue
 		}
@@ -198,8 +220,16 @@ func (t *topics) change(img *metastore.Image, v *brokerconfig.Values, again bool
 			t.delete(name, was)
 		}
 	}
-	t.groups.loadNew(next[offsetsTopic])
+	t.groups.apply(next[offsetsTopic])
 	t.retryLater(next)
+	t.early()
+	if acting {
+		select {
+		case <-t.acted:
+		default:
+			close(t.acted)
+		}
+	}
 	t.mu.Lock()
 	t.applied = max(t.applied, img.Revision)
 	for ch, rev := range t.waiters {
@@ -209,6 +239,25 @@ func (t *topics) change(img *metastore.Image, v *brokerconfig.Values, again bool
 		}
 	}
 	t.mu.Unlock()
+}
+
+// lookAgain is when an image is applied again that knew of this broker's
+// registration before the broker itself did.
+const lookAgain = 20 * time.Millisecond
+
+// early applies the image again, soon, if it is about a registration of this
+// broker that it has not heard of yet: there may be no further image.
+func (t *topics) early() {
+	if t.acting || !t.image.Eligible(t.node) {
+		return
+	}
+	time.AfterFunc(lookAgain, func() {
+		t.applying <- struct{}{}
+		defer func() { <-t.applying }()
+		if !t.stopped && !t.acting {
+			t.change(t.image, t.configs, false)
+		}
+	})
 }
 
 // retryLater sees to it that what is not open is tried again.
@@ -229,43 +278,114 @@ func (t *topics) retryLater(open map[string]*openTopic) {
 
 // applyTopic gives the topic as mt says, reusing the partitions of was.
 func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.Group) *openTopic {
-	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, len(mt.Partitions)), failed: make([]error, len(mt.Partitions))}
+	n := len(mt.Partitions)
+	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, n), failed: make([]error, n), roles: make([]assignment, n)}
 	cfg, err := t.parse(mt)
 	if err != nil {
 		// Configs are validated before they are stored; an older or newer
 		// Firn may have stored others. The topic stays closed, not guessed.
 		t.log.Error("topic has a config that this version does not know; its partitions stay closed", "topic", mt.Name, "error", err)
-		openFailures.Add(len(mt.Partitions))
+		openFailures.Add(n)
 		if was != nil {
 			// What is open stays so, as it was: opening it a second time later
 			// would give one folder two writers.
 			copy(now.partitions, was.partitions)
+			copy(now.roles, was.roles)
 		}
 		return now
 	}
 	for i, mp := range mt.Partitions {
-		if mp.Leader != t.node {
-			continue
-		}
-		if was != nil && i < len(was.partitions) && was.partitions[i] != nil {
-			p := was.partitions[i]
-			p.SetConfig(cfg.Partition)
-			p.SetEpoch(mp.Epoch)
-			t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))
-			now.partitions[i] = p
-			continue
-		}
+		var p *partition.Partition
 		var before error
-		if was != nil && i < len(was.failed) {
-			before = was.failed[i]
+		if was != nil && i < len(was.partitions) {
+			p, before = was.partitions[i], was.failed[i]
+			now.roles[i] = was.roles[i]
+		}
+		if !slices.Contains(mp.Replicas, t.node) {
+			if p != nil {
+				work.Go(func() error { t.drop(mt, mp.ID, p); return nil })
+			}
+			now.roles[i] = assignment{}
+			continue
+		}
+		if p != nil {
+			p.SetConfig(cfg.Partition)
+			now.partitions[i] = p
+			if now.roles[i] == t.assignment(&mp) {
+				t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))
+				continue
+			}
 		}
 		work.Go(func() error {
-			now.partitions[i], now.failed[i] = t.openPartition(mt, mp, cfg)
-			t.reportOpening(record.TopicPartition{Topic: mt.Name, Partition: mp.ID}, before, now.failed[i])
+			if p == nil {
+				p, err := t.openPartition(mt, mp, cfg)
+				t.reportOpening(record.TopicPartition{Topic: mt.Name, Partition: mp.ID}, before, err)
+				if now.partitions[i], now.failed[i] = p, err; err != nil {
+					return nil
+				}
+			}
+			now.roles[i], now.failed[i] = t.assign(now.partitions[i], now.roles[i], mt, &mp, cfg)
 			return nil
 		})
 	}
 	return now
+}
+
+// assignment is what mp says of the replica here.
+func (t *topics) assignment(mp *metastore.Partition) assignment {
+	a := assignment{acting: t.acting, leader: mp.Leader, epoch: mp.Epoch, revision: mp.Revision}
+	for _, id := range mp.Replicas {
+		a.unfenced += t.image.Unfenced[id].Epoch
+	}
+	return a
+}
+
+// assign tells a partition what it is now: leader, follower, or neither while
+// this broker was not taken in under its registration, since what the metadata
+// says of it is then from before.
+func (t *topics) assign(p *partition.Partition, was assignment, mt *metastore.Topic, mp *metastore.Partition, cfg topicconfig.Topic) (assignment, error) {
+	now, rec := t.assignment(mp), controller.RecordOf(mp)
+	leads, led := now.acting && now.leader == t.node, was.acting && was.leader == t.node
+	if led && !leads {
+		t.tier.Detach(mt.ID, mp.ID)
+	}
+	switch {
+	case leads:
+		t.fetcher.Stop(mt.ID, mp.ID)
+		if !led {
+			if err := t.tier.Attach(context.Background(), p, policy(cfg, mp.Epoch)); err != nil {
+				return was, err
+			}
+		}
+		rec.Unfenced = make([]int64, len(rec.Replicas))
+		for i, id := range rec.Replicas {
+			rec.Unfenced[i] = t.image.Unfenced[id].Epoch
+		}
+		p.Lead(rec)
+		t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))
+	case !now.acting:
+		t.fetcher.Stop(mt.ID, mp.ID)
+		p.Rest()
+	default:
+		if err := p.Follow(rec); err != nil {
+			return was, err
+		}
+		if now.leader == replica.None {
+			t.fetcher.Stop(mt.ID, mp.ID)
+		} else if now.leader != was.leader || now.epoch != was.epoch || !was.acting {
+			t.fetcher.Follow(p, now.leader)
+		}
+	}
+	return now, nil
+}
+
+// drop removes a replica that has its place elsewhere now.
+func (t *topics) drop(mt *metastore.Topic, id record.PartitionID, p *partition.Partition) {
+	t.fetcher.Stop(mt.ID, id)
+	t.tier.Detach(mt.ID, id)
+	if err := p.Delete(); err != nil {
+		t.log.Error("the folder of a replica that was moved away could not be removed", "partition", p.TP().String(), "error", err)
+	}
 }
 
 // parse fills in the broker's defaults. Where they contradict what the topic
@@ -281,6 +401,7 @@ func (t *topics) parse(mt *metastore.Topic) (topicconfig.Topic, error) {
 		t.log.Warn("the broker's defaults do not fit a topic's own configs; Kafka's defaults are used for it", "topic", mt.Name, "error", err)
 	}
 	cfg.Partition.ProducerIDExpiration = t.configs.Topics.ProducerIDExpiration
+	cfg.Partition.MinInsync, cfg.Partition.ReplicaLag = cfg.MinInSyncReplicas, t.configs.Replication.Lag
 	if mt.Internal {
 		// Its coordinator says what may go (TrimTo). Kafka's internal topics
 		// are compacted only, so that no retention takes from them either.
@@ -311,7 +432,9 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 	deps := partition.Deps{
 		Log:           t.log,
 		Cold:          t.tier,
-		Epoch:         mp.Epoch,
+		Broker:        t.node,
+		Standby:       true,
+		ISRWanted:     t.isrWanted,
 		TieredRollAge: t.age,
 		Journal:       t.journal,
 		PowerLost:     t.powerLost,
@@ -319,16 +442,7 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 			t.fail(fmt.Errorf("partition %v: its disk failed: %w", tp, err))
 		},
 	}
-	p, err := partition.Open(t.folder(mt.Name, mt.ID, mp.ID), tp, mt.ID, cfg.Partition, deps)
-	if err == nil {
-		if err = t.tier.Attach(context.Background(), p, policy(cfg, mp.Epoch)); err != nil {
-			err = errors.Join(err, p.Close())
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return partition.Open(t.folder(mt.Name, mt.ID, mp.ID), tp, mt.ID, cfg.Partition, deps)
 }
 
 // reportOpening says how opening a partition went, before being the error of
@@ -353,6 +467,7 @@ func (t *topics) delete(name string, ot *openTopic) {
 	work.SetLimit(closers)
 	for i, p := range ot.partitions {
 		id := record.PartitionID(i)
+		t.fetcher.Stop(ot.id, id)
 		t.tier.Detach(ot.id, id)
 		work.Go(func() error {
 			folder := t.folder(name, ot.id, id)

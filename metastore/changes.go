@@ -49,6 +49,22 @@ func (s *Store) Lead(ctx context.Context, controller int64, changes []PartitionC
 	return revisions, err
 }
 
+// ChangePartitions writes partition records as an operator asked this broker
+// to: moves and elections. Each is written only if the record is still at the
+// revision given, and all of them only under this broker's registration. What
+// it gives is as for Lead.
+func (s *Store) ChangePartitions(ctx context.Context, changes []PartitionChange) (revisions []int64, err error) {
+	todo := make([]write, len(changes))
+	for i, c := range changes {
+		todo[i] = write{topic: c.Topic, part: c.Partition}
+	}
+	revisions, err = s.writePartitions(ctx, "change_partitions", guard{brokerKey(s.cfg.BrokerID), s.BrokerEpoch()}, todo)
+	if err != nil {
+		err = fmt.Errorf("metastore: change %d partition records: %w", len(changes), err)
+	}
+	return revisions, err
+}
+
 // ISRChange is a new ISR, and what follows from it, of a partition that this
 // broker leads.
 type ISRChange struct {

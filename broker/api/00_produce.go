@@ -185,7 +185,7 @@ func (p *produceCall) topic(t *kmsg.ProduceRequestTopic) (*metastore.Topic, erro
 // append writes one partition's batch and notes what acks=all waits for. The
 // partition's answer is at that place of the topic's in the reply.
 func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopicPartition, place, at int) error {
-	part, err := p.a.open(topic, in.Partition)
+	part, err := p.a.lead(topic, in.Partition)
 	if err != nil {
 		return err
 	}
@@ -196,6 +196,11 @@ func (p *produceCall) append(topic *metastore.Topic, in *kmsg.ProduceRequestTopi
 		return kerr.InvalidRequiredAcks
 	}
 	out := &p.resp.Topics[place].Partitions[at]
+	if p.req.Acks == -1 {
+		if err := part.MayAppend(); err != nil {
+			return err
+		}
+	}
 	res, err := part.Append(in.Records, partition.Client)
 	if err != nil {
 		if tellsLogStart(err) {
@@ -332,7 +337,7 @@ func (p *produceCall) settle(i int, err error) {
 		return
 	}
 	w.settled = true
-	if err != nil && !errors.Is(err, kerr.RequestTimedOut) {
+	if err != nil && !errors.Is(err, kerr.RequestTimedOut) && !errors.Is(err, kerr.NotEnoughReplicasAfterAppend) {
 		err = fmt.Errorf("%w: %w", kerr.NotLeaderForPartition, err)
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
@@ -49,7 +50,7 @@ func (a *API) fetch(c *call) {
 		c.send(resp)
 		return
 	}
-	f := &fetchCall{a: a, c: c, version: req.Version, replica: isReplica(req), refused: req.MaxBytes < 0, resp: resp, fc: fc}
+	f := &fetchCall{a: a, c: c, version: req.Version, replica: replicaOf(req), refused: req.MaxBytes < 0, resp: resp, fc: fc}
 	f.isolation = record.Isolation(req.IsolationLevel)
 	f.maxBytes = min(max(0, int(req.MaxBytes)), a.cfg.MaxFetchBytes)
 	f.minBytes = min(int64(req.MinBytes), int64(a.cfg.MaxFetchBytes))
@@ -172,8 +173,8 @@ type fetchCall struct {
 	c         *call
 	version   int16
 	isolation record.Isolation
-	replica   bool // it says to be from another broker
-	refused   bool // it asks for a negative number of bytes
+	replica   replicaID // whose log it is for
+	refused   bool      // it asks for a negative number of bytes
 	resp      *kmsg.FetchResponse
 	fc        *fetchContext
 	maxBytes  int
@@ -309,7 +310,7 @@ func (f *fetchCall) subscribe(wake chan struct{}) (cancel func()) {
 	cancels := make([]func(), 0, len(f.fc.parts))
 	for _, fp := range f.fc.parts {
 		if fp.p != nil {
-			cancels = append(cancels, fp.p.Subscribe(wake))
+			cancels = append(cancels, fp.p.Subscribe(wake, f.replica.isBroker()))
 		}
 	}
 	return func() {
@@ -337,7 +338,7 @@ func (f *fetchCall) readMoved(state *readState) {
 		return
 	}
 	for _, fp := range f.fc.parts {
-		if fp.p == nil || fp.p.Extent() == fp.reply.extent {
+		if fp.p == nil || fp.p.Extent(f.replica.isBroker()) == fp.reply.extent {
 			continue
 		}
 		state.bytes -= fp.reply.size()
@@ -374,6 +375,13 @@ func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
 		}
 		return
 	}
+	if f.replica.isBroker() && !fp.counted {
+		fp.counted = true // once for each request
+		p.ReplicaFetched(replica.Fetch{
+			Replica: f.replica.id, BrokerEpoch: f.replica.epoch,
+			Epoch: record.Epoch(fp.want.leaderEpoch), Offset: record.Offset(fp.want.offset),
+		}, record.Epoch(fp.want.fetchedEpoch))
+	}
 	n, failed := f.read(f.c.ctx, fp, budget, state.first())
 	state.failed = state.failed || failed
 	state.bytes += n
@@ -392,8 +400,8 @@ func (f *fetchCall) resolve(fp *fetchPart) (p *partition.Partition, known int, e
 	if f.fc.byID && t.ID != fp.key.id {
 		return nil, 1, kerr.InconsistentTopicID
 	}
-	if f.replica {
-		return nil, 1, kerr.NotLeaderForPartition // no other broker has a replica of it
+	if err := f.replica.check(f.img, &t.Partitions[fp.key.p]); err != nil {
+		return nil, 1, err
 	}
 	if f.refused || fp.want.maxBytes < 0 {
 		return nil, 1, kerr.InvalidRequest
@@ -404,22 +412,44 @@ func (f *fetchCall) resolve(fp *fetchPart) (p *partition.Partition, known int, e
 	return p, 1, nil
 }
 
-// isReplica says whether the request comes from somebody who says to be a
-// broker.
-func isReplica(req *kmsg.FetchRequest) bool {
+// replicaID is who a Fetch says it comes from.
+type replicaID struct {
+	id    record.BrokerID // < 0: a consumer
+	epoch int64           // of the broker, -1 unknown (KIP-903)
+}
+
+func replicaOf(req *kmsg.FetchRequest) replicaID {
 	if req.Version >= 15 {
-		return req.ReplicaState.ID >= 0
+		return replicaID{record.BrokerID(req.ReplicaState.ID), req.ReplicaState.Epoch}
 	}
-	return req.ReplicaID >= 0
+	return replicaID{record.BrokerID(req.ReplicaID), -1}
+}
+
+func (r replicaID) isBroker() bool { return r.id >= 0 }
+
+// check refuses a fetch for a replica that is none: what it fetches would
+// count as acknowledged by it.
+func (r replicaID) check(img *metastore.Image, p *metastore.Partition) error {
+	switch {
+	case !r.isBroker():
+		return nil
+	case !slices.Contains(p.Replicas, r.id):
+		return kerr.NotLeaderForPartition
+	case img.Brokers[r.id].Epoch != r.epoch:
+		return fail(kerr.StaleBrokerEpoch, "broker %d is not registered here under epoch %d", r.id, r.epoch)
+	}
+	return nil
 }
 
 // read reads one partition into its reply.
 func (f *fetchCall) read(ctx context.Context, fp *fetchPart, maxBytes int, oneBatch bool) (n int64, failed bool) {
+	before := fp.p.Extent(f.replica.isBroker())
 	res, err := fp.p.Read(ctx, partition.ReadRequest{
 		Offset:           record.Offset(fp.want.offset),
 		MaxBytes:         maxBytes,
 		MinOneBatch:      oneBatch,
 		Isolation:        f.isolation,
+		Replica:          f.replica.isBroker(),
 		CurrentEpoch:     record.Epoch(fp.want.leaderEpoch),
 		LastFetchedEpoch: record.Epoch(fp.want.fetchedEpoch),
 	})
@@ -433,7 +463,8 @@ func (f *fetchCall) read(ctx context.Context, fp *fetchPart, maxBytes int, oneBa
 		f.failPart(fp, err)
 		return 0, true
 	}
-	r.extent = partition.Extent{LogStart: res.LogStartOffset, LastStableOffset: res.LastStableOffset, HighWatermark: res.HighWatermark}
+	before.LogStart, before.LastStableOffset, before.HighWatermark = res.LogStartOffset, res.LastStableOffset, res.HighWatermark
+	r.extent = before
 	// As with Kafka, where not even one batch fits there is no list.
 	tooSmall := len(res.Spans) == 0 && maxBytes > 0 && record.Offset(fp.want.offset) < res.LastStableOffset
 	if r.listed = f.isolation == record.ReadCommitted && !tooSmall; r.listed {
@@ -450,7 +481,7 @@ func (f *fetchCall) read(ctx context.Context, fp *fetchPart, maxBytes int, oneBa
 
 // offsets fills in a reply without records.
 func (f *fetchCall) offsets(fp *fetchPart, p *partition.Partition) {
-	fp.reply.extent = p.Extent()
+	fp.reply.extent = p.Extent(f.replica.isBroker())
 	fp.reply.listed = f.isolation == record.ReadCommitted
 }
 

@@ -101,7 +101,7 @@ func (a *API) listOffset(ctx context.Context, req *kmsg.ListOffsetsRequest, t *m
 	if since, ok := tsSince[in.Timestamp]; in.Timestamp < 0 && (!ok || req.Version < since) {
 		return record.NoTimestampOffset, kerr.UnsupportedVersion
 	}
-	p, err := a.open(t, in.Partition)
+	p, err := a.lead(t, in.Partition)
 	if err != nil {
 		return record.NoTimestampOffset, err
 	}
@@ -110,6 +110,9 @@ func (a *API) listOffset(ctx context.Context, req *kmsg.ListOffsetsRequest, t *m
 		if err := checkEpoch(in.CurrentLeaderEpoch, s.Epoch); err != nil {
 			return record.NoTimestampOffset, err
 		}
+	}
+	if !p.Settled() && in.Timestamp != tsEarliest {
+		return record.NoTimestampOffset, fail(kerr.OffsetNotAvailable, "the leader was elected a moment ago and does not know yet what was acknowledged before")
 	}
 	iso := record.ReadUncommitted
 	if req.Version >= 2 {

@@ -90,7 +90,7 @@ func (a *API) autoCreate(ctx context.Context, names []string) map[string]error {
 			}
 			continue
 		}
-		assignment, err := a.place(img, 0, defaults.Partitions, defaults.ReplicationFactor)
+		assignment, err := a.place(img, anywhere, defaults.Partitions, defaults.ReplicationFactor)
 		if other := collision(img, name); other != "" {
 			err = kerr.UnknownTopicOrPartition // as Kafka: it is not made, and nobody says why
 		}
@@ -258,7 +258,7 @@ func (a *API) serves(t *metastore.Topic, p *metastore.Partition) bool {
 	if p.Leader != a.cfg.BrokerID {
 		return true
 	}
-	_, err := a.open(t, int32(p.ID))
+	_, err := a.lead(t, int32(p.ID))
 	return err == nil
 }
 

@@ -153,7 +153,7 @@ func (a *API) topicSpec(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic)
 		if r == -1 {
 			r = a.deps.Config().Topics.ReplicationFactor
 		}
-		spec.Assignment, err = a.place(img, 0, n, r)
+		spec.Assignment, err = a.place(img, anywhere, n, r)
 	}
 	if want := a.deps.Config().Groups.OffsetsPartitions; err == nil && in.Topic == offsetsTopic && len(spec.Assignment) != int(want) {
 		// Which partition holds a group follows from how many there are.

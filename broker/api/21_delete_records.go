@@ -63,7 +63,7 @@ func deletions(req *kmsg.DeleteRecordsRequest) []kmsg.DeleteRecordsRequestTopic 
 }
 
 func (a *API) deleteRecordsOf(t *metastore.Topic, p int32, before int64) (record.Offset, error) {
-	part, err := a.open(t, p)
+	part, err := a.lead(t, p)
 	if err != nil {
 		return -1, err
 	}

@@ -33,7 +33,7 @@ func (a *API) offsetForLeaderEpoch(c *call) {
 }
 
 func (a *API) epochEnd(t *metastore.Topic, in *kmsg.OffsetForLeaderEpochRequestTopicPartition) (record.Epoch, record.Offset, error) {
-	p, err := a.open(t, in.Partition)
+	p, err := a.lead(t, in.Partition)
 	if err == nil {
 		err = checkEpoch(in.CurrentLeaderEpoch, p.State().Epoch)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -85,7 +86,7 @@ func (a *API) newPartitions(img *metastore.Image, t *metastore.Topic, in *kmsg.C
 	}
 	replicas := len(t.Partitions[0].Replicas)
 	if in.Assignment == nil {
-		return a.place(img, have, int32(more), int16(replicas))
+		return a.place(img, max(0, slices.Index(byRack(img), t.Partitions[have-1].Replicas[0]))+1, int32(more), int16(replicas))
 	}
 	if len(in.Assignment) != more {
 		return nil, fail(kerr.InvalidReplicaAssignment, "%d partitions are to be added, but replicas are assigned to %d", more, len(in.Assignment))

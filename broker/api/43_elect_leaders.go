@@ -7,6 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -27,25 +29,45 @@ const (
 func (a *API) electLeaders(c *call) {
 	req := c.req.Body.(*kmsg.ElectLeadersRequest)
 	resp := response[*kmsg.ElectLeadersResponse](c)
-	img := a.deps.Meta.Image()
-	if whole := electRefusal(req); whole != nil {
-		resp.ErrorCode = codeOf(whole)
-		eachElection(req, resp, func(string, int32) error { return whole })
-	} else if req.Topics != nil {
-		eachElection(req, resp, func(topic string, p int32) error {
-			return election(img, img.Topics[topic], p, req.ElectionType)
-		})
-	} else {
+	topics, all := req.Topics, req.Topics == nil
+	whole := electRefusal(req)
+	if all && whole == nil {
+		img := a.deps.Meta.Image()
 		for _, name := range slices.Sorted(maps.Keys(img.Topics)) {
-			out := kmsg.NewElectLeadersResponseTopic()
-			out.Topic = name
+			t := kmsg.NewElectLeadersRequestTopic()
+			t.Topic = name
 			for p := range img.Topics[name].Partitions {
-				if err := election(img, img.Topics[name], int32(p), req.ElectionType); codeOf(err) != kerr.ElectionNotNeeded.Code {
-					out.Partitions = append(out.Partitions, electionAnswer(int32(p), err))
-				}
+				t.Partitions = append(t.Partitions, int32(p))
 			}
-			resp.Topics = append(resp.Topics, out)
+			topics = append(topics, t)
 		}
+	}
+	var wishes []partitionWish
+	for _, t := range topics {
+		for _, p := range t.Partitions {
+			wishes = append(wishes, partitionWish{t.Topic, p, func(img *metastore.Image, t *metastore.Topic, r replica.Record) (replica.Record, bool, error) {
+				return a.election(img, t, r, req.ElectionType)
+			}})
+		}
+	}
+	var errs []error
+	if resp.ErrorCode = codeOf(whole); whole != nil {
+		errs = slices.Repeat([]error{whole}, len(wishes))
+	} else {
+		ctx, cancel := c.deadline(req.TimeoutMillis)
+		defer cancel()
+		errs = a.changePartitions(ctx, wishes)
+	}
+	for _, t := range topics {
+		out := kmsg.NewElectLeadersResponseTopic()
+		out.Topic = t.Topic
+		for _, p := range t.Partitions {
+			if !all || codeOf(errs[0]) != kerr.ElectionNotNeeded.Code {
+				out.Partitions = append(out.Partitions, electionAnswer(p, errs[0]))
+			}
+			errs = errs[1:]
+		}
+		resp.Topics = append(resp.Topics, out)
 	}
 	c.send(resp)
 }
@@ -63,19 +85,6 @@ func electRefusal(req *kmsg.ElectLeadersRequest) error {
 	return nil
 }
 
-// eachElection answers every partition that a request names with what result
-// says.
-func eachElection(req *kmsg.ElectLeadersRequest, resp *kmsg.ElectLeadersResponse, result func(topic string, p int32) error) {
-	for _, t := range req.Topics {
-		out := kmsg.NewElectLeadersResponseTopic()
-		out.Topic = t.Topic
-		for _, p := range t.Partitions {
-			out.Partitions = append(out.Partitions, electionAnswer(p, result(t.Topic, p)))
-		}
-		resp.Topics = append(resp.Topics, out)
-	}
-}
-
 func electionAnswer(p int32, err error) kmsg.ElectLeadersResponseTopicPartition {
 	out := kmsg.NewElectLeadersResponseTopicPartition()
 	out.Partition, out.ErrorCode = p, codeOf(err)
@@ -85,20 +94,31 @@ func electionAnswer(p int32, err error) kmsg.ElectLeadersResponseTopicPartition 
 	return out
 }
 
-// election says what becomes of electing a partition's leader. Logs are not
-// replicated yet: whoever leads has the only log, and nobody else can take
-// over.
-func election(img *metastore.Image, t *metastore.Topic, p int32, kind int8) error {
-	if t == nil || p < 0 || int(p) >= len(t.Partitions) {
-		return kerr.UnknownTopicOrPartition
+// election gives the record of a partition with the leader that is asked for.
+func (a *API) election(img *metastore.Image, t *metastore.Topic, r replica.Record, kind int8) (next replica.Record, changed bool, err error) {
+	view := replica.View{
+		Eligible: img.Eligible,
+		Leaving:  func(id record.BrokerID) bool { return img.Brokers[id].Leaving },
+		Unclean:  kind == electUnclean,
 	}
-	part := &t.Partitions[p]
-	_, alive := img.Brokers[part.Leader]
-	switch {
-	case alive && (kind == electUnclean || len(part.Replicas) > 0 && part.Leader == part.Replicas[0]):
-		return kerr.ElectionNotNeeded
-	case kind == electUnclean:
-		return fail(kerr.EligibleLeadersNotAvailable, "no replica of partition %s is on a live broker: start broker %d", record.TopicPartition{Topic: t.Name, Partition: part.ID}, part.Leader)
+	if cfg, err := topicconfig.Parse(t.Configs, a.deps.Config().TopicDefaults()); err == nil {
+		view.MinInsync = cfg.MinInSyncReplicas
 	}
-	return fail(kerr.PreferredLeaderNotAvailable, "the preferred leader of partition %s cannot lead it", record.TopicPartition{Topic: t.Name, Partition: part.ID})
+	led := r.Leader != replica.None && img.Eligible(r.Leader)
+	if kind == electUnclean {
+		if led {
+			return r, false, kerr.ElectionNotNeeded
+		}
+		if next, _ = replica.Elect(r, view); next.Leader == replica.None {
+			return r, false, fail(kerr.EligibleLeadersNotAvailable, "no replica is on a live broker: start one of %v", r.Replicas)
+		}
+		return next, true, nil
+	}
+	if led && len(r.Replicas) > 0 && r.Leader == r.Target()[0] {
+		return r, false, kerr.ElectionNotNeeded
+	}
+	if next, changed = replica.Preferred(r, view); !changed {
+		return r, false, fail(kerr.PreferredLeaderNotAvailable, "broker %d, the first of the replicas, is not alive or not in sync", r.Target()[0])
+	}
+	return next, true, nil
 }

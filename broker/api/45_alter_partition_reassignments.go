@@ -1,11 +1,10 @@
 package api
 
 import (
-	"slices"
-
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/metastore"
 )
 
@@ -14,13 +13,12 @@ import (
 //	0  flexible
 //	1  the number of replicas may be kept from changing (KIP-860)
 //
-// Null replicas end a move that is under way. A partition may be told to be
-// where it is; it cannot move yet.
+// It begins a move and answers; the controller completes it once the new
+// replicas are in sync. Null replicas cancel one that is under way.
 func (a *API) alterPartitionReassignments(c *call) {
 	req := c.req.Body.(*kmsg.AlterPartitionAssignmentsRequest)
 	resp := response[*kmsg.AlterPartitionAssignmentsResponse](c)
 	resp.AllowReplicationFactorChange = req.AllowReplicationFactorChange || len(req.Topics) == 0
-	img := a.deps.Meta.Image()
 	var whole error
 	switch {
 	case len(req.Topics) == 0:
@@ -29,14 +27,30 @@ func (a *API) alterPartitionReassignments(c *call) {
 		whole = kerr.RequestTimedOut
 		resp.ErrorCode = codeOf(whole)
 	}
+	var wishes []partitionWish
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			wishes = append(wishes, partitionWish{t.Topic, p.Partition, func(img *metastore.Image, _ *metastore.Topic, r replica.Record) (replica.Record, bool, error) {
+				return reassign(img, r, p.Replicas, req.Version == 0 || req.AllowReplicationFactorChange)
+			}})
+		}
+	}
+	var errs []error
+	if whole == nil {
+		ctx, cancel := c.deadline(req.TimeoutMillis)
+		defer cancel()
+		errs = a.changePartitions(ctx, wishes)
+	}
+	at := 0
 	for _, t := range req.Topics {
 		out := kmsg.NewAlterPartitionAssignmentsResponseTopic()
 		out.Topic = t.Topic
 		for _, p := range t.Partitions {
 			err := whole
 			if err == nil {
-				err = reassign(img, img.Topics[t.Topic], p, req.Version == 0 || req.AllowReplicationFactorChange)
+				err = errs[at]
 			}
+			at++
 			po := kmsg.NewAlterPartitionAssignmentsResponseTopicPartition()
 			po.Partition, po.ErrorCode = p.Partition, codeOf(err)
 			if whole == nil && po.ErrorCode != kerr.NoReassignmentInProgress.Code {
@@ -49,23 +63,23 @@ func (a *API) alterPartitionReassignments(c *call) {
 	c.send(resp)
 }
 
-// reassign says what becomes of asking for a partition's replicas.
-func reassign(img *metastore.Image, t *metastore.Topic, p kmsg.AlterPartitionAssignmentsRequestTopicPartition, resize bool) error {
-	if t == nil || p.Partition < 0 || int(p.Partition) >= len(t.Partitions) {
-		return kerr.UnknownTopicOrPartition
+// reassign gives the record with which a partition begins to move to the
+// replicas to, or back where it was if that is nil.
+func reassign(img *metastore.Image, r replica.Record, to []int32, resize bool) (next replica.Record, changed bool, err error) {
+	if to == nil {
+		if !r.Reassigning() {
+			return r, false, kerr.NoReassignmentInProgress
+		}
+		next, changed = replica.Reassign(r, r.Original())
+		return next, changed, nil
 	}
-	if p.Replicas == nil {
-		return kerr.NoReassignmentInProgress
-	}
-	have := t.Partitions[p.Partition].Replicas
-	want, err := checkReplicas(img, p.Replicas, 0)
-	switch {
+	want, err := checkReplicas(img, to, 0)
+	switch have := r.Original(); {
 	case err != nil:
-		return err
+		return r, false, err
 	case !resize && len(want) != len(have):
-		return fail(kerr.InvalidReplicationFactor, "the partition has %d replicas, and the request does not let %d take their place", len(have), len(want))
-	case !slices.Equal(want, have):
-		return fail(kerr.InvalidReplicaAssignment, "partitions cannot be moved between brokers yet; this one is on %v", have)
+		return r, false, fail(kerr.InvalidReplicationFactor, "the partition has %d replicas, and the request does not let %d take their place", len(have), len(want))
 	}
-	return nil
+	next, changed = replica.Reassign(r, want)
+	return next, changed, nil
 }

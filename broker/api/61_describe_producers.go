@@ -42,7 +42,7 @@ func (a *API) describeProducers(c *call) {
 }
 
 func (a *API) describeProducersOf(t *metastore.Topic, po *kmsg.DescribeProducersResponseTopicPartition) {
-	part, err := a.open(t, po.Partition)
+	part, err := a.lead(t, po.Partition)
 	if err != nil {
 		po.ErrorCode = codeOf(err)
 		return

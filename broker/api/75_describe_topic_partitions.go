@@ -107,7 +107,7 @@ func (a *API) describeTopicPage(img *metastore.Image, name string, first, room i
 		p := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 		p.ErrorCode, p.Partition, p.LeaderID, p.LeaderEpoch = m.ErrorCode, m.Partition, m.Leader, m.LeaderEpoch
 		p.Replicas, p.ISR, p.OfflineReplicas = m.Replicas, m.ISR, m.OfflineReplicas
-		p.EligibleLeaderReplicas, p.LastKnownELR = []int32{}, []int32{}
+		p.EligibleLeaderReplicas, p.LastKnownELR = brokerIDs(t.Partitions[i].ELR), []int32{}
 		out.Partitions = append(out.Partitions, p)
 	}
 	if end < len(t.Partitions) && first < len(t.Partitions) {

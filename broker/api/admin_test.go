@@ -2,11 +2,14 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"pgregory.net/rapid"
 
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -105,53 +108,101 @@ func adminSweepCheck(t *testing.T, version int16, resp kmsg.Response, want *kerr
 	return true
 }
 
+// takenIn is an image with brokers that are alive and taken in.
+func takenIn(ids ...record.BrokerID) *metastore.Image {
+	img := &metastore.Image{Brokers: map[record.BrokerID]metastore.Broker{}, Unfenced: map[record.BrokerID]metastore.Unfenced{}}
+	for _, id := range ids {
+		img.Brokers[id], img.Unfenced[id] = metastore.Broker{ID: id, Epoch: 5}, metastore.Unfenced{Epoch: 5}
+	}
+	return img
+}
+
 func TestReassign(t *testing.T) {
-	img := &metastore.Image{Brokers: map[record.BrokerID]metastore.Broker{1: {ID: 1}, 2: {ID: 2}}}
-	topic := &metastore.Topic{Name: "t", Partitions: []metastore.Partition{{Leader: 1, Replicas: []record.BrokerID{1}}}}
+	img := takenIn(1, 2)
+	still := replica.Record{Leader: 1, Replicas: []record.BrokerID{1}, ISR: []record.BrokerID{1}}
+	moving := replica.Record{Leader: 1, Replicas: []record.BrokerID{2, 1}, ISR: []record.BrokerID{1}, Adding: []record.BrokerID{2}, Removing: []record.BrokerID{1}}
 	for _, c := range []struct {
 		what     string
-		topic    *metastore.Topic
-		p        int32
+		r        replica.Record
 		replicas []int32
 		resize   bool
+		target   []record.BrokerID // nil: no change
 		want     *kerr.Error
 	}{
-		{"to itself", topic, 0, []int32{1}, true, nil},
-		{"unknown topic", nil, 0, []int32{1}, true, kerr.UnknownTopicOrPartition},
-		{"unknown partition", topic, 1, []int32{1}, true, kerr.UnknownTopicOrPartition},
-		{"negative partition", topic, -1, nil, true, kerr.UnknownTopicOrPartition},
-		{"cancel", topic, 0, nil, true, kerr.NoReassignmentInProgress},
-		{"to nobody", topic, 0, []int32{}, true, kerr.InvalidReplicaAssignment},
-		{"to a stranger", topic, 0, []int32{3}, true, kerr.InvalidReplicaAssignment},
-		{"to one twice", topic, 0, []int32{1, 1}, true, kerr.InvalidReplicaAssignment},
-		{"to another", topic, 0, []int32{2}, true, kerr.InvalidReplicaAssignment},
-		{"to more, which is not allowed", topic, 0, []int32{1, 2}, false, kerr.InvalidReplicationFactor},
+		{"to itself", still, []int32{1}, true, nil, nil},
+		{"nothing to cancel", still, nil, true, nil, kerr.NoReassignmentInProgress},
+		{"to nobody", still, []int32{}, true, nil, kerr.InvalidReplicaAssignment},
+		{"to a stranger", still, []int32{3}, true, nil, kerr.InvalidReplicaAssignment},
+		{"to one twice", still, []int32{1, 1}, true, nil, kerr.InvalidReplicaAssignment},
+		{"to more, which is not allowed", still, []int32{1, 2}, false, nil, kerr.InvalidReplicationFactor},
+		{"to another", still, []int32{2}, true, []record.BrokerID{2}, nil},
+		{"to more", still, []int32{1, 2}, true, []record.BrokerID{1, 2}, nil},
+		{"cancel", moving, nil, true, []record.BrokerID{1}, nil},
 	} {
-		err := reassign(img, c.topic, reassignment("t", c.p, c.replicas).Partitions[0], c.resize)
+		next, changed, err := reassign(img, c.r, c.replicas, c.resize)
 		wantCode(t, c.what, codeOf(err), c.want)
+		if changed != (c.target != nil) || changed && !slices.Equal(next.Target(), c.target) {
+			t.Errorf("%s: %v, %+v", c.what, changed, next)
+		}
 	}
 }
 
 func TestElection(t *testing.T) {
-	img := &metastore.Image{Brokers: map[record.BrokerID]metastore.Broker{1: {ID: 1}}}
-	topic := &metastore.Topic{Name: "t", Partitions: []metastore.Partition{
-		{Leader: 1, Replicas: []record.BrokerID{1}}, {Leader: 2, Replicas: []record.BrokerID{2}}, {Leader: 1, Replicas: []record.BrokerID{2, 1}},
-	}}
+	img := takenIn(1)
+	topic := &metastore.Topic{Name: "t"}
+	ids := func(ids ...record.BrokerID) []record.BrokerID { return ids }
 	for _, c := range []struct {
 		what string
-		p    int32
+		r    replica.Record
 		kind int8
 		want *kerr.Error
+		lead record.BrokerID
 	}{
-		{"preferred leads", 0, electPreferred, kerr.ElectionNotNeeded},
-		{"somebody leads", 2, electUnclean, kerr.ElectionNotNeeded},
-		{"preferred is away", 1, electPreferred, kerr.PreferredLeaderNotAvailable},
-		{"all are away", 1, electUnclean, kerr.EligibleLeadersNotAvailable},
-		{"another leads", 2, electPreferred, kerr.PreferredLeaderNotAvailable},
-		{"unknown", 3, electPreferred, kerr.UnknownTopicOrPartition},
+		{"preferred leads", replica.Record{Leader: 1, Replicas: ids(1), ISR: ids(1)}, electPreferred, kerr.ElectionNotNeeded, 0},
+		{"somebody leads", replica.Record{Leader: 1, Replicas: ids(2, 1), ISR: ids(1)}, electUnclean, kerr.ElectionNotNeeded, 0},
+		{"preferred is away", replica.Record{Leader: 2, Replicas: ids(2), ISR: ids(2)}, electPreferred, kerr.PreferredLeaderNotAvailable, 0},
+		{"all are away", replica.Record{Leader: 2, Replicas: ids(2), ISR: ids(2)}, electUnclean, kerr.EligibleLeadersNotAvailable, 0},
+		{"another leads", replica.Record{Leader: 1, Replicas: ids(2, 1), ISR: ids(1, 2)}, electPreferred, kerr.PreferredLeaderNotAvailable, 0},
+		{"unclean", replica.Record{Leader: -1, Replicas: ids(2, 1), ELR: ids(2)}, electUnclean, nil, 1},
 	} {
-		wantCode(t, c.what, codeOf(election(img, topic, c.p, c.kind)), c.want)
+		next, changed, err := shared.api.election(img, topic, c.r, c.kind)
+		wantCode(t, c.what, codeOf(err), c.want)
+		if changed != (c.want == nil) || changed && (next.Leader != c.lead || next.Epoch != c.r.Epoch+1) {
+			t.Errorf("%s: %v, %+v", c.what, changed, next)
+		}
 	}
+	next, changed, err := shared.api.election(takenIn(1, 2), topic, replica.Record{Leader: 1, Replicas: ids(2, 1), ISR: ids(1, 2)}, electPreferred)
+	if err != nil || !changed || next.Leader != 2 {
+		t.Errorf("preferred in sync: %v, %+v, %v", changed, next, err)
+	}
+}
+
+// Replicas of a partition are in as many racks as there are.
+func TestPlacementOverRacks(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		img := &metastore.Image{Brokers: map[record.BrokerID]metastore.Broker{}}
+		n := rapid.IntRange(1, 9).Draw(t, "brokers")
+		racks := map[string]bool{}
+		for i := range n {
+			rack := string(rune('a' + rapid.IntRange(0, 3).Draw(t, "rack")))
+			racks[rack] = true
+			img.Brokers[record.BrokerID(i)] = metastore.Broker{Rack: rack}
+		}
+		rf := rapid.Int16Range(1, int16(n)).Draw(t, "replicas")
+		got, err := shared.api.place(img, anywhere, 30, rf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, replicas := range got {
+			in := map[string]bool{}
+			for _, id := range replicas {
+				in[img.Brokers[id].Rack] = true
+			}
+			if len(in) != min(int(rf), len(racks)) {
+				t.Fatalf("replicas %v are in %d racks of %d", replicas, len(in), len(racks))
+			}
+		}
+	})
 }
 
 // Pages put together are all partitions, each once, in order.

@@ -52,6 +52,7 @@ type Metadata interface {
 	AddPartitions(ctx context.Context, id record.TopicID, assignment [][]record.BrokerID, wantCurrent int) (int64, error)
 	SetTopicConfigs(ctx context.Context, id record.TopicID, edit func(map[string]string) (map[string]string, error)) (int64, error)
 	SetConfigs(ctx context.Context, r metastore.ConfigResource, edit func(map[string]string) (map[string]string, error)) (int64, error)
+	ChangePartitions(ctx context.Context, changes []metastore.PartitionChange) (revisions []int64, err error)
 	AllocateProducerIDs(ctx context.Context, n int64) (int64, error)
 	Quorum() metastore.Quorum
 }
@@ -219,10 +220,10 @@ var operations = map[int16]operation{
 	35: {handle: (*API).describeLogDirs, waits: true},
 	37: {handle: (*API).createPartitions, waits: true},
 	42: {handle: (*API).deleteGroups, waits: true},
-	43: {handle: (*API).electLeaders, sized: true},
+	43: {handle: (*API).electLeaders, waits: true},
 	44: {handle: (*API).incrementalAlterConfigs, waits: true},
-	45: {handle: (*API).alterPartitionReassignments, sized: true},
-	46: {handle: (*API).listPartitionReassignments},
+	45: {handle: (*API).alterPartitionReassignments, waits: true},
+	46: {handle: (*API).listPartitionReassignments, sized: true},
 	47: {handle: (*API).offsetDelete, waits: true},
 	55: {handle: (*API).describeQuorum},
 	57: {handle: (*API).updateFeatures},

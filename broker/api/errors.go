@@ -102,6 +102,16 @@ func (a *API) open(t *metastore.Topic, p int32) (*partition.Partition, error) {
 	return part, nil
 }
 
+// lead gives a partition that this broker leads, as what clients ask of it has
+// to go to its leader.
+func (a *API) lead(t *metastore.Topic, p int32) (*partition.Partition, error) {
+	part, err := a.open(t, p)
+	if err == nil && !part.Leads() {
+		return nil, kerr.NotLeaderForPartition
+	}
+	return part, err
+}
+
 // checkEpoch compares the leader epoch that a client believes in with the
 // partition's (KIP-320); -1 is not compared.
 func checkEpoch(client int32, leader record.Epoch) error {

@@ -108,6 +108,8 @@ type fetchPart struct {
 	want  fetchWant
 	reply fetchReply
 	p     *partition.Partition // as it was last resolved, nil when it was not
+
+	counted bool // a follower's progress was told to the partition
 }
 
 // fetchContext is the place of one Fetch request in its session.

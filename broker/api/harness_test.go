@@ -20,6 +20,7 @@ import (
 	"github.com/firnlog/firn/broker/brokerconfig"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/broker/topicconfig"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
@@ -86,6 +87,12 @@ func startHarness(dir string) (*harness, error) {
 		return nil, err
 	}
 	if err := meta.Register(ctx); err != nil {
+		return nil, err
+	}
+	controller, _ := meta.ControllerEpoch()
+	if rev, err := meta.Unfence(ctx, controller, testBroker, meta.BrokerEpoch(), ""); err != nil {
+		return nil, err
+	} else if err := meta.WaitFor(ctx, rev); err != nil {
 		return nil, err
 	}
 	h := &harness{meta: meta, dir: dir, open: map[string][]*partition.Partition{}, ids: map[string]record.TopicID{}, moved: make(chan struct{})}
@@ -163,10 +170,10 @@ func (h *harness) apply(img *metastore.Image) {
 		}
 		for i, p := range h.open[name] {
 			p.SetConfig(cfg.Partition)
-			p.SetEpoch(t.Partitions[i].Epoch)
+			p.Lead(leads(&t.Partitions[i]))
 		}
 		for i := len(h.open[name]); i < len(t.Partitions); i++ {
-			deps := partition.Deps{Log: h.deps.Log, Epoch: t.Partitions[i].Epoch}
+			deps := partition.Deps{Log: h.deps.Log, Broker: t.Partitions[i].Leader, Standby: true}
 			if h.cold != nil {
 				deps.Cold = h.cold
 			}
@@ -174,6 +181,7 @@ func (h *harness) apply(img *metastore.Image) {
 			if err != nil {
 				panic(err)
 			}
+			p.Lead(leads(&t.Partitions[i]))
 			h.open[name] = append(h.open[name], p)
 		}
 	}
@@ -438,4 +446,9 @@ func openFiles(dir string) (names []string) {
 		}
 	}
 	return names
+}
+
+// leads is the record of a partition whose leader is its only replica.
+func leads(p *metastore.Partition) replica.Record {
+	return replica.Record{Leader: p.Leader, Epoch: p.Epoch, Revision: p.Revision, Replicas: p.Replicas, ISR: p.ISR}
 }

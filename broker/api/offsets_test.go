@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/record"
 )
 
@@ -129,7 +130,7 @@ func TestOffsetForLeaderEpoch(t *testing.T) {
 	}
 	wantCode(t, "current epoch ahead", ask1(0, leader+1, leader).ErrorCode, kerr.UnknownLeaderEpoch)
 	wantCode(t, "no such partition", ask1(3, -1, leader).ErrorCode, kerr.UnknownTopicOrPartition)
-	shared.Get(topic.Name, 0).SetEpoch(record.Epoch(leader + 3))
+	shared.Get(topic.Name, 0).Lead(replica.Record{Leader: 1, Epoch: record.Epoch(leader + 3), Replicas: []record.BrokerID{1}, ISR: []record.BrokerID{1}})
 	wantCode(t, "old current epoch", ask1(0, leader, leader).ErrorCode, kerr.FencedLeaderEpoch)
 }
 

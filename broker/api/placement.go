@@ -2,6 +2,7 @@ package api
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -14,23 +15,76 @@ import (
 // topicsRefused counts requests for topics and partitions above the limits.
 var topicsRefused = metrics.NewCounter("firn_api_topics_refused_total")
 
-// place spreads partitions [first, first+n) over the live brokers, round
-// robin, so that leaders and replicas are even.
+// anywhere has place begin at a broker by chance, so that topics of few
+// partitions do not all lie on the same ones.
+const anywhere = -1
+
+// place spreads partitions [first, first+n) over the live brokers, so that
+// leaders and replicas are even, and the replicas of a partition over racks as
+// long as there are racks that have none of it.
 func (a *API) place(img *metastore.Image, first int, n int32, replicas int16) ([][]record.BrokerID, error) {
-	brokers := slices.Sorted(maps.Keys(img.Brokers))
+	brokers := byRack(img)
 	if int(replicas) > len(brokers) {
 		return nil, fail(kerr.InvalidReplicationFactor, "a replication factor of %d needs as many live brokers; there are %d", replicas, len(brokers))
 	}
 	if int(n) > a.cfg.MaxPartitionsPerCall {
 		return nil, fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
 	}
+	if first == anywhere {
+		first = rand.IntN(len(brokers) * len(brokers))
+	}
 	out := make([][]record.BrokerID, n)
 	for i := range out {
-		for r := range int(replicas) {
-			out[i] = append(out[i], brokers[(first+i+r)%len(brokers)])
-		}
+		out[i] = replicasFrom(img, brokers, first+i, int(replicas))
 	}
 	return out, nil
+}
+
+// byRack lists the live brokers such that neighbours are in different racks, as
+// far as that can be.
+func byRack(img *metastore.Image) []record.BrokerID {
+	racks := map[string][]record.BrokerID{}
+	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
+		if b := img.Brokers[id]; !b.Leaving {
+			racks[b.Rack] = append(racks[b.Rack], id)
+		}
+	}
+	names := slices.Sorted(maps.Keys(racks))
+	var out []record.BrokerID
+	for more := true; more; {
+		more = false
+		for _, name := range names {
+			if ids := racks[name]; len(ids) > 0 {
+				out, racks[name], more = append(out, ids[0]), ids[1:], true
+			}
+		}
+	}
+	return out
+}
+
+// replicasFrom gives the i-th partition's replicas. The first is the next broker
+// in turn. The others follow at a distance that grows with each turn, so that
+// the brokers that share a leader's followers are not always the same.
+func replicasFrom(img *metastore.Image, brokers []record.BrokerID, i, n int) []record.BrokerID {
+	leader, others := i%len(brokers), len(brokers)-1
+	out := []record.BrokerID{brokers[leader]}
+	if n == 1 {
+		return out
+	}
+	shift := i / len(brokers)
+	used := map[string]bool{img.Brokers[brokers[leader]].Rack: true}
+	for _, newRacksOnly := range []bool{true, false} {
+		for j := 0; j < others && len(out) < n; j++ {
+			id := brokers[(leader+1+(shift+j)%others)%len(brokers)]
+			rack := img.Brokers[id].Rack
+			if slices.Contains(out, id) || newRacksOnly && used[rack] {
+				continue
+			}
+			used[rack] = true
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // checkReplicas checks one partition's replicas as given by hand. want is how

@@ -67,11 +67,12 @@ func TestDefaults(t *testing.T) {
 		Network:           Network{MaxConnections: 10_000, MaxPerIP: math.MaxInt32, PerIPOverrides: map[netip.Addr]int{}, MaxConnectionRate: math.MaxInt32, MaxIdle: 10 * time.Minute, MaxRequestBytes: 100 << 20, QueuedBytes: 512 << 20},
 		Fetch:             Fetch{MaxBytes: 55 << 20, Sessions: 1000},
 		Topics:            Topics{AutoCreate: true, Delete: true, Partitions: 1, ReplicationFactor: 1, MaxTopics: 50_000, MaxPartitions: 100_000, MaxDescribed: 2000, RetentionCheck: 5 * time.Second, ProducerIDExpiration: 24 * time.Hour},
-		Groups:            Groups{MaxGroups: 100_000, MaxSize: 10_000, MaxGroupBytes: 32 << 20, MaxGroupOffsets: 1_000_000, MaxBytes: 1 << 30, InitialRebalanceDelay: 3 * time.Second, MinSession: 6 * time.Second, MaxSession: 30 * time.Minute, MaxMetadataBytes: 4096, OffsetsPartitions: 50, OffsetsSegmentBytes: 100 << 20, OffsetsRetention: 7 * 24 * time.Hour, OffsetsCheck: 10 * time.Minute},
+		Groups:            Groups{MaxGroups: 100_000, MaxSize: 10_000, MaxGroupBytes: 32 << 20, MaxGroupOffsets: 1_000_000, MaxBytes: 1 << 30, InitialRebalanceDelay: 3 * time.Second, MinSession: 6 * time.Second, MaxSession: 30 * time.Minute, MaxMetadataBytes: 4096, OffsetsPartitions: 50, OffsetsReplicas: 3, OffsetsSegmentBytes: 100 << 20, OffsetsRetention: 7 * 24 * time.Hour, OffsetsCheck: 10 * time.Minute},
 		Cleaner:           Cleaner{Threads: 1, KeyBytes: 128 << 20, BytesPerSecond: math.MaxFloat64, Backoff: 15 * time.Second},
+		Replication:       Replication{Lag: 30 * time.Second, Fetchers: 1, MaxBytes: 10 << 20, PartitionMaxBytes: 1 << 20, MaxWait: 500 * time.Millisecond, Backoff: time.Second, SocketTimeout: 30 * time.Second, Rebalance: true, RebalanceEvery: 5 * time.Minute},
 		TelemetryMaxBytes: 1 << 20,
 	}
-	if len(v.Network.PerIPOverrides) != 0 || v.Fetch != want.Fetch || v.Topics != want.Topics || v.Groups != want.Groups || v.Cleaner != want.Cleaner || v.TelemetryMaxBytes != want.TelemetryMaxBytes {
+	if len(v.Network.PerIPOverrides) != 0 || v.Fetch != want.Fetch || v.Topics != want.Topics || v.Groups != want.Groups || v.Cleaner != want.Cleaner || v.Replication != want.Replication || v.TelemetryMaxBytes != want.TelemetryMaxBytes {
 		t.Errorf("defaults are\n%+v\nwant\n%+v", v, want)
 	}
 	n := v.Network

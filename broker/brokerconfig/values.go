@@ -20,6 +20,7 @@ type Values struct {
 	Groups            Groups
 	Cleaner           Cleaner
 	Storage           Storage
+	Replication       Replication
 	TelemetryMaxBytes int // of one push, compressed
 
 	layers        [layers]map[string]string // what was set, the strongest first
@@ -70,6 +71,7 @@ type Groups struct {
 	MaxSession            time.Duration
 	MaxMetadataBytes      int // stored with one offset, ≥ 0
 	OffsetsPartitions     int32
+	OffsetsReplicas       int16 // ≥ 1
 	OffsetsSegmentBytes   int
 	OffsetsRetention      time.Duration
 	OffsetsCheck          time.Duration
@@ -78,6 +80,19 @@ type Groups struct {
 // Storage is how records become durable.
 type Storage struct {
 	JournalBytes int64 // of all files of the journal together
+}
+
+// Replication is how followers keep up with leaders.
+type Replication struct {
+	Lag               time.Duration // after which a follower is not in sync, > 0
+	Fetchers          int           // connections to each leader's broker, ≥ 1
+	MaxBytes          int32         // of one answer
+	PartitionMaxBytes int32         // of one partition in it
+	MaxWait           time.Duration // of a leader, for records
+	Backoff           time.Duration // after errors, at most
+	SocketTimeout     time.Duration
+	Rebalance         bool          // leadership goes back to the first replica
+	RebalanceEvery    time.Duration // between looks for that
 }
 
 // Cleaner are the means of compaction.
@@ -283,7 +298,7 @@ func (v *Values) TopicDefaults() map[string]string { return v.topicDefaults }
 
 // SameForTopics says whether open partitions work alike by v and by o.
 func (v *Values) SameForTopics(o *Values) bool {
-	return v.Topics.ProducerIDExpiration == o.Topics.ProducerIDExpiration && maps.Equal(v.topicDefaults, o.topicDefaults)
+	return v.Topics.ProducerIDExpiration == o.Topics.ProducerIDExpiration && v.Replication.Lag == o.Replication.Lag && maps.Equal(v.topicDefaults, o.topicDefaults)
 }
 
 func (v *Values) makeTopicDefaults() map[string]string {
@@ -323,6 +338,9 @@ func (v *Values) together() error {
 	}
 	if n.MaxPerIP == 0 && len(n.PerIPOverrides) == 0 {
 		return &Error{Name: "max.connections.per.ip", Reason: "is 0 and max.connections.per.ip.overrides lets nobody in either"}
+	}
+	if r := &v.Replication; r.MaxWait >= r.Lag {
+		return &Error{Name: "replica.fetch.wait.max.ms", Reason: fmt.Sprintf("%d is not less than replica.lag.time.max.ms (%d), so that a follower of a quiet leader would not count as in sync", r.MaxWait.Milliseconds(), r.Lag.Milliseconds())}
 	}
 	if g.MinSession > g.MaxSession {
 		return &Error{Name: "group.min.session.timeout.ms", Reason: fmt.Sprintf("%d is more than group.max.session.timeout.ms (%d)", g.MinSession.Milliseconds(), g.MaxSession.Milliseconds())}

@@ -24,7 +24,7 @@ import (
 // for LastOffset+1 with AwaitHighWatermark.
 func (p *Partition) Append(batches []byte, origin Origin) (AppendResult, error) {
 	failed := AppendResult{BaseOffset: -1, LastOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
-	if err := p.usable(); err != nil {
+	if err := p.leading(); err != nil {
 		return failed, err
 	}
 	cfg, now := p.cfg.Load(), p.deps.Now()
@@ -46,14 +46,18 @@ func (p *Partition) Append(batches []byte, origin Origin) (AppendResult, error) 
 	if err != nil {
 		return failed, err
 	}
-	if !res.Duplicate {
-		p.waiters.advance(record.Offset(p.hw.Load()))
+	switch hw := record.Offset(p.hw.Load()); {
+	case res.Duplicate:
+	case hw > res.LastOffset:
+		p.waiters.advance(hw)
+	default:
+		p.waiters.appended()
 	}
 	return res, nil
 }
 
 func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (AppendResult, error) {
-	if err := p.usable(); err != nil {
+	if err := p.leading(); err != nil {
 		return AppendResult{}, err
 	}
 	res := AppendResult{LogAppendTime: v.appTime, LogStartOffset: p.log.Start()}
@@ -106,8 +110,8 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 // the high watermark may pass them: with firn.ack.policy=fsync when the
 // journal has them on disk, with replicated at once, as with Kafka (they
 // survive this process, not the machine) unless flush.messages=1; with more
-// messages, or flush.ms, the disk follows in the background. Replication then
-// takes the least of the in-sync replicas' durable ends.
+// messages, or flush.ms, the disk follows in the background. The high watermark
+// is the least of the in-sync replicas' durable ends (role).
 //
 // p.mu is held.
 func (p *Partition) appended(v *validated, cfg *Config) error {
@@ -125,7 +129,7 @@ func (p *Partition) appended(v *validated, cfg *Config) error {
 			return p.storageError(err)
 		}
 		p.unsynced, p.uncovered = 0, false
-		p.committed(mark)
+		p.durableTo(mark)
 		return nil
 	case cfg.FlushMessages > 0 && p.unsynced >= cfg.FlushMessages:
 		p.unsynced = 0
@@ -134,7 +138,7 @@ func (p *Partition) appended(v *validated, cfg *Config) error {
 		p.syncer.within(cfg.FlushAfter, p.syncData)
 	}
 	p.uncovered = true
-	p.committed(mark)
+	p.durableTo(mark)
 	return nil
 }
 
@@ -156,13 +160,6 @@ func (p *Partition) lastStable() record.Offset {
 		return min(first, p.log.End())
 	}
 	return p.log.End()
-}
-
-// committed moves the high watermark and the last stable offset, which never
-// go back. Call waiters.advance after it, without p.mu.
-func (p *Partition) committed(m journal.Mark) {
-	raise(&p.hw, int64(m.End))
-	raise(&p.lso, int64(m.LastStable))
 }
 
 func raise(a *atomic.Int64, v int64) {
@@ -190,8 +187,8 @@ func (p *Partition) journaled() journal.Partition {
 
 // Journaled is the journal's word that records are on disk.
 func (p *Partition) Journaled(m journal.Mark) {
-	p.committed(m)
-	p.waiters.advance(m.End)
+	p.told(p.durableTo(m))
+	p.synced.advance(m.End)
 }
 
 // End is up to where the segments are written, of a deleted partition -1.
@@ -230,10 +227,11 @@ func (p *Partition) AwaitHighWatermark(o record.Offset, fn func(error)) (cancel 
 }
 
 // Subscribe sends on wake, without blocking, whenever the high watermark, the
-// last stable offset or the log start moved, and when the partition closes.
-// Give wake a buffer of one.
-func (p *Partition) Subscribe(wake chan<- struct{}) (cancel func()) {
-	return p.waiters.subscribe(wake)
+// last stable offset or the log start moved, for a follower also the log's end,
+// and when the partition has another leader or closes. Give wake a buffer of
+// one.
+func (p *Partition) Subscribe(wake chan<- struct{}, replica bool) (cancel func()) {
+	return p.waiters.subscribe(wake, replica)
 }
 
 // Producers lists the producers that the partition knows (KIP-664).

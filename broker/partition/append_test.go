@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/record"
 )
 
@@ -226,7 +227,7 @@ func TestWaiters(t *testing.T) {
 	cancelled := wait(9, 2)
 	wait(4, 100)
 	wake := make(chan struct{}, 1)
-	cancel := p.Subscribe(wake)
+	cancel := p.Subscribe(wake, false)
 	cancelled()
 	for range 3 {
 		if _, err := p.Append(plain(t, 1, "x"), Client); err != nil {
@@ -339,9 +340,9 @@ func TestEpochs(t *testing.T) {
 		}
 	}
 	add()
-	p.SetEpoch(5)
+	p.Lead(leads(5))
 	add()
-	p.SetEpoch(4) // older: ignored
+	p.Lead(leads(4)) // older: ignored
 	add()
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
@@ -400,4 +401,11 @@ func TestMinOneBatch(t *testing.T) {
 		}
 		record.ReleaseSpans(res.Spans)
 	}
+}
+
+// leads is the record of a partition under an epoch, whose leader is its only
+// replica.
+func leads(e record.Epoch) replica.Record {
+	only := []record.BrokerID{0}
+	return replica.Record{Leader: 0, Epoch: e, Replicas: only, ISR: only}
 }

@@ -12,31 +12,18 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// AppendReplicated appends batches as the leader has them, byte for byte:
+// entryLists are for appendReplicated, none of which outlives its call.
+var entryLists = sync.Pool{New: func() any { return new([]commitlog.Entry) }}
+
+// appendReplicated appends batches as the leader has them, byte for byte:
 // offsets, leader epochs and timestamps are theirs. A last one that was cut off
 // is left away. Checksums are compared, and that the batches follow the log's
 // end; the topic's settings and producers' sequences are not: the leader
-// decided. It gives the log's end, up to where records are durable as those of
-// Append are.
+// decided. p.mu is held.
 //
 // Errors: kerr.CorruptMessage; commitlog.ErrNotNext; kerr.KafkaStorageError,
 // which wraps commitlog.ErrFull where it passes. Some of the batches may have
 // been appended then.
-func (p *Partition) AppendReplicated(batches []byte) (end record.Offset, err error) {
-	p.mu.Lock()
-	if err = p.usable(); err == nil {
-		err = p.appendReplicated(batches)
-	}
-	end = p.log.End()
-	p.mu.Unlock()
-	p.waiters.advance(record.Offset(p.hw.Load()))
-	return end, err
-}
-
-// entryLists are for appendReplicated, none of which outlives its call.
-var entryLists = sync.Pool{New: func() any { return new([]commitlog.Entry) }}
-
-// appendReplicated is AppendReplicated with p.mu held.
 func (p *Partition) appendReplicated(batches []byte) error {
 	list := entryLists.Get().(*[]commitlog.Entry)
 	defer func() {
@@ -93,21 +80,11 @@ func wholeEntries(b []byte, out []commitlog.Entry) ([]commitlog.Entry, error) {
 	return out, nil
 }
 
-// Truncate cuts the log back to offset to, durably, and gives where it ends
-// then: the batch that holds to goes whole. See commitlog.Log.Truncate. A log
-// that begins above to here, since it is in object storage up to there, begins
-// anew at to. Nobody waits for what is cut off (AwaitHighWatermark) any more.
-// Errors: kerr.KafkaStorageError, which wraps commitlog.ErrFull where it passes.
-func (p *Partition) Truncate(to record.Offset) (end record.Offset, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err = p.usable(); err == nil {
-		err = p.truncateLocked(to)
-	}
-	return p.log.End(), err
-}
-
-// truncateLocked is Truncate with p.mu held.
+// truncateLocked cuts the log back to offset to, durably: the batch that holds
+// to goes whole. See commitlog.Log.Truncate. A log that begins above to here,
+// since it is in object storage up to there, begins anew at to. Nobody waits for
+// what is cut off (AwaitHighWatermark) any more. p.mu is held. Errors:
+// kerr.KafkaStorageError, which wraps commitlog.ErrFull where it passes.
 func (p *Partition) truncateLocked(to record.Offset) error {
 	end, err := p.log.Truncate(to)
 	if errors.Is(err, commitlog.ErrOutOfRange) && to >= p.log.Start() {
@@ -126,26 +103,13 @@ func (p *Partition) truncateLocked(to record.Offset) error {
 	return nil
 }
 
-// StartAt drops all of the log and lets it go on, empty, at offset start: where
-// object storage ends, or where the leader's log begins. epochs are those of
-// before, ascending; producers is the state there as a .snapshot has it, nil if
-// it is not known. The log start of a tiered partition stays, if it is not above
-// start; that of another one is start. Errors: commitlog.ErrFormat when epochs
-// or producers do not fit; kerr.KafkaStorageError.
-func (p *Partition) StartAt(start record.Offset, epochs []record.EpochStart, producers []byte) error {
-	p.mu.Lock()
-	err := p.usable()
-	if err == nil {
-		err = p.startAtLocked(start, epochs, producers)
-	}
-	p.mu.Unlock()
-	if err == nil {
-		p.waiters.advance(start)
-	}
-	return err
-}
-
-// startAtLocked is StartAt with p.mu held.
+// startAtLocked drops all of the log and lets it go on, empty, at offset start:
+// where object storage ends, or where the leader's log begins. epochs are those
+// of before, ascending; producers is the state there as a .snapshot has it, nil
+// if it is not known. The log start of a tiered partition stays, if it is not
+// above start; that of another one is start. p.mu is held. Errors:
+// commitlog.ErrFormat when epochs or producers do not fit;
+// kerr.KafkaStorageError.
 func (p *Partition) startAtLocked(start record.Offset, epochs []record.EpochStart, producers []byte) error {
 	b := commitlog.Beginning{LogStart: start, Epochs: epochs, Producers: producers}
 	if p.cfg.Load().Tiered {
@@ -160,14 +124,6 @@ func (p *Partition) startAtLocked(start record.Offset, epochs []record.EpochStar
 	}
 	p.uncovered, p.unsynced = false, 0
 	p.cutTo(start)
-	p.committed(journal.Mark{End: start, LastStable: start})
+	p.durableTo(journal.Mark{End: start, LastStable: start})
 	return nil
-}
-
-// cutTo takes back what was said of records that are no more: what is durable,
-// readable and stable ends at the log's end. The journal has told all that it
-// had to tell of them. p.mu is held.
-func (p *Partition) cutTo(end record.Offset) {
-	lower(&p.hw, int64(end))
-	lower(&p.lso, int64(p.lastStable()))
 }

@@ -10,6 +10,8 @@ var (
 	corruptDropped   = metrics.NewCounter("firn_partition_corrupt_segments_healed_total")
 	coldReads        = metrics.NewCounter("firn_partition_cold_reads_total")
 	hotReads         = metrics.NewCounter("firn_partition_hot_reads_total")
+	truncations      = metrics.NewCounter("firn_partition_truncations_total") // of followers whose log differed from their leader's
+	restarts         = metrics.NewCounter("firn_partition_starts_anew_total") // of followers whose log ended before their leader's began
 	backgroundSyncs  = metrics.NewCounter("firn_partition_background_syncs_total")
 
 	cleanerRuns           = metrics.NewCounter("firn_cleaner_runs_total")

@@ -25,6 +25,9 @@ type Partition struct {
 	log  *commitlog.Log
 	cfg  atomic.Pointer[Config]
 
+	born time.Time // Deps.Now when it was opened
+	role role
+
 	epoch     atomic.Int32
 	hw        atomic.Int64 // high watermark
 	lso       atomic.Int64 // last stable offset, at most hw
@@ -47,6 +50,7 @@ type Partition struct {
 	uncleanable    atomic.Pointer[Uncleanable] // why it is not compacted any more, nil: it is
 
 	waiters waiters
+	synced  waiters // those who wait for the durable end
 }
 
 // Open opens, or makes, the partition's folder and recovers it. The folder
@@ -59,7 +63,7 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	p := &Partition{tp: tp, id: id, deps: deps}
+	p := &Partition{tp: tp, id: id, deps: deps, born: deps.Now()}
 	log, err := commitlog.Open(dir, id, logConfig(cfg), commitlog.Deps{
 		Log:    deps.Log.With("partition", tp.String()),
 		Now:    deps.Now,
@@ -72,7 +76,6 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 	p.log = log
 	p.cfg.Store(&cfg)
 	p.epoch.Store(int32(deps.Epoch))
-	log.AssignEpoch(deps.Epoch, log.End())
 	if start := log.LocalStart(); !cfg.Tiered && start > log.Start() {
 		if err := log.SetLogStart(start); err != nil {
 			return nil, errors.Join(fmt.Errorf("partition %v: %w", tp, err), log.Close())
@@ -87,7 +90,11 @@ func Open(dir string, tp record.TopicPartition, id record.TopicID, cfg Config, d
 		}
 		p.uncovered = false
 	}
-	p.committed(journal.Mark{End: log.End(), LastStable: p.lastStable()})
+	p.durableTo(journal.Mark{End: log.End(), LastStable: p.lastStable()})
+	p.setHighWatermark(log.Start())
+	if !deps.Standby {
+		p.lead(p.alone())
+	}
 	if deps.Journal != nil {
 		deps.Journal.Claim(p.journaled(), p)
 	}
@@ -116,6 +123,7 @@ func logConfig(cfg Config) commitlog.Config {
 func (p *Partition) diskFailed(err error) {
 	go func() {
 		p.waiters.close(p.storageError(err))
+		p.synced.close(p.storageError(err))
 		if p.deps.Failed != nil {
 			p.deps.Failed(p.tp, err)
 		}
@@ -150,6 +158,7 @@ func (p *Partition) Config() Config { return *p.cfg.Load() }
 func (p *Partition) SetConfig(cfg Config) {
 	was := p.cfg.Swap(&cfg)
 	p.log.SetConfig(logConfig(cfg))
+	p.setReplication(&cfg)
 	if cfg.FlushAfter < was.FlushAfter {
 		p.syncer.within(0, p.syncData) // what waits for the longer time
 	}
@@ -167,18 +176,6 @@ func (p *Partition) SetConfig(cfg Config) {
 		p.deps.Log.Error("the log start cannot follow the end of tiering; the next start tries again", "partition", p.tp.String(), "err", err)
 	}
 	p.waiters.advance(record.Offset(p.hw.Load()))
-}
-
-// SetEpoch says that this leader goes on under epoch e, which begins at the
-// log's end. An epoch that is not above the current one is ignored.
-func (p *Partition) SetEpoch(e record.Epoch) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e <= record.Epoch(p.epoch.Load()) {
-		return
-	}
-	p.epoch.Store(int32(e))
-	p.log.AssignEpoch(e, p.log.End())
 }
 
 // State gives the partition's offsets.
@@ -239,6 +236,7 @@ func (p *Partition) shut(f func() error) error {
 	err := f() // does nothing twice
 	p.mu.Unlock()
 	p.waiters.close(p.usable())
+	p.synced.close(p.usable())
 	p.forgetUncleanable()
 	if err != nil {
 		return fmt.Errorf("closing partition %v: %w", p.tp, err)

@@ -39,6 +39,8 @@ type Config struct {
 	LocalRetentionBytes  int64         // local.retention.bytes, resolved: -2 became RetentionBytes
 	LocalRetention       time.Duration // local.retention.ms, resolved likewise
 	RemoteCopyDisabled   bool          // remote.log.copy.disable
+	MinInsync            int           // min.insync.replicas, ≥ 1; 0 is 1
+	ReplicaLag           time.Duration // replica.lag.time.max.ms of the broker
 	Fsync                bool          // firn.ack.policy=fsync: acknowledged is on disk; needs Deps.Journal
 	FlushMessages        int64         // flush.messages; <=0 never, 1 before a record is acknowledged
 	FlushAfter           time.Duration // flush.ms; <=0 or max: never, so that 0 ms is given as 1 ns
@@ -75,7 +77,7 @@ type Deps struct {
 	Log   *slog.Logger
 	Cold  Cold             // nil: no tiered part
 	Now   func() time.Time // nil: time.Now
-	Epoch record.Epoch     // this leader's epoch
+	Epoch record.Epoch     // that it leads under, unless Standby
 	// TieredRollAge is how long a tiered partition's active segment is left
 	// alone after its first record even when all of it may go from local
 	// disk: with a short local retention, or records that are old when they
@@ -87,6 +89,13 @@ type Deps struct {
 	// PowerLost says that the machine has been restarted since the broker
 	// last ran.
 	PowerLost bool
+	Broker    record.BrokerID // this broker, as replicas are named
+	// Standby says that Lead and Follow will tell what the replica is; without
+	// it, it is the leader and the only replica from the start.
+	Standby bool
+	// ISRWanted is called when the leader may want its ISR changed (WantedISR),
+	// from any goroutine; it must not block. nil: nobody changes it.
+	ISRWanted func(*Partition)
 	Disk      *disk.Disk // nil: the real one
 	// Failed is called once when the partition's disk failed (write, sync or
 	// rename); the partition refuses everything from then on.
@@ -134,6 +143,7 @@ type ReadRequest struct {
 	MaxBytes    int
 	MinOneBatch bool // return the first batch even when it is larger than MaxBytes
 	Isolation   record.Isolation
+	Replica     bool // a follower: up to the log's end, whatever Isolation says
 	// CurrentEpoch is the leader epoch the reader believes in, -1 unknown
 	// (KIP-320); kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch otherwise.
 	CurrentEpoch record.Epoch

@@ -47,7 +47,7 @@ func TestConcurrentUse(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			wake := make(chan struct{}, 1)
-			cancel := p.Subscribe(wake)
+			cancel := p.Subscribe(wake, false)
 			defer cancel()
 			next := record.Offset(0)
 			for next < producers*each*3 {

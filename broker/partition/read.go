@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/commitlog"
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/record"
 )
 
@@ -23,20 +24,28 @@ func (p *Partition) Read(ctx context.Context, r ReadRequest) (ReadResult, error)
 		LastStableOffset: record.Offset(p.lso.Load()),
 	}
 	res.HighWatermark = record.Offset(p.hw.Load())
-	if err := p.usable(); err != nil {
+	if err := p.leading(); err != nil {
 		return res, err
 	}
 	if err := p.checkEpoch(r.CurrentEpoch); err != nil {
 		return res, err
 	}
-	if r.LastFetchedEpoch >= 0 {
+	if r.Replica {
+		if epoch, end, differs := replica.Diverges(p.log, r.LastFetchedEpoch, r.Offset); differs {
+			res.Diverging = &record.EpochStart{Epoch: epoch, Start: end}
+			return res, nil
+		}
+	} else if r.LastFetchedEpoch >= 0 {
 		d, err := p.diverging(r.LastFetchedEpoch, r.Offset)
 		if res.Diverging = d; d != nil || err != nil {
 			return res, err
 		}
 	}
 	limit := res.HighWatermark
-	if r.Isolation == record.ReadCommitted {
+	switch {
+	case r.Replica:
+		limit = p.log.End()
+	case r.Isolation == record.ReadCommitted:
 		limit = res.LastStableOffset
 	}
 	if r.Offset < res.LogStartOffset || r.Offset > p.log.End() {
@@ -109,17 +118,25 @@ type Extent struct {
 	LogStart         record.Offset
 	LastStableOffset record.Offset
 	HighWatermark    record.Offset
+	End              record.Offset // for a follower; else 0
+	Epoch            record.Epoch
 	Closed           bool
 }
 
-// Extent gives what can be read now. Subscribe tells when it changes.
-func (p *Partition) Extent() Extent {
-	return Extent{
+// Extent gives what can be read now, by a follower or by others. Subscribe
+// tells when it changes.
+func (p *Partition) Extent(replica bool) Extent {
+	e := Extent{
 		LogStart:         p.log.Start(),
 		LastStableOffset: record.Offset(p.lso.Load()),
 		HighWatermark:    record.Offset(p.hw.Load()),
+		Epoch:            record.Epoch(p.epoch.Load()),
 		Closed:           p.closed.Load(),
 	}
+	if replica {
+		e.End = p.log.End()
+	}
+	return e
 }
 
 // IsCold says whether o is readable, but only from object storage.
@@ -138,7 +155,8 @@ func (p *Partition) checkEpoch(e record.Epoch) error {
 	}
 }
 
-// diverging compares what the reader read last with our history (KIP-595).
+// diverging compares what a consumer read last with our history (KIP-320,
+// KIP-595).
 func (p *Partition) diverging(last record.Epoch, at record.Offset) (*record.EpochStart, error) {
 	epoch, end := p.EpochEnd(last)
 	if epoch < 0 || end < 0 {

@@ -84,7 +84,7 @@ func (p *Partition) SetTieredEnd(end record.Offset) {
 			return
 		}
 		p.log.AssignEpoch(record.Epoch(p.epoch.Load()), end)
-		p.committed(journal.Mark{End: end, LastStable: end})
+		p.durableTo(journal.Mark{End: end, LastStable: end})
 		moved = true
 	}
 	if int64(end) > p.tieredEnd.Load() {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/firnlog/firn/broker/commitlog/journal"
+	"github.com/firnlog/firn/broker/replica"
 )
 
 // maxSyncs is how many background syncs of all partitions are under way at
@@ -91,12 +92,14 @@ func (p *Partition) syncData() {
 		return
 	}
 	p.mu.Lock()
+	var out replica.Outcome
 	same := p.log.Truncations() == cuts // else the mark may be of records that are no more
 	if same {
-		p.committed(mark)
+		out = p.durableTo(mark)
 	}
 	p.mu.Unlock()
 	if same {
-		p.waiters.advance(mark.End)
+		p.told(out)
+		p.synced.advance(mark.End)
 	}
 }

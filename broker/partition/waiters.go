@@ -23,7 +23,10 @@ type waiter struct {
 	index int // in the queue, -1 when it is not there any more
 }
 
-type subscription struct{ wake chan<- struct{} }
+type subscription struct {
+	wake    chan<- struct{}
+	replica bool // a follower's: it wants to hear of the log's end too
+}
 
 type waitQueue []*waiter
 
@@ -76,15 +79,41 @@ func (ws *waiters) advance(hw record.Offset) {
 	for len(ws.queue) > 0 && ws.queue[0].at <= hw {
 		ready = append(ready, heap.Pop(&ws.queue).(*waiter))
 	}
-	ws.wakeLocked()
+	ws.wakeLocked(false)
 	ws.mu.Unlock()
 	for _, w := range ready {
 		w.fn(nil)
 	}
 }
 
-func (ws *waiters) wakeLocked() {
+// appended wakes the followers.
+func (ws *waiters) appended() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.wakeLocked(true)
+}
+
+// abort releases those who wait for the high watermark with err, and wakes
+// every subscriber.
+func (ws *waiters) abort(err error) {
+	ws.mu.Lock()
+	queue := ws.queue
+	ws.queue = nil
+	for _, w := range queue {
+		w.index = -1
+	}
+	ws.wakeLocked(false)
+	ws.mu.Unlock()
+	for _, w := range queue {
+		w.fn(err)
+	}
+}
+
+func (ws *waiters) wakeLocked(replicasOnly bool) {
 	for s := range ws.subs {
+		if replicasOnly && !s.replica {
+			continue
+		}
 		select {
 		case s.wake <- struct{}{}:
 		default:
@@ -92,8 +121,8 @@ func (ws *waiters) wakeLocked() {
 	}
 }
 
-func (ws *waiters) subscribe(wake chan<- struct{}) (cancel func()) {
-	s := &subscription{wake}
+func (ws *waiters) subscribe(wake chan<- struct{}, replica bool) (cancel func()) {
+	s := &subscription{wake, replica}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if ws.subs == nil {
@@ -101,7 +130,7 @@ func (ws *waiters) subscribe(wake chan<- struct{}) (cancel func()) {
 	}
 	ws.subs[s] = struct{}{}
 	if ws.closed != nil {
-		ws.wakeLocked()
+		ws.wakeLocked(false)
 	}
 	return func() {
 		ws.mu.Lock()
@@ -110,22 +139,15 @@ func (ws *waiters) subscribe(wake chan<- struct{}) (cancel func()) {
 	}
 }
 
-// close releases everybody with err.
+// close releases everybody with err, now and from then on.
 func (ws *waiters) close(err error) {
 	ws.mu.Lock()
-	if ws.closed != nil {
-		ws.mu.Unlock()
-		return
+	closed := ws.closed != nil
+	if !closed {
+		ws.closed = err
 	}
-	ws.closed = err
-	queue := ws.queue
-	ws.queue = nil
-	for _, w := range queue {
-		w.index = -1
-	}
-	ws.wakeLocked()
 	ws.mu.Unlock()
-	for _, w := range queue {
-		w.fn(err)
+	if !closed {
+		ws.abort(err)
 	}
 }

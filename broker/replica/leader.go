@@ -89,6 +89,9 @@ type Outcome struct {
 // replica, durably.
 func (l *Leader) HighWatermark() record.Offset { return l.hw }
 
+// EpochStart is where the leader epoch began.
+func (l *Leader) EpochStart() record.Offset { return l.start }
+
 // Record is the newest record known. Do not change it.
 func (l *Leader) Record() Record { return l.rec }
 

@@ -78,6 +78,7 @@ type Topic struct {
 	LocalRetentionBytes int64         // local.retention.bytes, -2 resolved to RetentionBytes
 	LocalRetention      time.Duration // local.retention.ms, -2 resolved to Retention
 	MinInSyncReplicas   int           // min.insync.replicas, ≥ 1
+	UncleanElection     bool          // unclean.leader.election.enable
 	RemoteDelete        bool          // remote.log.delete.on.disable
 }
 
@@ -162,6 +163,7 @@ func Parse(set, defaults map[string]string) (Topic, error) {
 		LocalRetentionBytes: v.long("local.retention.bytes"),
 		LocalRetention:      v.ms("local.retention.ms"),
 		MinInSyncReplicas:   int(v.long("min.insync.replicas")),
+		UncleanElection:     v.bool("unclean.leader.election.enable"),
 		RemoteDelete:        v.bool("remote.log.delete.on.disable"),
 	}
 	if least, most := v.long("min.compaction.lag.ms"), v.long("max.compaction.lag.ms"); least > most {

@@ -1,0 +1,148 @@
+// Package controller decides who leads: what the metadata says of brokers and
+// partitions goes in, changed partition records come out. Plan is pure; a
+// Controller runs it whenever the metadata changes, on the one broker that
+// holds the controller's key.
+package controller
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
+)
+
+// Metadata is what a controller needs of the metastore; *metastore.Store is
+// the one implementation.
+type Metadata interface {
+	Image() *metastore.Image
+	OnChange(fn func(*metastore.Image)) (cancel func())
+	ControllerEpoch() (revision int64, ok bool)
+	Lead(ctx context.Context, controller int64, changes []metastore.PartitionChange) (revisions []int64, err error)
+	Unfence(ctx context.Context, controller int64, id record.BrokerID, epoch int64, disk string) (revision int64, err error)
+}
+
+// Deps are what a Controller uses.
+type Deps struct {
+	Log    *slog.Logger
+	Meta   Metadata
+	Node   record.BrokerID
+	Topics func(*metastore.Topic) Topic // a topic's settings
+	// Preferred is how often partitions are given back to their preferred
+	// leaders; <= 0: never.
+	Preferred func() time.Duration
+}
+
+// retryAfter is when what could not be written is tried again.
+const retryAfter = 20 * time.Millisecond
+
+// Controller runs Plan while its broker is the controller.
+type Controller struct {
+	deps Deps
+	wake chan struct{} // capacity 1
+
+	ctx  context.Context
+	end  context.CancelFunc
+	done sync.WaitGroup
+
+	seen scope // of the last plan whose records were all written
+}
+
+// New starts a controller.
+func New(deps Deps) *Controller {
+	c := &Controller{deps: deps, wake: make(chan struct{}, 1)}
+	c.ctx, c.end = context.WithCancel(context.Background())
+	cancel := deps.Meta.OnChange(func(*metastore.Image) { c.signal() })
+	c.done.Go(func() {
+		defer cancel()
+		c.run()
+	})
+	return c
+}
+
+func (c *Controller) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends it, and waits.
+func (c *Controller) Close() {
+	c.end()
+	c.done.Wait()
+}
+
+func (c *Controller) run() {
+	var retry <-chan time.Time
+	balance := time.Now()
+	for {
+		var due <-chan time.Time
+		if every := c.deps.Preferred(); every > 0 {
+			due = time.After(time.Until(balance.Add(every)))
+		}
+		preferred := false
+		select {
+		case <-c.wake:
+		case <-retry:
+		case <-due:
+			preferred, balance = true, time.Now()
+		case <-c.ctx.Done():
+			return
+		}
+		retry = nil
+		epoch, is := c.deps.Meta.ControllerEpoch()
+		if !is {
+			c.seen = scope{}
+			offline.Set(0)
+			if c.deps.Meta.Image().Controller == c.deps.Node {
+				retry = time.After(retryAfter) // elected, and not told yet
+			}
+			continue
+		}
+		if err := c.work(epoch, preferred); err != nil && c.ctx.Err() == nil {
+			if !errors.Is(err, errStale) {
+				failures.Inc()
+				c.deps.Log.Warn("the controller's changes could not be written, trying again", "error", err)
+			}
+			retry = time.After(retryAfter)
+		}
+	}
+}
+
+// errStale says that records changed meanwhile: a newer image is on its way.
+var errStale = errors.New("controller: records have changed meanwhile")
+
+// work makes one plan and writes it.
+func (c *Controller) work(epoch int64, preferred bool) error {
+	began := time.Now()
+	img := c.deps.Meta.Image()
+	plan, next := c.seen.plan(img, c.deps.Topics, preferred)
+	if len(plan.Changes) > 0 {
+		revisions, err := c.deps.Meta.Lead(c.ctx, epoch, plan.Changes)
+		if err == nil && slices.Contains(revisions, 0) {
+			err = errStale
+		}
+		if err != nil {
+			c.seen = scope{}
+			return err
+		}
+		changes.Add(len(plan.Changes))
+		elections.Add(plan.Elections)
+		c.deps.Log.Info("the controller changed partitions", "changed", len(plan.Changes), "new leaders", plan.Elections, "without a leader", plan.Offline, "took", time.Since(began))
+	}
+	offline.Set(float64(plan.Offline))
+	for _, a := range plan.Arrived {
+		if _, err := c.deps.Meta.Unfence(c.ctx, epoch, a.ID, a.Epoch, a.Disk); err != nil {
+			c.seen = scope{}
+			return err
+		}
+		c.deps.Log.Info("a broker was taken in", "broker", int32(a.ID), "epoch", a.Epoch)
+	}
+	c.seen = next
+	return nil
+}

@@ -1,0 +1,345 @@
+package fetcher
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/record"
+)
+
+const (
+	firstPause = 20 * time.Millisecond // after a first error; twice as long after each further one
+	// interruptEvery is the least time between two answers that are given up
+	// because something else is to be asked: each costs a connection and a
+	// request of everything.
+	interruptEvery = 100 * time.Millisecond
+)
+
+// follower is a replica on its link. It belongs to the link's goroutine, but
+// for what it was made with.
+type follower struct {
+	Replica
+
+	until  time.Time // not asked before
+	pause  time.Duration
+	failed error // of the last answer; told once
+}
+
+// link is one connection to one leader, and the replicas that are fetched
+// through it. Its goroutine asks, takes in what comes, waits until that is
+// durable, and asks on.
+type link struct {
+	f   *Fetcher
+	key linkKey
+	ctx context.Context
+	end context.CancelFunc
+
+	mu        sync.Mutex
+	followers map[key]*follower
+	dirty     map[key]struct{} // what changed since the last request was made
+	changed   chan struct{}    // dirty is not empty, or the link ends
+	waiting   *conn            // an answer is waited for, of which nothing has come
+	broken    time.Time        // when waiting was last given up
+
+	// Of the goroutine.
+	session session
+	paused  map[key]*follower
+	conn    *conn
+	retry   time.Duration
+	failed  bool // the last try to reach the leader
+}
+
+func newLink(f *Fetcher, k linkKey) *link {
+	l := &link{
+		f: f, key: k,
+		followers: map[key]*follower{},
+		dirty:     map[key]struct{}{},
+		changed:   make(chan struct{}, 1),
+		paused:    map[key]*follower{},
+		session:   session{told: map[key]want{}},
+	}
+	l.ctx, l.end = context.WithCancel(f.ctx)
+	return l
+}
+
+// set puts a replica on the link, or takes it away, and says how many there are.
+func (l *link) set(k key, r *follower) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r == nil {
+		delete(l.followers, k)
+	} else {
+		l.followers[k] = r
+	}
+	l.dirty[k] = struct{}{}
+	l.wakeLocked()
+	return len(l.followers)
+}
+
+// wakeLocked has the goroutine look at what is dirty, and not only when the
+// leader has answered what it was asked before.
+func (l *link) wakeLocked() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+	if c := l.waiting; c != nil && time.Since(l.broken) > interruptEvery {
+		l.broken, l.waiting = time.Now(), nil
+		c.interrupt()
+	}
+}
+
+// run is the link's goroutine.
+func (l *link) run() {
+	defer l.disconnect()
+	stop := context.AfterFunc(l.ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.waiting != nil {
+			l.waiting.interrupt()
+		}
+	})
+	defer stop()
+	for l.ctx.Err() == nil {
+		topics, forgotten, n, next := l.ask()
+		if n == 0 {
+			l.pause(next)
+			continue
+		}
+		resp, err := l.fetch(topics, forgotten)
+		switch {
+		case err == nil:
+			l.retry = 0
+			l.take(resp)
+		case l.ctx.Err() != nil:
+		default:
+			l.lost(err)
+		}
+	}
+}
+
+// ask makes the next request's partitions. n is how many are fetched in all,
+// next is when one of those that pause is due, zero when none does.
+func (l *link) ask() (topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequestForgottenTopic, n int, next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	for k, fo := range l.paused {
+		switch {
+		case l.followers[k] != fo:
+			delete(l.paused, k)
+		case !fo.until.After(now):
+			delete(l.paused, k)
+			l.dirty[k] = struct{}{}
+		case next.IsZero() || fo.until.Before(next):
+			next = fo.until
+		}
+	}
+	if l.session.epoch == 0 {
+		for k := range l.followers {
+			l.dirty[k] = struct{}{}
+		}
+	}
+	r := l.session.request()
+	for k := range l.dirty {
+		fo := l.followers[k]
+		if fo == nil || l.paused[k] != nil {
+			r.forget(k)
+			continue
+		}
+		ask, start, ok := fo.NextFetch()
+		if !ok {
+			fo.until = now.Add(firstPause)
+			l.paused[k] = fo
+			r.forget(k)
+			continue
+		}
+		r.want(k, want{ask, start}, l.f.cfg.PartitionMax)
+	}
+	clear(l.dirty)
+	select {
+	case <-l.changed:
+	default:
+	}
+	return r.topics, r.forgotten, len(l.session.told), next
+}
+
+// pause waits until something is to be asked.
+func (l *link) pause(until time.Time) {
+	var due <-chan time.Time
+	if !until.IsZero() {
+		t := time.NewTimer(time.Until(until))
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-l.changed:
+	case <-due:
+	case <-l.ctx.Done():
+	}
+}
+
+// fetch sends a request and reads the answer.
+func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequestForgottenTopic) (*kmsg.FetchResponse, error) {
+	cfg := &l.f.cfg
+	if l.conn == nil {
+		addr := l.f.deps.Addr(l.key.leader)
+		if addr == "" {
+			return nil, fmt.Errorf("broker %d is not registered", l.key.leader)
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, cfg.SocketTimeout)
+		nc, err := l.f.deps.Dial(ctx, addr)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		l.conn = newConn(nc, cfg.BrokerID)
+	}
+	req := kmsg.NewPtrFetchRequest()
+	req.Version = fetchVersion
+	req.ReplicaState.ID, req.ReplicaState.Epoch = int32(cfg.BrokerID), l.f.deps.Epoch()
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(cfg.MaxWait.Milliseconds()), 1, cfg.MaxBytes
+	req.SessionID, req.SessionEpoch = l.session.id, l.session.epoch
+	req.Topics, req.ForgottenTopics = topics, forgotten
+	if err := l.conn.send(req, cfg.SocketTimeout); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	if len(l.dirty) == 0 {
+		l.waiting = l.conn
+	}
+	l.mu.Unlock()
+	err := l.conn.await(cfg.MaxWait + cfg.SocketTimeout)
+	l.mu.Lock()
+	l.waiting = nil
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return l.conn.receive(cfg.SocketTimeout)
+}
+
+// lost drops the connection after an error, and waits before the next one.
+func (l *link) lost(err error) {
+	l.disconnect()
+	l.session.reset()
+	if err == errInterrupted {
+		return
+	}
+	if !l.failed {
+		l.failed = true
+		l.f.deps.Log.Warn("a leader cannot be fetched from; it is tried again", "leader", int32(l.key.leader), "error", err)
+	}
+	fetchErrors.Inc()
+	l.retry = min(max(2*l.retry, firstPause), l.f.cfg.Backoff)
+	select {
+	case <-time.After(l.retry):
+	case <-l.ctx.Done():
+	}
+}
+
+func (l *link) disconnect() {
+	if l.conn != nil {
+		l.conn.close()
+		l.conn = nil
+	}
+}
+
+// take hands over an answer, and returns when what came is durable.
+func (l *link) take(resp *kmsg.FetchResponse) {
+	if l.failed {
+		l.failed = false
+		l.f.deps.Log.Info("a leader is fetched from again", "leader", int32(l.key.leader))
+	}
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		l.session.reset()
+		if resp.ErrorCode != kerr.FetchSessionIDNotFound.Code && resp.ErrorCode != kerr.InvalidFetchSessionEpoch.Code {
+			l.lost(err)
+		}
+		return
+	}
+	l.session.answered(resp.SessionID)
+	fetches.Inc()
+	var durable sync.WaitGroup
+	var mu sync.Mutex
+	var late []*follower // whose records did not become durable
+	for i := range resp.Topics {
+		t := &resp.Topics[i]
+		for j := range t.Partitions {
+			p := &t.Partitions[j]
+			k := key{t.TopicID, record.PartitionID(p.Partition)}
+			asked, ok := l.session.told[k]
+			l.mu.Lock()
+			fo := l.followers[k]
+			l.mu.Unlock()
+			if !ok || fo == nil {
+				continue // it has another place by now
+			}
+			durable.Add(1)
+			err := fo.Replicate(answerOf(asked.Ask, p), p.RecordBatches, func(err error) {
+				if err != nil {
+					mu.Lock()
+					late = append(late, fo)
+					mu.Unlock()
+				}
+				durable.Done()
+			})
+			if err != nil {
+				durable.Done()
+			}
+			l.outcome(k, fo, err)
+			fetchedBytes.Add(len(p.RecordBatches))
+		}
+	}
+	durable.Wait()
+	for _, fo := range late {
+		l.outcome(keyOf(fo), fo, errNotDurable)
+	}
+}
+
+// outcome notes how an answer was taken in.
+func (l *link) outcome(k key, fo *follower, err error) {
+	if err == nil {
+		fo.pause, fo.failed = 0, nil
+	} else {
+		partitionErrors.Inc()
+		fo.pause = min(max(2*fo.pause, firstPause), l.f.cfg.Backoff)
+		fo.until = time.Now().Add(fo.pause)
+		l.paused[k] = fo
+		if fo.failed == nil && fo.pause == l.f.cfg.Backoff {
+			fo.failed = err
+			l.f.deps.Log.Warn("a replica does not get on with its leader; it is tried again", "partition", fo.TP().String(), "leader", int32(l.key.leader), "error", err)
+		}
+	}
+	l.mu.Lock()
+	if l.followers[k] == fo {
+		l.dirty[k] = struct{}{}
+	}
+	l.mu.Unlock()
+}
+
+// answerOf puts a partition of an answer as package replica has it.
+func answerOf(asked replica.Ask, p *kmsg.FetchResponseTopicPartition) replica.Answer {
+	a := replica.Answer{Ask: asked, HighWatermark: record.Offset(p.HighWatermark), LogStart: record.Offset(p.LogStartOffset)}
+	switch p.ErrorCode {
+	case 0:
+		if d := p.DivergingEpoch; d.Epoch >= 0 || d.EndOffset >= 0 {
+			a.Result, a.DivergingEpoch, a.DivergingEnd = replica.Diverging, record.Epoch(d.Epoch), record.Offset(d.EndOffset)
+		}
+	case kerr.OffsetOutOfRange.Code, kerr.OffsetMovedToTieredStorage.Code:
+		a.Result = replica.OutOfRange
+	case kerr.FencedLeaderEpoch.Code:
+		a.Result = replica.Fenced
+	case kerr.UnknownLeaderEpoch.Code, kerr.NotLeaderForPartition.Code:
+		a.Result = replica.NotYet
+	default:
+		a.Result = replica.Failed
+	}
+	return a
+}

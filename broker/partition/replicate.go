@@ -1,0 +1,120 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/record"
+)
+
+// errAskLater says that a leader's answer is of no use now.
+var errAskLater = errors.New("the leader's answer is of no use")
+
+// NextFetch gives what to ask the leader for; false while there is nothing to
+// ask: this replica does not follow, or not all of its log is durable.
+func (p *Partition) NextFetch() (ask replica.Ask, logStart record.Offset, ok bool) {
+	r := &p.role
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.follower == nil || p.closed.Load() {
+		return replica.Ask{}, 0, false
+	}
+	ask, ok = r.follower.Next(p.log, r.durable)
+	return ask, p.log.Start(), ok
+}
+
+// Replicate does what the leader's answer asks for: appends its batches as they
+// are (the last of them may be cut off), truncates, or starts anew. The batches
+// are not kept. Unless it gives an error, it calls durable once all of the log
+// survives, or with an error when it never will. Errors: what says to ask again
+// later, and those of the disk.
+func (p *Partition) Replicate(a replica.Answer, batches []byte, durable func(error)) error {
+	batches, a.RecordsEnd = wholeBatches(batches, a.Ask.Offset)
+	end, err := p.replicate(a, batches)
+	if err != nil {
+		return err
+	}
+	p.synced.await(end, func() bool { return p.durableEnd() >= end }, durable)
+	return nil
+}
+
+func (p *Partition) replicate(a replica.Answer, batches []byte) (end record.Offset, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.usable(); err != nil {
+		return 0, err
+	}
+	r := &p.role
+	r.mu.Lock()
+	if r.follower == nil {
+		r.mu.Unlock()
+		return 0, fmt.Errorf("%w: partition %v does not follow", errAskLater, p.tp)
+	}
+	d := r.follower.Answered(p.log, a)
+	r.mu.Unlock()
+	if d.Action == replica.BackOff || d.Action == replica.AwaitRecord {
+		return 0, fmt.Errorf("%w: partition %v, epoch %d, offset %d, result %d", errAskLater, p.tp, a.Ask.Epoch, a.Ask.Offset, a.Result)
+	}
+	if err := p.decided(d, batches); err != nil {
+		return 0, err
+	}
+	return p.log.End(), nil
+}
+
+// decided does what a follower's decision says. p.mu is held.
+func (p *Partition) decided(d replica.Decision, batches []byte) (err error) {
+	end := p.log.End()
+	switch d.Action {
+	case replica.Append:
+		if len(batches) > 0 {
+			err = p.appendReplicated(batches)
+		}
+	case replica.Truncate:
+		if d.Offset < end {
+			truncations.Inc()
+			p.deps.Log.Info("a follower's log is cut to what its leader has", "partition", p.tp.String(), "epoch", p.epoch.Load(), "end", end, "to", d.Offset)
+		}
+		err = p.truncateLocked(d.Offset)
+	case replica.StartAnew:
+		restarts.Inc()
+		p.deps.Log.Info("a follower's log starts anew", "partition", p.tp.String(), "epoch", p.epoch.Load(), "end", end, "start", d.Offset)
+		err = p.startAtLocked(d.Offset, nil, nil)
+	default:
+		return nil
+	}
+	if err == nil && d.LogStart > p.log.Start() {
+		if err = p.log.SetLogStart(min(d.LogStart, p.log.End())); err == nil {
+			_, err = p.dropBelowStart()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p.role.mu.Lock()
+	p.setHighWatermark(min(d.HighWatermark, p.log.End()))
+	p.role.mu.Unlock()
+	return nil
+}
+
+// durableEnd is up to where the log survives, by the topic's ack policy.
+func (p *Partition) durableEnd() record.Offset {
+	p.role.mu.Lock()
+	defer p.role.mu.Unlock()
+	return p.role.durable
+}
+
+// wholeBatches cuts off what is not a whole batch, and says where the rest
+// ends; from when there is none.
+func wholeBatches(b []byte, from record.Offset) ([]byte, record.Offset) {
+	end, n := from, 0
+	for rest := b; len(rest) > 0; {
+		batch, after, err := record.Next(rest)
+		if err != nil {
+			break
+		}
+		end, n = batch.LastOffset()+1, n+len(batch)
+		rest = after
+	}
+	return b[:n], end
+}
