@@ -81,10 +81,10 @@ func newCluster(t testing.TB, members int) *testCluster {
 		c.prepare(record.BrokerID(i+1), peer, seeds)
 	}
 	t.Cleanup(func() {
-		// Together: the last members alone would have no leader to tell.
+		// Without grace: the last member would have nobody to give back to.
 		var wg sync.WaitGroup
 		for _, s := range c.stores {
-			wg.Go(func() { s.Close(context.Background()) })
+			wg.Go(s.die)
 		}
 		wg.Wait()
 	})
@@ -160,10 +160,12 @@ func (s *Store) die() {
 	s.closing.Do(func() {
 		close(s.closed)
 		s.endKeeping()
-		for _, p := range s.srv.etcd.Peers {
-			p.Listener.Close()
+		if e := s.srv.etcd; e != nil {
+			for _, p := range e.Peers {
+				p.Listener.Close()
+			}
+			e.Server.HardStop()
 		}
-		s.srv.etcd.Server.HardStop()
 		<-s.sessionDone
 		s.stop()
 		s.running.Wait()

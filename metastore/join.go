@@ -140,6 +140,9 @@ func dial(urls []string, log *slog.Logger) (*clientv3.Client, error) {
 
 // connect makes this broker a client of the members.
 func (m *member) connect(ctx context.Context) (*server, error) {
+	if c := m.cfg.Cluster; c.Peer != "" {
+		m.log.Warn("the peer address is none of the seeds: this broker is a client of the members and listens for no peers", "peer", c.Peer, "seeds", strings.Join(c.Seeds, ","))
+	}
 	cli, err := m.find(ctx, "this broker needs the cluster's members")
 	if err != nil {
 		return nil, err

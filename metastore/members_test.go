@@ -610,3 +610,34 @@ func TestQuotaOfCluster(t *testing.T) {
 	c.voters(1, 2, 3)
 	c.same()
 }
+
+// The copy of a member's folder is opened without the others.
+func TestCopyOfMember(t *testing.T) {
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	c.open(1, 2, 3)
+	c.register(1)
+	create(t, c.stores[1], TopicSpec{Name: "a", Assignment: assign(3)})
+	c.same()
+	want := c.stores[2].Image()
+	c.kill(2)
+	cfg := testConfig(t.TempDir())
+	cfg.Copy = true
+	if err := os.CopyFS(cfg.Dir, os.DirFS(c.cfgs[2].Dir)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a copy may be opened again
+		s, err := Open(ctx, cfg, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Image(); got.ClusterID != want.ClusterID || got.Partitions != 3 {
+			t.Errorf("cluster %s with %d partitions, want %s", got.ClusterID, got.Partitions, want.ClusterID)
+		}
+		if err := s.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.open(2)
+	c.voters(1, 2, 3)
+}
