@@ -97,9 +97,9 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Wipe:
 		// A disk is lost while the others are good: two at once would be a loss
 		// that nobody promised to survive.
-		hctx, cancel := context.WithTimeout(ctx, patience)
+		hctx, cancel := context.WithTimeout(ctx, 2*patience)
 		defer cancel()
-		if err := n.topics.healthy(hctx); err != nil {
+		if err := eventually(hctx, n.topics.healthy); err != nil {
 			return nothing, fmt.Errorf("%w: %w", errLeftOut, err)
 		}
 		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(true) }, (*broker).back)
