@@ -382,12 +382,12 @@ func (b *broker) fill() error {
 }
 
 func (b *broker) drain() error {
-	defer func() {
-		b.mu.Lock()
-		b.filled--
-		b.drained = time.Now()
-		b.mu.Unlock()
-	}()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drained = time.Now()
+	if b.filled--; b.filled > 0 {
+		return nil // another step wants it full
+	}
 	return b.do(func() error { return os.Remove(filepath.Join(b.data, ballast)) })
 }
 
