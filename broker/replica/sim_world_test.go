@@ -335,7 +335,10 @@ func (w *world) apply(b *broker) {
 			r.Unfenced[i] = s.unf[id].epoch
 		}
 	}
-	mine := s.reg[b.id].epoch == b.epoch && s.unf[b.id].epoch == b.epoch
+	mine := s.unf[b.id].epoch == b.epoch
+	if !w.plain { // in the spec a broker whose lease is gone goes on until it registers
+		mine = mine && s.reg[b.id].epoch == b.epoch
+	}
 	if w.without == ownImage {
 		mine = true
 	}
