@@ -219,7 +219,7 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 	if b.powerLost, err = restarted(b.cfg.DataDir); err != nil {
 		return err
 	}
-	disk, err := diskID(b.cfg.DataDir)
+	disk, cache, err := contents(b.cfg.DataDir, b.powerLost)
 	if err != nil {
 		return err
 	}
@@ -232,15 +232,14 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 		HTTP:     b.httpLn.Addr().String(),
 		Rack:     b.cfg.Rack,
 		Disk:     disk,
-
-		PageCacheLost: b.powerLost,
+		Cache:    cache,
 	}, metastore.Deps{Log: b.log})
 	if err != nil {
 		return fmt.Errorf("metadata in %s: %w", filepath.Join(b.cfg.DataDir, "etcd"), err)
 	}
 	b.configs.identify(b.cfg, b.kafkaLn.Addr().String(), metastore.Broker{Host: host, Port: int32(port)})
 	b.configs.update(b.meta.Image())
-	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID, disk)
+	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID, disk, cache)
 }
 
 func (b *Broker) openTiering(ctx context.Context) (err error) {

@@ -12,27 +12,33 @@ import (
 
 // identity says whose data folder it is; it is written once, at first start.
 //
-//	<data>/firn.json   {"version":1,"clusterId":"…","nodeId":1,"diskId":"…"}
+//	<data>/firn.json   {"version":1,"clusterId":"…","nodeId":1,"diskId":"…","cacheId":"…"}
 type identity struct {
 	Version   int    `json:"version"` // of the folder's layout: 1
 	ClusterID string `json:"clusterId"`
 	NodeID    int32  `json:"nodeId"`
-	DiskID    string `json:"diskId"` // of the folder: another one has other bytes, or none
+	DiskID    string `json:"diskId"`  // of the folder: another one has other bytes, or none
+	CacheID   string `json:"cacheId"` // of what was not synced: another one since the machine was restarted
 }
 
 const layoutVersion = 1
 
-// diskID gives the id of a data folder; a new one for a folder that has none
-// yet, which checkIdentity then writes.
-func diskID(dir string) (string, error) {
+// contents gives the ids of what a data folder holds, on its disk and in the
+// page cache: new ones for a folder that has none yet, and for a page cache that
+// went with the machine's restart. checkIdentity writes them, before anybody is
+// told.
+func contents(dir string, restarted bool) (disk, cache string, err error) {
 	id, err := readIdentity(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
+		return "", "", err
 	}
 	if id.DiskID == "" {
 		id.DiskID = uuid.NewString()
 	}
-	return id.DiskID, nil
+	if id.CacheID == "" || restarted {
+		id.CacheID = uuid.NewString()
+	}
+	return id.DiskID, id.CacheID, nil
 }
 
 func readIdentity(dir string) (id identity, err error) {
@@ -48,10 +54,10 @@ func readIdentity(dir string) (id identity, err error) {
 }
 
 // checkIdentity refuses a data folder of another cluster, node or layout, and
-// marks a new one.
-func checkIdentity(dir, clusterID string, nodeID int32, disk string) error {
+// marks a new one, or one whose contents have a new id.
+func checkIdentity(dir, clusterID string, nodeID int32, disk, cache string) error {
 	path := filepath.Join(dir, "firn.json")
-	want := identity{layoutVersion, clusterID, nodeID, disk}
+	want := identity{layoutVersion, clusterID, nodeID, disk, cache}
 	id, err := readIdentity(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return writeIdentity(path, want)
@@ -66,7 +72,7 @@ func checkIdentity(dir, clusterID string, nodeID int32, disk string) error {
 		return fmt.Errorf("%s: the folder belongs to cluster %s, but its etcd says %s: the metadata was lost or replaced; restore %s", path, id.ClusterID, clusterID, filepath.Join(dir, "etcd"))
 	case id.NodeID != nodeID:
 		return fmt.Errorf("%s: the folder belongs to node %d, this broker is node %d: start it with its own id", path, id.NodeID, nodeID)
-	case id.DiskID == "": // of a version that had none
+	case id != want:
 		return writeIdentity(path, want)
 	}
 	return nil

@@ -261,16 +261,15 @@ func entrantsStand(enter []entrant, at map[Entrant]int, found func(int) *mvccpb.
 }
 
 // Unfence notes, as the controller of revision controller, that the
-// registration of a broker at epoch, with its disk, was taken in; the partition
+// registration of a broker that u says was taken in; the partition
 // records that follow from it are written before. It fails with ErrConflict
 // when the broker has no such registration any more, with kerr.NotController.
-func (s *Store) Unfence(ctx context.Context, controller int64, id record.BrokerID, epoch int64, disk string) (revision int64, err error) {
-	value := encodeUnfenced(Unfenced{Epoch: epoch, Disk: disk})
+func (s *Store) Unfence(ctx context.Context, controller int64, id record.BrokerID, u Unfenced) (revision int64, err error) {
 	ok, revision, err := s.change(ctx, "unfence", guard{controllerKey, controller},
-		[]clientv3.Cmp{brokerGuard(id, epoch)},
-		[]clientv3.Op{clientv3.OpPut(unfencedKey(id), string(value))})
+		[]clientv3.Cmp{brokerGuard(id, u.Epoch)},
+		[]clientv3.Op{clientv3.OpPut(unfencedKey(id), string(encodeUnfenced(u)))})
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: it is not registered at epoch %d", ErrConflict, epoch)
+		err = fmt.Errorf("%w: it is not registered at epoch %d", ErrConflict, u.Epoch)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("metastore: unfence broker %d: %w", id, err)

@@ -28,7 +28,7 @@ func putBroker(t *testing.T, s *Store, id record.BrokerID) int64 {
 
 func unfence(t *testing.T, s *Store, id record.BrokerID, epoch int64) {
 	t.Helper()
-	rev, err := s.Unfence(testCtx(t), s.session.controller.Load(), id, epoch, "disk")
+	rev, err := s.Unfence(testCtx(t), s.session.controller.Load(), id, Unfenced{epoch, "disk", "cache"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestLead(t *testing.T) {
 	if _, err := s.Lead(ctx, 0, fresh); !errors.Is(err, kerr.NotController) {
 		t.Fatalf("no controller: %v", err)
 	}
-	if _, err := s.Unfence(ctx, controller-1, 1, s.BrokerEpoch(), ""); !errors.Is(err, kerr.NotController) {
+	if _, err := s.Unfence(ctx, controller-1, 1, Unfenced{Epoch: s.BrokerEpoch()}); !errors.Is(err, kerr.NotController) {
 		t.Fatalf("unfence by an older controller: %v", err)
 	}
 	if revisions, err := s.Lead(ctx, controller, fresh); err != nil || revisions[0] == 0 {
@@ -127,7 +127,7 @@ func TestChangeISR(t *testing.T) {
 	unfence(t, s, 1, epoch)
 	unfence(t, s, 2, two)
 	img := until(t, s, "both are eligible", func(img *Image) bool { return img.Eligible(1) && img.Eligible(2) && !img.Eligible(3) })
-	if img.Unfenced[2] != (Unfenced{two, "disk"}) {
+	if img.Unfenced[2] != (Unfenced{two, "disk", "cache"}) {
 		t.Fatalf("%+v", img.Unfenced)
 	}
 	topic := create(t, s, TopicSpec{Name: "a", Assignment: [][]record.BrokerID{{1, 3, 2}, {1, 2, 3}, {1, 2, 3}}})
@@ -186,7 +186,7 @@ func TestChangeISR(t *testing.T) {
 	if got := try(epoch, change(1, both, Entrant{2, again}), change(0, alone)); !slices.Equal(got, []bool{false, true}) {
 		t.Fatal("entry by a registration that is gone", got)
 	}
-	if _, err := s.Unfence(ctx, s.session.controller.Load(), 2, again, ""); !errors.Is(err, ErrConflict) {
+	if _, err := s.Unfence(ctx, s.session.controller.Load(), 2, Unfenced{Epoch: again}); !errors.Is(err, ErrConflict) {
 		t.Fatalf("unfence of a registration that is gone: %v", err)
 	}
 	unfence(t, s, 2, third)
@@ -229,12 +229,12 @@ func TestBatches(t *testing.T) {
 func TestSetLeaving(t *testing.T) {
 	ctx := testCtx(t)
 	s := openStore(t, t.TempDir())
-	s.cfg.Disk, s.cfg.PageCacheLost = "disk-1", true
+	s.cfg.Disk, s.cfg.Cache = "disk-1", "cache-1"
 	if err := s.Register(ctx); err != nil {
 		t.Fatal(err)
 	}
 	before := until(t, s, "registered", func(img *Image) bool { return len(img.Brokers) == 1 }).Brokers[1]
-	if before.Leaving || before.Disk != "disk-1" || !before.PageCacheLost || before.Epoch != s.BrokerEpoch() {
+	if before.Leaving || before.Disk != "disk-1" || before.Cache != "cache-1" || before.Epoch != s.BrokerEpoch() {
 		t.Fatalf("registered as %+v", before)
 	}
 	for range 2 {

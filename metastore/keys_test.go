@@ -183,9 +183,9 @@ func TestValuesRoundTrip(t *testing.T) {
 			Host: genText.Draw(t, "host"), Port: genNumber.Draw(t, "port"), HTTP: genText.Draw(t, "http"),
 			Rack: genText.Draw(t, "rack"), StartedMs: rapid.Int64().Draw(t, "started"),
 			Disk: genText.Draw(t, "disk"), Peer: genText.Draw(t, "peer"),
-			PageCacheLost: rapid.Bool().Draw(t, "lost"), Leaving: rapid.Bool().Draw(t, "leaving"),
+			Cache: genText.Draw(t, "cache"), Leaving: rapid.Bool().Draw(t, "leaving"),
 		}, encodeBroker, decodeBroker)
-		roundTrip(t, Unfenced{Epoch: rapid.Int64Range(0, math.MaxInt64).Draw(t, "epoch"), Disk: genText.Draw(t, "disk of the epoch")}, encodeUnfenced, decodeUnfenced)
+		roundTrip(t, Unfenced{Epoch: rapid.Int64Range(0, math.MaxInt64).Draw(t, "epoch"), Disk: genText.Draw(t, "disk of the epoch"), Cache: genText.Draw(t, "cache of the epoch")}, encodeUnfenced, decodeUnfenced)
 		roundTrip(t, rapid.MapOfN(genText, genText, 0, 5).Draw(t, "configs"), encodeConfigs, decodeConfigs)
 		roundTrip(t, record.BrokerID(genNumber.Draw(t, "controller")), encodeController, decodeController)
 		roundTrip(t, rapid.StringN(1, 30, 60).Draw(t, "cluster"), encodeClusterID, decodeClusterID)
@@ -228,8 +228,8 @@ func TestGoldenKeysAndValues(t *testing.T) {
 	}{
 		"topic":      {topicValue{Name: "ab", Internal: true, Partitions: 300, CreatedMs: 1}.encode(), "0101" + "ac02" + "02" + "026162"},
 		"partition":  {encodePartition(Partition{Leader: 1, Epoch: 2, PartitionEpoch: 3, Replicas: []record.BrokerID{1, 300}, ISR: []record.BrokerID{1}, ELR: []record.BrokerID{300}, Adding: []record.BrokerID{300}, Removing: []record.BrokerID{1}, Revision: 9}), "02" + "02" + "04" + "06" + "0201ac02" + "0101" + "01ac02" + "01ac02" + "0101"},
-		"broker":     {encodeBroker(Broker{Host: "h", Port: 9092, HTTP: "x", StartedMs: -1, Disk: "d", PageCacheLost: true, Leaving: true, Peer: "p:1"}), "02" + "01" + "8447" + "0168" + "0178" + "00" + "03" + "0164" + "03703a31"},
-		"unfenced":   {encodeUnfenced(Unfenced{Epoch: 300, Disk: "d"}), "01" + "ac02" + "0164"},
+		"broker":     {encodeBroker(Broker{Host: "h", Port: 9092, HTTP: "x", StartedMs: -1, Disk: "d", Cache: "c", Leaving: true, Peer: "p:1"}), "02" + "01" + "8447" + "0168" + "0178" + "00" + "01" + "0164" + "0163" + "03703a31"},
+		"unfenced":   {encodeUnfenced(Unfenced{Epoch: 300, Disk: "d", Cache: "c"}), "01" + "ac02" + "0164" + "0163"},
 		"configs":    {encodeConfigs(map[string]string{"b": "", "a": "1"}), "01" + "02" + "01610131" + "016200"},
 		"controller": {encodeController(5), "0105"},
 		"cluster":    {encodeClusterID("xy"), "01027879"},

@@ -30,17 +30,17 @@ func (img *Image) Eligible(id record.BrokerID) bool {
 
 // Broker is a registered broker; its key has a lease.
 type Broker struct {
-	ID            record.BrokerID
-	Host          string // advertised
-	Port          int32
-	HTTP          string // host:port of the HTTP listener
-	Rack          string // "" for none
-	Epoch         int64  // creation revision of the registration
-	StartedMs     int64
-	Disk          string // id of its data folder, a UUID's text; "" from a version that had none
-	PageCacheLost bool   // the machine was restarted since the broker last ran: what was not synced is gone
-	Leaving       bool   // it wants to stop and gives its leaderships away
-	Peer          string // host:port where its etcd member is reached by others, "" when it has none
+	ID        record.BrokerID
+	Host      string // advertised
+	Port      int32
+	HTTP      string // host:port of the HTTP listener
+	Rack      string // "" for none
+	Epoch     int64  // creation revision of the registration
+	StartedMs int64
+	Disk      string // id of its data folder, a UUID's text; "" from a version that had none
+	Cache     string // id of what its page cache may hold, a UUID's text: another one since the machine was restarted, and what was not synced is gone
+	Leaving   bool   // it wants to stop and gives its leaderships away
+	Peer      string // host:port where its etcd member is reached by others, "" when it has none
 }
 
 // Unfenced says which registration of a broker the controller has taken in,
@@ -49,6 +49,7 @@ type Broker struct {
 type Unfenced struct {
 	Epoch int64  // of the registration
 	Disk  string // that the registration named
+	Cache string // likewise
 }
 
 // Topic is one topic. Partitions[i].ID == i.

@@ -125,7 +125,7 @@ func (s *Store) enlist(ctx context.Context) error {
 	for range 3 {
 		value := encodeBroker(Broker{
 			Host: s.cfg.Host, Port: s.cfg.Port, HTTP: s.cfg.HTTP, Rack: s.cfg.Rack, StartedMs: begin.UnixMilli(),
-			Disk: s.cfg.Disk, PageCacheLost: s.cfg.PageCacheLost, Leaving: s.session.leaving.Load(), Peer: s.peer(),
+			Disk: s.cfg.Disk, Cache: s.cfg.Cache, Leaving: s.session.leaving.Load(), Peer: s.peer(),
 		})
 		if err := s.evict(ctx, key); err != nil {
 			return err

@@ -51,12 +51,10 @@ type Config struct {
 	HTTP         string          // host:port of the HTTP listener
 	Rack         string          // "" for none
 	Disk         string          // id of the data folder, a UUID's text
+	Cache        string          // id of what the page cache may hold, a UUID's text: a new one when the machine was restarted
 	LeaseTTL     time.Duration   // of the registration, whole seconds, ≥ 2 s; 0: DefaultLeaseTTL
 	QuotaBytes   int64           // of etcd's database, ≥ 16 MiB; 0: DefaultQuotaBytes
 	CompactEvery time.Duration   // between compactions; 0: DefaultCompactEvery
-	// PageCacheLost says that the machine was restarted since the broker last
-	// ran, so that what it had not synced is gone.
-	PageCacheLost bool
 	// Cluster is nil for a broker on its own: etcd then has no listener.
 	Cluster *Cluster
 	// Copy says that Dir is the copy of a broker's folder, to be read: when it

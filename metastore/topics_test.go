@@ -583,7 +583,7 @@ func TestImageEqualsReload(t *testing.T) {
 			"unfence": func(rt *rapid.T) {
 				if rapid.Bool().Draw(rt, "gone") {
 					put(rt, clientv3.OpDelete(unfencedKey(1)))
-				} else if _, err := s.Unfence(ctx, s.session.controller.Load(), 1, s.BrokerEpoch(), "disk"); err != nil {
+				} else if _, err := s.Unfence(ctx, s.session.controller.Load(), 1, Unfenced{Epoch: s.BrokerEpoch(), Disk: "disk"}); err != nil {
 					rt.Fatal(err)
 				}
 			},

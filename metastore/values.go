@@ -53,11 +53,7 @@ const (
 
 const flagInternal = 1 << 0 // of a topic
 
-// Flags of a broker.
-const (
-	flagPageCacheLost = 1 << 0
-	flagLeaving       = 1 << 1
-)
+const flagLeaving = 1 << 0 // of a broker
 
 // topicValue is what the topic key holds. Partitions at or above Partitions
 // are not part of the topic yet.
@@ -132,14 +128,12 @@ func encodeBroker(v Broker) []byte {
 	b = appendString(b, v.HTTP)
 	b = appendString(b, v.Rack)
 	var flags byte
-	if v.PageCacheLost {
-		flags |= flagPageCacheLost
-	}
 	if v.Leaving {
 		flags |= flagLeaving
 	}
 	b = append(b, flags)
 	b = appendString(b, v.Disk)
+	b = appendString(b, v.Cache)
 	return appendString(b, v.Peer)
 }
 
@@ -153,11 +147,12 @@ func decodeBroker(b []byte) (Broker, error) {
 	v.Rack = d.string()
 	if d.version >= 2 {
 		flags := d.byte()
-		v.PageCacheLost, v.Leaving = flags&flagPageCacheLost != 0, flags&flagLeaving != 0
-		if flags&^(flagPageCacheLost|flagLeaving) != 0 {
+		v.Leaving = flags&flagLeaving != 0
+		if flags&^flagLeaving != 0 {
 			d.bad = true
 		}
 		v.Disk = d.string()
+		v.Cache = d.string()
 		v.Peer = d.string()
 	}
 	return v, d.end("broker")
@@ -166,7 +161,7 @@ func decodeBroker(b []byte) (Broker, error) {
 // encodeUnfenced leaves out the broker: it is in the key.
 func encodeUnfenced(v Unfenced) []byte {
 	b := binary.AppendUvarint([]byte{valueVersion}, uint64(v.Epoch))
-	return appendString(b, v.Disk)
+	return appendString(appendString(b, v.Disk), v.Cache)
 }
 
 func decodeUnfenced(b []byte) (Unfenced, error) {
@@ -174,6 +169,7 @@ func decodeUnfenced(b []byte) (Unfenced, error) {
 	var v Unfenced
 	v.Epoch = int64(d.uint(math.MaxInt64))
 	v.Disk = d.string()
+	v.Cache = d.string()
 	return v, d.end("unfenced")
 }
 

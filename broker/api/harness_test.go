@@ -90,7 +90,7 @@ func startHarness(dir string) (*harness, error) {
 		return nil, err
 	}
 	controller, _ := meta.ControllerEpoch()
-	if rev, err := meta.Unfence(ctx, controller, testBroker, meta.BrokerEpoch(), ""); err != nil {
+	if rev, err := meta.Unfence(ctx, controller, testBroker, metastore.Unfenced{Epoch: meta.BrokerEpoch()}); err != nil {
 		return nil, err
 	} else if err := meta.WaitFor(ctx, rev); err != nil {
 		return nil, err

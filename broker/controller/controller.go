@@ -23,7 +23,7 @@ type Metadata interface {
 	OnChange(fn func(*metastore.Image)) (cancel func())
 	ControllerEpoch() (revision int64, ok bool)
 	Lead(ctx context.Context, controller int64, changes []metastore.PartitionChange) (revisions []int64, err error)
-	Unfence(ctx context.Context, controller int64, id record.BrokerID, epoch int64, disk string) (revision int64, err error)
+	Unfence(ctx context.Context, controller int64, id record.BrokerID, u metastore.Unfenced) (revision int64, err error)
 }
 
 // Deps are what a Controller uses.
@@ -137,7 +137,7 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 	}
 	offline.Set(float64(plan.Offline))
 	for _, a := range plan.Arrived {
-		if _, err := c.deps.Meta.Unfence(c.ctx, epoch, a.ID, a.Epoch, a.Disk); err != nil {
+		if _, err := c.deps.Meta.Unfence(c.ctx, epoch, a.ID, metastore.Unfenced{Epoch: a.Epoch, Disk: a.Disk, Cache: a.Cache}); err != nil {
 			c.seen = scope{}
 			return err
 		}

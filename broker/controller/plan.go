@@ -77,9 +77,10 @@ func (s *scope) plan(img *metastore.Image, settings func(*metastore.Topic) Topic
 // lossOf says what a broker lost between two registrations.
 func lossOf(b metastore.Broker, before metastore.Unfenced) replica.Loss {
 	switch {
-	case before.Epoch != 0 && before.Disk != b.Disk:
+	case before.Epoch == 0: // it was never here
+	case before.Disk != b.Disk:
 		return replica.LostDisk
-	case b.PageCacheLost:
+	case before.Cache != b.Cache:
 		return replica.LostPageCache
 	}
 	return replica.LostNothing

@@ -80,7 +80,7 @@ func TestPlan(t *testing.T) {
 		},
 		"without its page cache it leaves where that counted": {
 			change: func(i *metastore.Image) {
-				i.Brokers[2] = metastore.Broker{ID: 2, Epoch: 99, Disk: "d", PageCacheLost: true}
+				i.Brokers[2] = metastore.Broker{ID: 2, Epoch: 99, Disk: "d", Cache: "other"}
 			},
 			part: part(0, 1, 1, 2, 3), leader: 1, isr: ids{1, 3}, arrived: 1,
 		},
