@@ -60,6 +60,8 @@ chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, a
 .PHONY: spec
 spec: ## the replication protocol in TLA+ and what it loses without each of its guards (docs/spec.md); needs Java and mvn
 	./spec/check
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	  go test ./broker/replica -run '^TestTraces$$' -count=1 -traces "$$dir" && ./spec/check --trace spec/example/Steps.tla "$$dir"/?.tla "$$dir"/1?.tla
 
 ROUNDS      ?=
 BENCH       ?= bin/bench
