@@ -366,6 +366,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	defer cancel()
 	wg.Go(func() { b.retention(ctx) })
 	wg.Go(func() { b.topics.cleaner.Run(ctx) })
+	wg.Go(func() { b.followTiers(ctx) })
 	wg.Go(func() { b.probeStore(ctx) })
 	go func() {
 		if err := b.http.Serve(b.httpLn); !errors.Is(err, http.ErrServerClosed) {
@@ -452,6 +453,32 @@ func (b *Broker) retention(ctx context.Context) {
 				}
 			})
 		}
+	}
+}
+
+// followTiersEvery is how often followers hear of what their leaders have put
+// into the object store.
+const followTiersEvery = time.Minute
+
+// followTiers tells the followers of tiered topics, one after another, so that
+// their local copies go as those of their leaders do.
+func (b *Broker) followTiers(ctx context.Context) {
+	every := time.NewTicker(followTiersEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+		b.topics.all(func(p *partition.Partition) {
+			if ctx.Err() != nil || p.Leads() || !p.Config().Tiered {
+				return
+			}
+			if err := b.tier.Tell(ctx, p); err != nil && ctx.Err() == nil {
+				b.log.Warn("a follower cannot be told what is in the object store; it is tried again", "partition", p.TP().String(), "error", err)
+			}
+		})
 	}
 }
 

@@ -151,6 +151,24 @@ func (m *Manager) Attach(ctx context.Context, hot Hot, policy Policy) error {
 	return nil
 }
 
+// Tell says to a log that is not attached, that of a follower, what its leader
+// has put into the object store, so that local copies may go there too. It asks
+// the metastore.
+func (m *Manager) Tell(ctx context.Context, hot Hot) error {
+	p := &part{key: partKey{hot.TopicID(), hot.TP().Partition}, tp: hot.TP(), hot: hot}
+	tp, err := m.deps.Meta.TierPointer(ctx, p.key.id, p.key.p)
+	if err == nil {
+		err = m.install(p, tp)
+	}
+	if err == nil {
+		err = p.tellHot()
+	}
+	if err != nil {
+		return fmt.Errorf("tiering: pointer of %v: %w", p.tp, err)
+	}
+	return nil
+}
+
 // install takes a pointer just read as the partition's view. The manifest's
 // entries are kept when it is the same manifest; otherwise they are loaded in
 // the background.

@@ -741,3 +741,25 @@ func (l *notifyLog) SetTieredEnd(end record.Offset) {
 	defer l.mu.Unlock()
 	l.onEnd(end)
 }
+
+// A follower's log hears what its leader has in the object store, and is not
+// attached by that: nothing of it is uploaded.
+func TestTell(t *testing.T) {
+	w := newWorld(t)
+	m := w.manager(t, small)
+	l := newLog(w, "a", 0)
+	follower := &memLog{id: l.id, tp: l.tp}
+	if err := m.Tell(t.Context(), follower); err != nil || follower.tieredEnd != 0 {
+		t.Errorf("told %d before anything was tiered: %v", follower.tieredEnd, err)
+	}
+	attach(t, m, l, keepAll)
+	l.seal(t, rng(1), 5, 500, 0)
+	m.uploadAll()
+	other := w.manager(t, small)
+	if err := other.Tell(t.Context(), follower); err != nil || follower.tieredEnd != l.end {
+		t.Errorf("told %d, tiered is up to %d: %v", follower.tieredEnd, l.end, err)
+	}
+	if n := len(other.attached()); n != 0 {
+		t.Errorf("%d logs are attached", n)
+	}
+}
