@@ -50,7 +50,7 @@ walk: ## random requests to Apache Kafka and to Firn at once (SEED, STEPS); what
 	go test ./test/kafkadiff -run '^TestWalk$$' -count=1 -timeout 120m -v -seed $(SEED) -steps $(STEPS) -out '$(abspath $(OUT))'
 
 MINUTES     ?= 10
-BROKERS     ?= 1
+BROKERS     ?= 3
 REPLICAS    ?= 0
 .PHONY: chaos
 chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, and the check of what was seen (SEED, a new one without; MINUTES, BROKERS, REPLICAS)

@@ -16,8 +16,8 @@ import (
 
 var (
 	seed    = flag.Uint64("seed", 0, "of TestChaos; 0 for a new one")
-	minutes = flag.Float64("minutes", 0.5, "of TestChaos: how long faults go on")
-	brokers = flag.Int("brokers", 1, "of TestChaos")
+	minutes = flag.Float64("minutes", 2, "of TestChaos: how long faults go on")
+	brokers = flag.Int("brokers", 3, "of TestChaos")
 	copies  = flag.Int("replicas", 0, "of TestChaos: of each partition; 0 for three, or as many as there are brokers")
 	out     = flag.String("out", "", "of TestChaos: an empty folder for history, picture and data, which are kept; without it they are kept in bin/chaos when something is wrong")
 )
