@@ -427,16 +427,11 @@ func replicaOf(req *kmsg.FetchRequest) replicaID {
 
 func (r replicaID) isBroker() bool { return r.id >= 0 }
 
-// check refuses a fetch for a replica that is none: what it fetches would
-// count as acknowledged by it.
+// check refuses a fetch for a replica that is none, or not under that broker
+// epoch: what it fetches would count as acknowledged by it.
 func (r replicaID) check(img *metastore.Image, p *metastore.Partition) error {
-	switch {
-	case !r.isBroker():
-		return nil
-	case !slices.Contains(p.Replicas, r.id):
+	if r.isBroker() && (!slices.Contains(p.Replicas, r.id) || img.Brokers[r.id].Epoch != r.epoch) {
 		return kerr.NotLeaderForPartition
-	case img.Brokers[r.id].Epoch != r.epoch:
-		return fail(kerr.StaleBrokerEpoch, "broker %d is not registered here under epoch %d", r.id, r.epoch)
 	}
 	return nil
 }
