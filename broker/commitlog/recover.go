@@ -76,7 +76,6 @@ type recovery struct {
 	snapshots []record.Offset
 	scanned   []*segment // sealed segments whose small files have to be written
 	fresh     bool       // the folder was empty
-	removed   bool       // segments were
 	did       Recovered
 
 	synced     record.Offset // up to where segments are durable; partition.meta's recovery point, below which their small files are too, may be lower
@@ -126,10 +125,12 @@ func (r *recovery) run(id record.TopicID) error {
 		return err
 	}
 	r.removeStaleSnapshots(end)
-	if r.removed { // or a later crash brings them back behind other records
-		return l.disk.SyncDir(l.dir)
+	if r.fresh || r.did.Clean {
+		return nil
 	}
-	return nil
+	// What was removed now, or by a process that was killed, must not come back
+	// in a later crash, behind other records.
+	return l.disk.SyncDir(l.dir)
 }
 
 // prepareActive gives the active segment what newSegment gives a new one.
@@ -583,7 +584,6 @@ func (r *recovery) cutTail(i int, good int64, next record.Offset, cause error) e
 	s.size.Store(good)
 	for _, later := range r.segs[i+1:] {
 		cut += later.size.Load()
-		r.removed = true
 		if err := later.discard(l.disk.Remove); err != nil {
 			return err
 		}

@@ -822,3 +822,30 @@ func TestRemovedSegmentsStayRemoved(t *testing.T) {
 		t.Errorf("of %d segments that were removed %d are gone for good", gone, synced)
 	}
 }
+
+// TestNamesOfAKilledProcess: a process was killed while it removed segments. The
+// next one has nothing to repair, and yet sees to it that they do not come back.
+func TestNamesOfAKilledProcess(t *testing.T) {
+	dir, _ := sealedLog(t)
+	d := disk.Real()
+	synced := 0
+	d.Sync = func(f *os.File) error {
+		if f.Name() == dir {
+			synced++
+		}
+		return nil
+	}
+	l := openLog(t, dir, small, Deps{Disk: d})
+	if synced != 0 {
+		t.Errorf("the folder of a log that was closed is synced %d times", synced)
+	}
+	mustAdd(t, l, 1, 1, 10)
+	killed := crashCopy(t, dir)
+	l.Close()
+	dir, synced = killed, 0
+	l = openLog(t, dir, small, Deps{Disk: d})
+	if synced == 0 {
+		t.Error("the folder is not synced")
+	}
+	l.Close()
+}

@@ -59,7 +59,6 @@ func (d *Recovered) note(r *recovery) {
 
 // remove deletes a segment's files and remembers that.
 func (r *recovery) remove(s *segment) error {
-	r.removed = true
 	r.did.Removed = append(r.did.Removed, filepath.Base(s.path(logSuffix)))
 	return s.discard(r.l.disk.Remove)
 }
