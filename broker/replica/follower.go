@@ -175,6 +175,10 @@ func (f *Follower) diverging(log Log, a Answer) Decision {
 		to = min(to, own)
 	}
 	switch {
+	case to == end && a.DivergingEpoch < a.Ask.LastEpoch && a.LogStart >= 0:
+		// Only the epoch before the log's start is known, and it differs: there is
+		// nothing to cut, and nothing in common.
+		return f.startAnew(max(a.LogStart, a.Tiered), a.LogStart)
 	case a.DivergingEnd < 0 || to == end: // nonsense, and nothing to gain
 		return Decision{Action: BackOff, HighWatermark: f.hw}
 	case to < log.Start(): // all that there is differs

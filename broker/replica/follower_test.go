@@ -97,6 +97,17 @@ func TestAllDiffersAboveTheStart(t *testing.T) {
 	}
 }
 
+// TestDiffersBelowTheStart is a log that is empty behind deleted records, and a
+// leader of an unclean election that had others there.
+func TestDiffersBelowTheStart(t *testing.T) {
+	log := aLog([2]int{1, 10}, [2]int{3, 15})
+	log.delete(15)
+	got := aFollower(4, 15).Answered(log, Answer{Ask: Ask{4, 15, 3}, Result: Diverging, DivergingEpoch: 2, DivergingEnd: 20, LogStart: 2, Tiered: 6})
+	if got != (Decision{StartAnew, 6, 2, 6}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestDiverges(t *testing.T) {
 	log := aLog([2]int{1, 10}, [2]int{3, 15}, [2]int{6, 20})
 	trimmed := aLog([2]int{1, 10}, [2]int{3, 15}, [2]int{6, 20})

@@ -580,6 +580,9 @@ func (w *world) act(b *broker, d Decision) {
 		b.hw = d.HighWatermark
 	case StartAnew:
 		w.seen.anew++
+		if b.follower != nil && b.follower.epoch < w.lossEpoch && d.Offset > w.committed.End() {
+			return // of a history that is given up
+		}
 		if d.Offset > w.committed.End() {
 			w.fail("broker %d starts anew at %d, only %d is committed", b.id, d.Offset, w.committed.End())
 			return
@@ -827,6 +830,9 @@ func (w *world) commit(b *broker) {
 func (w *world) check() {
 	for i := range w.brokers {
 		b := &w.brokers[i]
+		if w.lossEpoch > 0 {
+			b.log.forget(&w.committed)
+		}
 		switch {
 		case b.hw > b.log.End():
 			w.fail("broker %d: high watermark %d, log ends at %d", b.id, b.hw, b.log.End())
