@@ -299,6 +299,7 @@ IsAsked(f, a) == /\ a.to = f
                  /\ a.le = image[f].record.le
                  /\ a.be = broker[f].epoch
                  /\ a.off = Len(log[f])
+                 /\ a.last = EpochBefore(log[f], a.off)
 
 \* f asks from its durable end: the acknowledgement of all before.
 Asked(f) ==
@@ -336,9 +337,9 @@ Fetched(b, m) ==
                      !.ends[m.from] = IF takes THEN m.off ELSE @]
          a == IF differs
               THEN [to |-> m.from, kind |-> "truncate", le |-> m.le, be |-> m.be,
-                    off |-> m.off, epoch |-> x.epoch, end |-> x.end]
+                    off |-> m.off, last |-> m.last, epoch |-> x.epoch, end |-> x.end]
               ELSE [to |-> m.from, kind |-> "records", le |-> m.le, be |-> m.be,
-                    off |-> m.off, records |-> SubSeq(log[b], m.off + 1, Len(log[b])),
+                    off |-> m.off, last |-> m.last, records |-> SubSeq(log[b], m.off + 1, Len(log[b])),
                     hw |-> hw'[b]]
          \* An answer that tells the follower nothing is as good as none.
          void == a.kind = "records" /\ a.records = <<>> /\ a.hw <= hw[m.from]
