@@ -26,6 +26,7 @@ Steps == <<
   [act |-> "TakenIn", b |-> 1, record |-> [leader |-> 2, le |-> 2, isr |-> {2}]],
   [act |-> "LearnedAll"],
   [act |-> "Unfenced", b |-> 1],
+  [act |-> "Learned", b |-> 2],
   [act |-> "Learned", b |-> 1],
   [act |-> "Asked", b |-> 1],
   [act |-> "Fetched", b |-> 2, from |-> 1, le |-> 2, off |-> 2, hw |-> 1],
