@@ -31,6 +31,7 @@ func (p *Partition) NextFetch() (ask replica.Ask, logStart record.Offset, ok boo
 // later, and those of the disk.
 func (p *Partition) Replicate(a replica.Answer, batches []byte, durable func(error)) error {
 	batches, a.RecordsEnd = wholeBatches(batches, a.Ask.Offset)
+	a.Tiered = record.Offset(p.tieredEnd.Load())
 	end, err := p.replicate(a, batches)
 	if err != nil {
 		return err

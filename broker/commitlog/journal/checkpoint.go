@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,10 +31,13 @@ func (j *Journal) keeper() {
 		select {
 		case <-again:
 		case <-j.stop:
-			if j.failed() == nil {
-				if err := j.checkpoint(true); err != nil {
-					j.fail(err)
-				}
+			if j.failed() != nil {
+				return
+			}
+			if err := j.checkpoint(true); passes(err) {
+				j.deps.Log.Warn("the journal's last checkpoint has no room: the next start goes through the journal", "dir", j.dir, "err", err)
+			} else if err != nil {
+				j.fail(err)
 			}
 			return
 		case <-j.keep:
@@ -45,12 +49,14 @@ func (j *Journal) keeper() {
 			return
 		}
 		if err != nil || j.due() {
-			if err := j.checkpoint(false); err != nil {
-				j.fail(err)
+			failed := j.checkpoint(false)
+			if failed != nil && !passes(failed) {
+				j.fail(failed)
 				return
 			}
+			err = cmp.Or(err, failed) // no file was set free
 		}
-		if j.without(err) {
+		if j.without(err) || err != nil {
 			again = time.After(retry)
 		}
 	}
@@ -59,8 +65,9 @@ func (j *Journal) keeper() {
 // retry is when a file that could not be made is tried again.
 const retry = time.Second
 
-// passes says whether a file can be made later that could not be made: the
-// disk is full, or the process is out of something; the disk has not failed.
+// passes says whether a file can be made, or written anew, later that could not
+// be: the disk is full, or the process is out of something; the disk has not
+// failed.
 func passes(err error) bool {
 	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
 		if errors.Is(err, e) {

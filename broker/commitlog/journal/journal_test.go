@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -400,6 +401,53 @@ func (l *fakeLog) delete() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deleted = true
+}
+
+// TestNoRoomForTheCheckpoint: a disk that is too full for the checkpoint does
+// not end the journal. Its files stay needed, groups are synced in their
+// segments meanwhile, and with room again it goes on.
+func TestNoRoomForTheCheckpoint(t *testing.T) {
+	d := disk.Real()
+	var full atomic.Bool
+	write := d.WriteAt
+	d.WriteAt = func(f *os.File, b []byte, off int64) (int, error) {
+		if full.Load() && strings.HasSuffix(f.Name(), checkpointName+disk.TmpSuffix) {
+			return 0, &os.PathError{Op: "write", Path: f.Name(), Err: syscall.ENOSPC}
+		}
+		return write(f, b, off)
+	}
+	dir := t.TempDir()
+	j := open(t, dir, small, d)
+	l := &fakeLog{p: partitionOf(0), mark: noMark}
+	durable := func() {
+		if err := l.append(j, 1, 1000); err != nil {
+			t.Fatal(err)
+		}
+		for at(l.durablePoints(), 0) < l.end {
+			runtime.Gosched()
+		}
+	}
+	full.Store(true)
+	for n := withoutFile.Get(); withoutFile.Get() == n; {
+		durable() // until the window is full, and more
+	}
+	full.Store(false)
+	for range 200 {
+		durable()
+	}
+	full.Store(true)
+	if err := j.Close(); err != nil {
+		t.Errorf("closed without room: %v", err)
+	}
+	full.Store(false)
+	j = open(t, dir, small, d)
+	if len(j.Unclaimed()) == 0 {
+		t.Error("the journal has nothing, though its last checkpoint was not written")
+	}
+	j.Drop(l.p)
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestNoRoom: a disk on which no file of the journal can be made is said to
