@@ -199,8 +199,7 @@ func (t *topics) change(img *metastore.Image, v *brokerconfig.Values, again bool
 	t.configs, t.image, t.acting = v, img, acting
 	old := *t.open.Load()
 	next := make(map[string]*openTopic, len(img.Topics))
-	var work errgroup.Group
-	work.SetLimit(openers)
+	var work roleWork
 	for name, mt := range img.Topics {
 		was := old[name]
 		if was != nil && was.id == mt.ID && was.revision == mt.Revision && same && !(again && was.notOpen() > 0) {
@@ -213,7 +212,7 @@ func (t *topics) change(img *metastore.Image, v *brokerconfig.Values, again bool
 		}
 		next[name] = t.applyTopic(mt, was, &work)
 	}
-	_ = work.Wait() // each opener reports its own failure
+	work.run()
 	t.open.Store(&next)
 	for name, was := range old {
 		if next[name] == nil {
@@ -260,6 +259,25 @@ func (t *topics) early() {
 	})
 }
 
+// roleWork is what a new image makes partitions do. Leaders come first, since
+// clients wait for them; to follow may wait for the disk, as closing does, where
+// many waits are answered together; to open reads.
+type roleWork struct{ lead, follow, open []func() }
+
+func (w *roleWork) run() {
+	for _, part := range []struct {
+		work   []func()
+		atOnce int
+	}{{w.lead, closers}, {w.follow, closers}, {w.open, openers}} {
+		var group errgroup.Group
+		group.SetLimit(part.atOnce)
+		for _, f := range part.work {
+			group.Go(func() error { f(); return nil })
+		}
+		_ = group.Wait() // each reports its own failure
+	}
+}
+
 // retryLater sees to it that what is not open is tried again.
 func (t *topics) retryLater(open map[string]*openTopic) {
 	n := 0
@@ -277,7 +295,7 @@ func (t *topics) retryLater(open map[string]*openTopic) {
 }
 
 // applyTopic gives the topic as mt says, reusing the partitions of was.
-func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.Group) *openTopic {
+func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *roleWork) *openTopic {
 	n := len(mt.Partitions)
 	now := &openTopic{id: mt.ID, revision: mt.Revision, partitions: make([]*partition.Partition, n), failed: make([]error, n), roles: make([]assignment, n)}
 	cfg, err := t.parse(mt)
@@ -303,7 +321,7 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.
 		}
 		if !slices.Contains(mp.Replicas, t.node) {
 			if p != nil {
-				work.Go(func() error { t.drop(mt, mp.ID, p); return nil })
+				work.follow = append(work.follow, func() { t.drop(mt, mp.ID, p) })
 			}
 			now.roles[i] = assignment{}
 			continue
@@ -316,17 +334,23 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *errgroup.
 				continue
 			}
 		}
-		work.Go(func() error {
-			if p == nil {
+		assign := func() {
+			now.roles[i], now.failed[i] = t.assign(now.partitions[i], now.roles[i], mt, &mp, cfg)
+		}
+		switch {
+		case p == nil:
+			work.open = append(work.open, func() {
 				p, err := t.openPartition(mt, mp, cfg)
 				t.reportOpening(record.TopicPartition{Topic: mt.Name, Partition: mp.ID}, before, err)
-				if now.partitions[i], now.failed[i] = p, err; err != nil {
-					return nil
+				if now.partitions[i], now.failed[i] = p, err; err == nil {
+					assign()
 				}
-			}
-			now.roles[i], now.failed[i] = t.assign(now.partitions[i], now.roles[i], mt, &mp, cfg)
-			return nil
-		})
+			})
+		case t.acting && mp.Leader == t.node:
+			work.lead = append(work.lead, assign)
+		default:
+			work.follow = append(work.follow, assign)
+		}
 	}
 	return now
 }
@@ -352,14 +376,17 @@ func (t *topics) assign(p *partition.Partition, was assignment, mt *metastore.To
 	switch {
 	case leads:
 		t.fetcher.Stop(mt.ID, mp.ID)
+		rec.Unfenced = make([]int64, len(rec.Replicas))
+		for i, id := range rec.Replicas {
+			rec.Unfenced[i] = t.image.Unfenced[id].Epoch
+		}
+		if !cfg.Tiered {
+			p.Lead(rec) // what may be left of it in the object store can wait
+		}
 		if !led {
 			if err := t.tier.Attach(context.Background(), p, policy(cfg, mp.Epoch)); err != nil {
 				return was, err
 			}
-		}
-		rec.Unfenced = make([]int64, len(rec.Replicas))
-		for i, id := range rec.Replicas {
-			rec.Unfenced[i] = t.image.Unfenced[id].Epoch
 		}
 		p.Lead(rec)
 		t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))

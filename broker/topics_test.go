@@ -47,7 +47,7 @@ func TestPartitionIsOpenedLater(t *testing.T) {
 			missing = 0
 		}
 		if p, err := b.topics.Get("t", 1), b.topics.OpenError("t", 1); (p != nil) != open || (err == nil) != open {
-			t.Errorf("%s: the partition is %v, the error %v", what, p, err)
+			t.Errorf("%s: the partition is open: %v, the error %v\n%s", what, p != nil, err, log)
 		}
 		if b.topics.Get("t", 0) == nil || b.topics.OpenError("t", 0) != nil || b.topics.OpenError("t", 2) != nil || b.topics.OpenError("u", 1) != nil {
 			t.Errorf("%s: the other partition is not open, or one that is not there has an error", what)

@@ -38,10 +38,15 @@ func main() {
 	partitions := flag.Int("partitions", 1000, "partitions in all; each broker leads a third")
 	rounds := flag.Int("rounds", 50, "how many brokers die, one after another")
 	stop := flag.Bool("stop", false, "stop brokers (SIGTERM) instead of killing them (SIGKILL)")
+	keep := flag.Bool("keep", false, "keep the brokers' folders and logs, and say where they are")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "failover-")
 	if err == nil {
-		defer os.RemoveAll(dir)
+		if *keep {
+			fmt.Println("folder:", dir)
+		} else {
+			defer os.RemoveAll(dir)
+		}
 		err = run(dir, *firn, *partitions, *rounds, *stop)
 	}
 	if err != nil {

@@ -49,7 +49,8 @@ type Controller struct {
 	end  context.CancelFunc
 	done sync.WaitGroup
 
-	seen scope // of the last plan whose records were all written
+	seen    scope // of the last plan whose records were all written
+	written int64 // revision of the newest write: no plan is made by an image from before
 }
 
 // New starts a controller.
@@ -121,9 +122,13 @@ var errStale = errors.New("controller: records have changed meanwhile")
 func (c *Controller) work(epoch int64, preferred bool) error {
 	began := time.Now()
 	img := c.deps.Meta.Image()
+	if img.Revision < c.written {
+		return nil // the image that has it is on its way
+	}
 	plan, next := c.seen.plan(img, c.deps.Topics, preferred)
 	if len(plan.Changes) > 0 {
 		revisions, err := c.deps.Meta.Lead(c.ctx, epoch, plan.Changes)
+		c.written = max(c.written, slices.Max(append(revisions, 0)))
 		if err == nil && slices.Contains(revisions, 0) {
 			err = errStale
 		}
@@ -137,10 +142,12 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 	}
 	offline.Set(float64(plan.Offline))
 	for _, a := range plan.Arrived {
-		if _, err := c.deps.Meta.Unfence(c.ctx, epoch, a.ID, metastore.Unfenced{Epoch: a.Epoch, Disk: a.Disk, Cache: a.Cache}); err != nil {
+		rev, err := c.deps.Meta.Unfence(c.ctx, epoch, a.ID, metastore.Unfenced{Epoch: a.Epoch, Disk: a.Disk, Cache: a.Cache})
+		if err != nil {
 			c.seen = scope{}
 			return err
 		}
+		c.written = max(c.written, rev)
 		c.deps.Log.Info("a broker was taken in", "broker", int32(a.ID), "epoch", a.Epoch)
 	}
 	c.seen = next

@@ -15,9 +15,10 @@ import (
 
 const (
 	firstPause = 20 * time.Millisecond // after a first error; twice as long after each further one
-	// interruptEvery is the least time between two answers that are given up
-	// because something else is to be asked: each costs a connection and a
-	// request of everything.
+	// An answer that is waited for is given up when something else is to be
+	// asked, after gather, in which more may come, and interruptEvery after the
+	// last time: each costs a connection and a request of everything.
+	gather         = 5 * time.Millisecond
 	interruptEvery = 100 * time.Millisecond
 )
 
@@ -46,6 +47,7 @@ type link struct {
 	changed   chan struct{}    // dirty is not empty, or the link ends
 	waiting   *conn            // an answer is waited for, of which nothing has come
 	broken    time.Time        // when waiting was last given up
+	breaking  bool             // it is about to be
 
 	// Of the goroutine.
 	session session
@@ -89,10 +91,20 @@ func (l *link) wakeLocked() {
 	case l.changed <- struct{}{}:
 	default:
 	}
-	if c := l.waiting; c != nil && time.Since(l.broken) > interruptEvery {
-		l.broken, l.waiting = time.Now(), nil
-		c.interrupt()
+	if l.waiting == nil || l.breaking {
+		return
 	}
+	l.breaking = true
+	time.AfterFunc(max(gather, interruptEvery-time.Since(l.broken)), func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.breaking = false
+		if l.waiting != nil && len(l.dirty) > 0 {
+			l.broken = time.Now()
+			l.waiting.interrupt()
+			l.waiting = nil
+		}
+	})
 }
 
 // run is the link's goroutine.
