@@ -159,8 +159,8 @@ func (p *Partition) SetConfig(cfg Config) {
 	was := p.cfg.Swap(&cfg)
 	p.log.SetConfig(logConfig(cfg))
 	p.setReplication(&cfg)
-	if cfg.FlushAfter < was.FlushAfter {
-		p.syncer.within(0, p.syncData) // what waits for the longer time
+	if cfg.FlushAfter < was.FlushAfter || cfg.Fsync && !was.Fsync {
+		p.syncer.within(0, p.syncData) // what waits for the longer time, or for nothing
 	}
 	if was.Tiered == cfg.Tiered {
 		return
