@@ -327,3 +327,27 @@ func TestNobodyThere(t *testing.T) {
 	f.Close()
 	goleak.VerifyNone(t, goleak.IgnoreCurrent())
 }
+
+// What comes between the making of a request and its answer is asked for at
+// once, not when the leader has waited for records in vain.
+func TestChangesWhileARequestIsMade(t *testing.T) {
+	l := newLeader(t)
+	f := start(t, l)
+	f.cfg.MaxWait = time.Hour // this leader answers nothing
+	dialing, goOn := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	f.deps.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+		first.Do(func() {
+			close(dialing)
+			<-goOn
+		})
+		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	}
+	f.Follow(replicaOf(1), 1)
+	<-dialing // the request is made
+	f.Follow(replicaOf(2), 1)
+	close(goOn)
+	for n := 0; n < 2; {
+		n, _ = l.next().parts()
+	}
+}

@@ -91,6 +91,11 @@ func (l *link) wakeLocked() {
 	case l.changed <- struct{}{}:
 	default:
 	}
+	l.breakLocked()
+}
+
+// breakLocked has the answer that is waited for given up, soon.
+func (l *link) breakLocked() {
 	if l.waiting == nil || l.breaking {
 		return
 	}
@@ -223,10 +228,15 @@ func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequ
 		return nil, err
 	}
 	l.mu.Lock()
-	if len(l.dirty) == 0 {
-		l.waiting = l.conn
+	l.waiting = l.conn
+	if len(l.dirty) > 0 { // since the request was made
+		l.breakLocked()
 	}
+	over := l.ctx.Err() // from here on the end interrupts
 	l.mu.Unlock()
+	if over != nil {
+		return nil, over
+	}
 	err := l.conn.await(cfg.MaxWait + cfg.SocketTimeout)
 	l.mu.Lock()
 	l.waiting = nil
