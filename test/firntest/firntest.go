@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -91,22 +92,41 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-var given sync.Map // what FreePort gave
+// Ports of FreePort are below those that the kernel gives by itself, to
+// whoever listens on port 0 or connects.
+const (
+	firstPort = 20_000
+	ports     = 12_000
+)
+
+var (
+	given   []net.Listener // one for each port that FreePort gave, which says so to other processes
+	givenMu sync.Mutex
+)
 
 // FreePort gives a loopback address that nobody listens on, another one each
-// time: the system may give one again that was closed a moment ago.
+// time it is called, also by other test processes.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 10 * ports {
+		port := firstPort + rand.IntN(ports)
+		mark, err := net.Listen("unix", fmt.Sprintf("@firntest-%d", port)) // gone with the process
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		defer ln.Close()
-		if _, again := given.LoadOrStore(ln.Addr().String(), true); !again {
-			return ln.Addr().String()
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			mark.Close()
+			continue
 		}
+		ln.Close()
+		givenMu.Lock()
+		given = append(given, mark)
+		givenMu.Unlock()
+		return ln.Addr().String()
 	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // New prepares a broker with a fresh data folder; Start runs it. It is ended
