@@ -116,6 +116,7 @@ func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (Appe
 // p.mu is held.
 func (p *Partition) appended(v *validated, cfg *Config) error {
 	mark := journal.Mark{End: p.log.End(), LastStable: p.lastStable()}
+	p.grownTo(mark.End)
 	if cfg.Fsync && p.deps.Journal != nil {
 		if err := p.journal(v, mark); err != nil {
 			return p.storageError(err)

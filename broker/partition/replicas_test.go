@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/commitlog/journal"
+	"github.com/firnlog/firn/broker/disk/disktest"
 	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/record"
 )
@@ -219,5 +222,50 @@ func TestReplicas(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A follower may have on its disk what its leader's disk has not taken yet: its
+// fetch counts all the same, and it need not say so twice.
+func TestFollowerIsDurableBeforeItsLeader(t *testing.T) {
+	var slow atomic.Bool
+	stuck, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	d := faulty(disktest.Unsynced(), func(call, path string) error {
+		if slow.Load() && call == "sync" && strings.HasSuffix(path, ".journal") {
+			once.Do(func() { close(stuck) })
+			<-release
+		}
+		return nil
+	})
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"), d)
+	defer j.Close()
+	cfg := testConfig()
+	cfg.Fsync, cfg.ReplicaLag = true, time.Hour
+	p := open(t, t.TempDir(), cfg, Deps{Log: testLog, Standby: true, Journal: j, Disk: d})
+	defer p.Close()
+	both := []record.BrokerID{0, 1}
+	p.Lead(replica.Record{Leader: 0, Epoch: 1, Revision: 1, Replicas: both, ISR: both, Unfenced: []int64{1, 1}})
+	slow.Store(true)
+	if _, err := p.Append(plain(t, 1, "value"), Client); err != nil {
+		t.Fatal(err)
+	}
+	<-stuck
+	p.ReplicaFetched(replica.Fetch{Replica: 1, BrokerEpoch: 1, Epoch: 1, Offset: 1}, 1)
+	acked := make(chan error, 1)
+	p.AwaitHighWatermark(1, func(err error) { acked <- err })
+	select {
+	case err := <-acked:
+		t.Errorf("acknowledged while the leader's disk does nothing: %v", err)
+	default:
+	}
+	close(release)
+	select {
+	case err := <-acked:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the fetch did not count")
 	}
 }

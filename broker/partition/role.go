@@ -244,6 +244,16 @@ func (p *Partition) ISRAnswered(c replica.Change, a replica.ISRAnswer, revision 
 	p.told(out)
 }
 
+// grownTo notes where the log ends: a follower may have on its disk what is not
+// on the leader's yet.
+func (p *Partition) grownTo(end record.Offset) {
+	p.role.mu.Lock()
+	defer p.role.mu.Unlock()
+	if l := p.role.leader; l != nil {
+		l.Appended(end)
+	}
+}
+
 // durableTo notes that what was appended up to a mark survives. Call told with
 // what it gives, without p.mu.
 func (p *Partition) durableTo(m journal.Mark) (out replica.Outcome) {
