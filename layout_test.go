@@ -35,7 +35,8 @@ var mayImport = map[string][]string{
 	"broker/replica":           {"record"},
 	"broker/partition":         {"broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/replica", "record"},
 	"broker/controller":        {"broker/replica", "metastore", "record"},
-	"broker/fetcher":           {"broker/replica", "record"},
+	"broker/throttle":          {},
+	"broker/fetcher":           {"broker/replica", "broker/throttle", "record"},
 	"broker/group":             {"record"},
 	"broker/wire":              {"record"},
 	"broker/nearest":           {},
@@ -43,8 +44,8 @@ var mayImport = map[string][]string{
 	"broker/brokerconfig":      {"broker/nearest", "broker/topicconfig"},
 	"broker/config":            {"broker/brokerconfig", "broker/nearest"},
 	"broker/telemetry":         {"record"},
-	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                   {"broker/api", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/throttle", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
+	"broker":                   {"broker/api", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
 }
 

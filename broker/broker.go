@@ -76,6 +76,7 @@ type Broker struct {
 	journal         *journal.Journal
 	topics          *topics
 	fetcher         *fetcher.Fetcher
+	throttles       *throttles
 	isr             *isrChanges
 	controller      *controller.Controller
 	neighbours      *neighbours
@@ -141,6 +142,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		Tier:               b.tier,
 		EnsureOffsetsTopic: b.groups.ensureTopic,
 		Config:             b.configs.values,
+		LeaderQuota:        b.throttles.leader,
 		LogLevel:           deps.LogLevel,
 	})
 	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
@@ -276,17 +278,19 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	}
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
 	b.topics.journal, b.topics.powerLost = b.journal, b.powerLost
+	b.throttles = newThrottles(record.BrokerID(b.cfg.NodeID))
 	r := b.configs.values().Replication
 	b.fetcher = fetcher.New(fetcher.Config{
 		BrokerID:    record.BrokerID(b.cfg.NodeID),
 		Connections: r.Fetchers, MaxBytes: r.MaxBytes, PartitionMax: r.PartitionMaxBytes,
 		MaxWait: r.MaxWait, Backoff: r.Backoff, SocketTimeout: r.SocketTimeout,
-	}, fetcher.Deps{Log: b.log, Addr: b.address, Epoch: b.meta.BrokerEpoch})
+	}, fetcher.Deps{Log: b.log, Addr: b.address, Epoch: b.meta.BrokerEpoch, Quota: b.throttles.follower})
 	b.isr = newISRChanges(b.meta, b.log)
 	b.isr.all, b.isr.every = b.topics.all, func() time.Duration { return b.configs.values().Replication.Lag / 2 }
 	b.topics.fetcher, b.topics.epoch, b.topics.isrWanted = b.fetcher, b.meta.BrokerEpoch, b.isr.wanted
 	b.groups.await = b.topics.AwaitApplied
 	img := b.meta.Image()
+	b.throttles.update(img, b.configs.values())
 	if err := b.topics.setStraysAside(img); err != nil {
 		return fmt.Errorf("folders of deleted topics: %w", err)
 	}
@@ -328,6 +332,7 @@ func (b *Broker) apply(img *metastore.Image) {
 		b.groups.coord.SetConfig(groupConfig(v, b.groups.parts))
 		b.topics.cleaner.SetConfig(cleanerConfig(v))
 	}
+	b.throttles.update(img, v)
 	b.topics.apply(img, v)
 	b.neighbours.apply(img)
 }

@@ -382,9 +382,24 @@ func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
 			Epoch: record.Epoch(fp.want.leaderEpoch), Offset: record.Offset(fp.want.offset),
 		}, record.Epoch(fp.want.fetchedEpoch))
 	}
+	if f.heldBack(fp) {
+		f.offsets(fp, p)
+		return
+	}
 	n, failed := f.read(f.c.ctx, fp, budget, state.first())
 	state.failed = state.failed || failed
 	state.bytes += n
+}
+
+// heldBack says that a follower that is not in sync gets no records, because
+// enough was copied from this broker (KIP-73).
+func (f *fetchCall) heldBack(fp *fetchPart) bool {
+	if !f.replica.isBroker() || f.a.deps.LeaderQuota == nil {
+		return false
+	}
+	t := f.img.Topics[fp.topic]
+	fp.quota = f.a.deps.LeaderQuota(t.ID, record.PartitionID(fp.key.p))
+	return !slices.Contains(t.Partitions[fp.key.p].ISR, f.replica.id) && fp.quota.Wait(f.a.now()) > 0
 }
 
 // resolve finds the partition that fp means. known is 1 when the topic has
@@ -555,6 +570,7 @@ func (f *fetchCall) addParts(reply *wire.FetchReply, parts []*fetchPart, place i
 		t, spans := f.addTopic(reply, &first.key, n)
 		for _, fp := range parts[:run] {
 			if fp.reply.place == place {
+				fp.quota.Copied(f.a.now(), fp.reply.size())
 				t.Partitions = t.Partitions[:len(t.Partitions)+1]
 				f.encode(fp, &t.Partitions[len(t.Partitions)-1])
 				*spans = append(*spans, fp.reply.spans)

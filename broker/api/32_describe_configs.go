@@ -209,7 +209,11 @@ func documented(doc, valid string) string {
 func brokerConfigs(values *brokerconfig.Values) []configView {
 	var out []configView
 	for _, d := range brokerconfig.Definitions() {
-		out = append(out, brokerView(d, values, values.Synonyms(d.Name)))
+		synonyms := values.Synonyms(d.Name)
+		if d.Unlisted && len(synonyms) == 1 {
+			continue
+		}
+		out = append(out, brokerView(d, values, synonyms))
 	}
 	return out
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/telemetry"
+	"github.com/firnlog/firn/broker/throttle"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
@@ -112,6 +113,9 @@ type Deps struct {
 	EnsureOffsetsTopic func(context.Context) error
 	// Config gives the broker configs in effect; nil: the defaults.
 	Config func() *brokerconfig.Values
+	// LeaderQuota gives what bounds how fast followers that are not in sync copy
+	// a partition from here (KIP-73); nil, or a nil Quota: nothing does.
+	LeaderQuota func(record.TopicID, record.PartitionID) *throttle.Quota
 	// LogLevel is the level of what the process logs; nil: clients cannot
 	// change it.
 	LogLevel *slog.LevelVar

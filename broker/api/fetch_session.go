@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/throttle"
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
@@ -109,7 +110,8 @@ type fetchPart struct {
 	reply fetchReply
 	p     *partition.Partition // as it was last resolved, nil when it was not
 
-	counted bool // a follower's progress was told to the partition
+	counted bool            // a follower's progress was told to the partition
+	quota   *throttle.Quota // of what a follower copies; nil: none
 }
 
 // fetchContext is the place of one Fetch request in its session.

@@ -59,6 +59,8 @@ type Definition struct {
 	Broker string
 	// Kafka is Kafka's default where this broker's is another, "" where not.
 	Kafka string
+	// Unlisted rows are Kafka's, too, but not shown before they are set.
+	Unlisted bool
 
 	check func(string) error     // nil: the type is all there is to check
 	put   func(*Values, *string) // of the value, nil for null; nil: only shown, or a topic's default

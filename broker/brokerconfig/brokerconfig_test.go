@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s is there twice", d.Name)
 		}
 		seen[d.Name] = true
-		if !InKafka(d.Name) && !strings.HasPrefix(d.Name, "firn.") {
+		if InKafka(d.Name) == d.Unlisted && !strings.HasPrefix(d.Name, "firn.") {
 			t.Errorf("%s is neither Kafka's nor begins with firn.", d.Name)
 		}
 		if d.Doc == "" || !strings.HasSuffix(d.Doc, ".") {
@@ -69,10 +70,11 @@ func TestDefaults(t *testing.T) {
 		Topics:            Topics{AutoCreate: true, Delete: true, Partitions: 1, ReplicationFactor: 1, MaxTopics: 50_000, MaxPartitions: 100_000, MaxDescribed: 2000, RetentionCheck: 5 * time.Second, ProducerIDExpiration: 24 * time.Hour},
 		Groups:            Groups{MaxGroups: 100_000, MaxSize: 10_000, MaxGroupBytes: 32 << 20, MaxGroupOffsets: 1_000_000, MaxBytes: 1 << 30, InitialRebalanceDelay: 3 * time.Second, MinSession: 6 * time.Second, MaxSession: 30 * time.Minute, MaxMetadataBytes: 4096, OffsetsPartitions: 50, OffsetsReplicas: 3, OffsetsSegmentBytes: 100 << 20, OffsetsRetention: 7 * 24 * time.Hour, OffsetsCheck: 10 * time.Minute},
 		Cleaner:           Cleaner{Threads: 1, KeyBytes: 128 << 20, BytesPerSecond: math.MaxFloat64, Backoff: 15 * time.Second},
-		Replication:       Replication{Lag: 30 * time.Second, Fetchers: 1, MaxBytes: 10 << 20, PartitionMaxBytes: 1 << 20, MaxWait: 500 * time.Millisecond, Backoff: time.Second, SocketTimeout: 30 * time.Second, Rebalance: true, RebalanceEvery: 5 * time.Minute},
+		Replication:       Replication{Lag: 30 * time.Second, Fetchers: 1, MaxBytes: 10 << 20, PartitionMaxBytes: 1 << 20, MaxWait: 500 * time.Millisecond, Backoff: time.Second, SocketTimeout: 30 * time.Second, Rebalance: true, RebalanceEvery: 5 * time.Minute, LeaderRate: math.MaxInt64, FollowerRate: math.MaxInt64, MoveRate: 50 << 20},
+		Balance:           Balance{On: true, Delay: time.Minute, Moves: 5},
 		TelemetryMaxBytes: 1 << 20,
 	}
-	if len(v.Network.PerIPOverrides) != 0 || v.Fetch != want.Fetch || v.Topics != want.Topics || v.Groups != want.Groups || v.Cleaner != want.Cleaner || v.Replication != want.Replication || v.TelemetryMaxBytes != want.TelemetryMaxBytes {
+	if len(v.Network.PerIPOverrides) != 0 || v.Fetch != want.Fetch || v.Topics != want.Topics || v.Groups != want.Groups || v.Cleaner != want.Cleaner || v.Replication != want.Replication || !reflect.DeepEqual(v.Balance, want.Balance) || v.TelemetryMaxBytes != want.TelemetryMaxBytes {
 		t.Errorf("defaults are\n%+v\nwant\n%+v", v, want)
 	}
 	n := v.Network
@@ -172,6 +174,20 @@ func TestRefused(t *testing.T) {
 	for _, name := range []string{"node.id", "listeners", "log.dirs", "broker.rack"} {
 		if err := CheckStatic(name, "1"); err == nil || !strings.Contains(err.Error(), "follows from the setting") {
 			t.Errorf("%s may be given: %v", name, err)
+		}
+	}
+}
+
+func TestDrained(t *testing.T) {
+	for value, want := range map[string][]int32{"": nil, "3": {3}, " 3, 0,2147483647": {3, 0, math.MaxInt32}} {
+		v, err := Resolve(nil, map[string]string{"firn.drained.brokers": value}, nil)
+		if err != nil || !reflect.DeepEqual(v.Balance.Drained, want) {
+			t.Errorf("%q: %v, %v", value, v.Balance.Drained, err)
+		}
+	}
+	for _, bad := range []string{"x", "-1", "3,,x", "2147483648"} {
+		if err := CheckDynamic("firn.drained.brokers", bad); err == nil {
+			t.Errorf("%q is taken", bad)
 		}
 	}
 }

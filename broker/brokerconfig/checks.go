@@ -60,6 +60,23 @@ func checkSendBuffer(v string) error {
 	return nil
 }
 
+func checkIDs(v string) error {
+	_, err := parseIDs(v)
+	return err
+}
+
+// parseIDs reads a list of broker ids.
+func parseIDs(v string) (ids []int32, err error) {
+	for _, item := range topicconfig.SplitList(v) {
+		id, err := strconv.ParseInt(item, 10, 32)
+		if err != nil || id < 0 {
+			return nil, fmt.Errorf("%q is not a broker's id", item)
+		}
+		ids = append(ids, int32(id))
+	}
+	return ids, nil
+}
+
 func checkOverrides(v string) error {
 	_, err := parseOverrides(v)
 	return err

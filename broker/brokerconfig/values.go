@@ -21,6 +21,7 @@ type Values struct {
 	Cleaner           Cleaner
 	Storage           Storage
 	Replication       Replication
+	Balance           Balance
 	TelemetryMaxBytes int // of one push, compressed
 
 	layers        [layers]map[string]string // what was set, the strongest first
@@ -93,6 +94,17 @@ type Replication struct {
 	SocketTimeout     time.Duration
 	Rebalance         bool          // leadership goes back to the first replica
 	RebalanceEvery    time.Duration // between looks for that
+	LeaderRate        int64         // bytes per second to followers that are named to be throttled, ≥ 0; math.MaxInt64: no limit
+	FollowerRate      int64         // bytes per second of replicas that are named to be throttled, ≥ 0; math.MaxInt64: no limit
+	MoveRate          int64         // bytes per second of replicas that are moved here, ≥ 1; math.MaxInt64: no limit
+}
+
+// Balance is how replicas are moved by themselves.
+type Balance struct {
+	On      bool
+	Delay   time.Duration // without a broker that comes or goes, ≥ 0
+	Moves   int           // at the same time, ≥ 1
+	Drained []int32       // brokers that are to have no replicas
 }
 
 // Cleaner are the means of compaction.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/broker/throttle"
 	"github.com/firnlog/firn/record"
 )
 
@@ -49,6 +50,9 @@ type Deps struct {
 	Addr func(record.BrokerID) string
 	// Epoch gives this broker's epoch; 0: not registered.
 	Epoch func() int64
+	// Quota gives what bounds how fast a replica is copied; nil, or a nil
+	// Quota: nothing does.
+	Quota func(record.TopicID, record.PartitionID) *throttle.Quota
 	// Dial connects to an address; nil: by TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
@@ -81,6 +85,9 @@ func New(cfg Config, deps Deps) *Fetcher {
 		deps.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		}
+	}
+	if deps.Quota == nil {
+		deps.Quota = func(record.TopicID, record.PartitionID) *throttle.Quota { return nil }
 	}
 	cfg.Connections = max(1, cfg.Connections)
 	f := &Fetcher{cfg: cfg, deps: deps, links: map[linkKey]*link{}, places: map[key]*link{}}

@@ -170,9 +170,13 @@ func (l *link) ask() (topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchReq
 			r.forget(k)
 			continue
 		}
+		pause := l.f.deps.Quota(k.id, k.p).Wait(now)
 		ask, start, ok := fo.NextFetch()
 		if !ok {
-			fo.until = now.Add(firstPause)
+			pause = max(pause, firstPause)
+		}
+		if pause > 0 {
+			fo.until = now.Add(pause)
 			l.paused[k] = fo
 			r.forget(k)
 			continue
@@ -317,6 +321,7 @@ func (l *link) take(resp *kmsg.FetchResponse) {
 			}
 			l.outcome(k, fo, err)
 			fetchedBytes.Add(len(p.RecordBatches))
+			l.f.deps.Quota(k.id, k.p).Copied(time.Now(), int64(len(p.RecordBatches)))
 		}
 	}
 	durable.Wait()
