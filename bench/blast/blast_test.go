@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/record"
 )
@@ -69,7 +70,7 @@ func TestEncode(t *testing.T) {
 }
 
 // broker answers Produce requests to topic "t" with what handle says for each;
-// what is nil is not answered yet.
+// what is nil is not answered yet. It leads partitions 0 and 1.
 func broker(t *testing.T, handle func(n int, correlation []byte, partition int) []byte) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -83,27 +84,58 @@ func broker(t *testing.T, handle func(n int, correlation []byte, partition int) 
 	})
 	go func() {
 		defer close(ended)
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		for n := 0; ; n++ {
-			var size [4]byte
-			if _, err := io.ReadFull(c, size[:]); err != nil {
+		for n := 0; ; { // one connection after the other
+			c, err := ln.Accept()
+			if err != nil {
 				return
 			}
-			b := make([]byte, binary.BigEndian.Uint32(size[:]))
-			if _, err := io.ReadFull(c, b); err != nil {
-				return
-			}
-			at := 8 + 2 + len(clientID) + 2 + 2 + 4 + 4 + 2 + len("t") + 4
-			if _, err := c.Write(handle(n, b[4:8], int(binary.BigEndian.Uint32(b[at:])))); err != nil {
-				return
-			}
+			serve(c, ln.Addr().(*net.TCPAddr), &n, handle)
 		}
 	}()
 	return ln.Addr().String()
+}
+
+// serve answers until the client goes. n counts Produce requests.
+func serve(c net.Conn, addr *net.TCPAddr, n *int, handle func(n int, correlation []byte, partition int) []byte) {
+	defer c.Close()
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(c, size[:]); err != nil {
+			return
+		}
+		b := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(c, b); err != nil {
+			return
+		}
+		answer := metadata(b[4:8], addr)
+		if key := binary.BigEndian.Uint16(b); key == 0 {
+			at := 8 + 2 + len(clientID) + 2 + 2 + 4 + 4 + 2 + len("t") + 4
+			answer = handle(*n, b[4:8], int(binary.BigEndian.Uint32(b[at:])))
+			*n++
+		}
+		if _, err := c.Write(answer); err != nil {
+			return
+		}
+	}
+}
+
+// metadata names a leader of two of topic "t"'s partitions, 0 and 1.
+func metadata(correlation []byte, addr *net.TCPAddr) []byte {
+	resp := kmsg.NewPtrMetadataResponse()
+	resp.Version = 8
+	node := kmsg.NewMetadataResponseBroker()
+	node.NodeID, node.Host, node.Port = 1, addr.IP.String(), int32(addr.Port)
+	topic := kmsg.NewMetadataResponseTopic()
+	topic.Topic = kmsg.StringPtr("t")
+	for p := range int32(2) {
+		partition := kmsg.NewMetadataResponseTopicPartition()
+		partition.Partition, partition.Leader = p, 1
+		topic.Partitions = append(topic.Partitions, partition)
+	}
+	resp.Brokers, resp.Topics = append(resp.Brokers, node), append(resp.Topics, topic)
+	b := resp.AppendTo(append(binary.BigEndian.AppendUint32(nil, 0), correlation...))
+	setSize(b, 0)
+	return b
 }
 
 func produced(correlation []byte, partition int, code int16) []byte {
@@ -138,7 +170,7 @@ func TestProduceWaitsForPartitions(t *testing.T) {
 		return produced(correlation, partition, 0)
 	})
 	b := small(t)
-	p := Produce{Topic: Topic{addr, "t", 3}, Batches: b, Connections: 1, InFlight: 2, Acks: -1, Bytes: 9 * b.Bytes}
+	p := Produce{Topic: Topic{Addr: addr, Name: "t", Partitions: 3}, Batches: b, Connections: 1, InFlight: 2, Acks: -1, Bytes: 9 * b.Bytes}
 	r, err := p.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +186,7 @@ func TestProduceEndsAtItsLimit(t *testing.T) {
 		return produced(correlation, partition, kerr.NotLeaderForPartition.Code)
 	})
 	b := small(t)
-	r, err := Produce{Topic: Topic{addr, "t", 1}, Batches: b, Connections: 1, InFlight: 2, Acks: -1, Bytes: b.Bytes, Limit: time.Millisecond}.Run(t.Context())
+	r, err := Produce{Topic: Topic{Addr: addr, Name: "t", Partitions: 1}, Batches: b, Connections: 1, InFlight: 2, Acks: -1, Bytes: b.Bytes, Limit: time.Millisecond}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +200,7 @@ func TestProduceReportsErrors(t *testing.T) {
 		return produced(correlation, partition, kerr.CorruptMessage.Code)
 	})
 	b := small(t)
-	_, err := Produce{Topic: Topic{addr, "t", 1}, Batches: b, Connections: 1, InFlight: 2, Acks: 1, Bytes: b.Bytes}.Run(t.Context())
+	_, err := Produce{Topic: Topic{Addr: addr, Name: "t", Partitions: 1}, Batches: b, Connections: 1, InFlight: 2, Acks: 1, Bytes: b.Bytes}.Run(t.Context())
 	if !errors.Is(err, kerr.CorruptMessage) {
 		t.Errorf("%v, want the broker's error", err)
 	}
@@ -190,7 +222,7 @@ func TestOpenLoopCountsAllThatWaited(t *testing.T) {
 		return held
 	})
 	b := small(t)
-	r, err := OpenLoop{Topic: Topic{addr, "t", 1}, Batches: b, Acks: -1, Rate: b.Bytes * int64(time.Second/interval), For: sends * interval, Unread: true}.Run(t.Context())
+	r, err := OpenLoop{Topic: Topic{Addr: addr, Name: "t", Partitions: 1}, Batches: b, Acks: -1, Rate: b.Bytes * int64(time.Second/interval), For: sends * interval, Unread: true}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +233,30 @@ func TestOpenLoopCountsAllThatWaited(t *testing.T) {
 	for _, q := range []float64{0.01, 0.25, 0.5, 0.75, 1} {
 		if got, least := r.Latency.Quantile(q), time.Duration(q*sends-1)*interval; got < least {
 			t.Errorf("quantile %v is %v, want at least %v", q, got, least)
+		}
+	}
+}
+
+// The connections to a leader share its partitions: each has one at least, and
+// none belongs to two of them where there are enough.
+func TestConnectionsShareTheLeadersPartitions(t *testing.T) {
+	for _, c := range []struct {
+		partitions []int
+		n          int
+		want       string
+	}{
+		{[]int{2, 5, 8, 11}, 3, "[[2 11] [5] [8]]"},
+		{[]int{0, 1}, 1, "[[0 1]]"},
+		{[]int{4}, 3, "[[4] [4] [4]]"},
+	} {
+		got := make([][]int, c.n)
+		for i := range got {
+			var s sender
+			s.share(c.partitions, i, c.n)
+			got[i] = s.mine
+		}
+		if fmt.Sprint(got) != c.want {
+			t.Errorf("%v by %d: %v, want %s", c.partitions, c.n, got, c.want)
 		}
 	}
 }

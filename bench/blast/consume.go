@@ -40,9 +40,13 @@ func (p Consume) Run(ctx context.Context) (*Result, error) {
 	if empty {
 		return nil, fmt.Errorf("topic %s: nothing to read", p.Topic.Name)
 	}
+	addr, err := p.Topic.leader(ctx)
+	if err != nil {
+		return nil, err
+	}
 	fetchers := make([]*fetcher, p.Consumers)
 	for i := range fetchers {
-		c, err := dial(ctx, p.Topic.Addr)
+		c, err := dial(ctx, addr)
 		if err != nil {
 			return nil, err
 		}

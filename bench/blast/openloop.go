@@ -35,12 +35,16 @@ func (p OpenLoop) Run(ctx context.Context) (*Result, error) {
 	if interval <= 0 || p.Acks == 0 {
 		return nil, errors.New("an open loop needs a rate that it can keep, and acks")
 	}
-	out, err := dial(ctx, p.Topic.Addr)
+	addr, err := p.Topic.leader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	in, err := dial(ctx, p.Topic.Addr)
+	in, err := dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +94,9 @@ func (l *loop) writable(ctx context.Context, c *conn) error {
 	var quota atomic.Int64
 	quota.Store(int64(l.Topic.Partitions) * l.Batches.Bytes)
 	s := sender{Produce: Produce{Topic: l.Topic, Batches: l.Batches, Connections: 1, InFlight: 1, Acks: l.Acks}, c: c, quota: &quota}
+	for partition := range l.Topic.Partitions {
+		s.mine = append(s.mine, partition)
+	}
 	err := s.run(ctx)
 	l.retries = s.result.Retries
 	return err

@@ -86,9 +86,16 @@ func (p Produce) Run(ctx context.Context) (*Result, error) {
 	if p.Acks == 0 || p.InFlight < 1 || p.Connections < 1 {
 		return nil, errors.New("produce needs acks, connections and at least one request in flight")
 	}
+	leaders, err := p.Topic.byLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.Connections < len(leaders) {
+		return nil, fmt.Errorf("produce to %s: %d connections to %d leaders", p.Topic.Name, p.Connections, len(leaders))
+	}
 	conns := make([]*conn, p.Connections)
 	for i := range conns {
-		c, err := dial(ctx, p.Topic.Addr)
+		c, err := dial(ctx, leaders[i%len(leaders)].addr)
 		if err != nil {
 			return nil, err
 		}
@@ -109,8 +116,8 @@ func (p Produce) Run(ctx context.Context) (*Result, error) {
 		g.Go(func() error {
 			stop := c.closeWith(ctx)
 			defer stop()
-			first := i % p.Topic.Partitions
-			s := sender{Produce: p, c: c, quota: &quota, until: until, first: first, partition: first, batch: i * len(p.Batches.Encoded) / len(conns)}
+			s := sender{Produce: p, c: c, quota: &quota, until: until, batch: i * len(p.Batches.Encoded) / len(conns)}
+			s.share(leaders[i%len(leaders)].partitions, i/len(leaders), (len(conns)-1-i%len(leaders))/len(leaders)+1)
 			err := s.run(ctx)
 			mu.Lock()
 			defer mu.Unlock()
@@ -125,28 +132,35 @@ func (p Produce) Run(ctx context.Context) (*Result, error) {
 	return total, nil
 }
 
-// sender is one connection. When there are enough partitions it has its own:
-// first, first+connections, ….
+// sender is one connection.
 type sender struct {
 	Produce
-	c         *conn
-	quota     *atomic.Int64
-	until     time.Time // zero: no limit
-	paused    time.Time // end of the last pause
-	first     int
-	partition int      // to send to next
-	batch     int      // to send next
-	flying    []flight // oldest first
-	sent      int32    // requests, and the last one's correlation id
-	heads     []byte
-	vecs      net.Buffers
-	result    Result
+	c      *conn
+	quota  *atomic.Int64
+	until  time.Time // zero: no limit
+	paused time.Time // end of the last pause
+	mine   []int     // partitions that it sends to, in turn
+	next   int       // index in mine
+	batch  int       // to send next
+	flying []flight  // oldest first
+	sent   int32     // requests, and the last one's correlation id
+	heads  []byte
+	vecs   net.Buffers
+	result Result
 }
 
 type flight struct {
 	correlation int32
 	partition   int
 	at          time.Time
+}
+
+// share takes this connection's part of a leader's partitions, as number i of n
+// connections: its own ones when there are enough.
+func (s *sender) share(partitions []int, i, n int) {
+	for p := i % len(partitions); p < len(partitions); p += n {
+		s.mine = append(s.mine, partitions[p])
+	}
 }
 
 func (s *sender) run(ctx context.Context) error {
@@ -171,10 +185,8 @@ func (s *sender) run(ctx context.Context) error {
 // fill sends as many requests as may be in flight, in one system call.
 func (s *sender) fill() error {
 	for n := s.InFlight - len(s.flying); n > 0 && !s.late() && s.quota.Add(-s.Batches.Bytes) > -s.Batches.Bytes; n-- {
-		s.queue(s.partition)
-		if s.partition += s.Connections; s.partition >= s.Topic.Partitions {
-			s.partition = s.first
-		}
+		s.queue(s.mine[s.next])
+		s.next = (s.next + 1) % len(s.mine)
 	}
 	return s.write()
 }

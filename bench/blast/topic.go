@@ -1,9 +1,13 @@
 package blast
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -12,12 +16,13 @@ import (
 
 // Topic is where the drivers write and read.
 type Topic struct {
-	Addr       string // HOST:PORT of the broker
+	Addr       string // HOST:PORT of the broker, or of one of the cluster
 	Name       string
 	Partitions int
+	Replicas   int // of each partition that Create makes; 0 is 1
 }
 
-// Create makes the topic with one replica and the given configs and waits
+// Create makes the topic with the given configs and waits
 // until each partition has a leader. Produce waits further where a broker says
 // so before it takes writes.
 func (t Topic) Create(ctx context.Context, configs map[string]string) error {
@@ -29,7 +34,7 @@ func (t Topic) Create(ctx context.Context, configs map[string]string) error {
 	req := kmsg.NewCreateTopicsRequest()
 	req.Version, req.TimeoutMillis = 4, 60_000
 	rt := kmsg.NewCreateTopicsRequestTopic()
-	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Name, int32(t.Partitions), 1
+	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Name, int32(t.Partitions), int16(max(t.Replicas, 1))
 	for name, value := range configs {
 		rc := kmsg.NewCreateTopicsRequestTopicConfig()
 		rc.Name, rc.Value = name, &value
@@ -55,9 +60,15 @@ func (t Topic) Create(ctx context.Context, configs map[string]string) error {
 
 func (t Topic) awaitLeaders(ctx context.Context, c *conn) error {
 	for {
-		led, err := t.led(ctx, c)
+		leaders, err := t.leaders(ctx, c)
 		if err != nil {
 			return err
+		}
+		led := t.Partitions
+		for _, addr := range leaders {
+			if addr == "" {
+				led--
+			}
 		}
 		if led == t.Partitions {
 			return nil
@@ -70,8 +81,9 @@ func (t Topic) awaitLeaders(ctx context.Context, c *conn) error {
 	}
 }
 
-// led counts the partitions that have a leader.
-func (t Topic) led(ctx context.Context, c *conn) (int, error) {
+// leaders gives the address of each partition's leader, empty where there is
+// none.
+func (t Topic) leaders(ctx context.Context, c *conn) ([]string, error) {
 	req := kmsg.NewMetadataRequest()
 	req.Version, req.AllowAutoTopicCreation = 8, false
 	rt := kmsg.NewMetadataRequestTopic()
@@ -79,25 +91,77 @@ func (t Topic) led(ctx context.Context, c *conn) (int, error) {
 	req.Topics = append(req.Topics, rt)
 	resp, err := ask(ctx, c, &req, kmsg.NewPtrMetadataResponse())
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	n := 0
+	addrs := map[int32]string{}
+	for _, b := range resp.Brokers {
+		addrs[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	}
+	leaders := make([]string, t.Partitions)
 	for _, topic := range resp.Topics {
 		if err := kerr.ErrorForCode(topic.ErrorCode); err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) && !errors.Is(err, kerr.LeaderNotAvailable) {
-			return 0, fmt.Errorf("metadata of topic %s: %w", t.Name, err)
+			return nil, fmt.Errorf("metadata of topic %s: %w", t.Name, err)
 		}
 		for _, p := range topic.Partitions {
-			if p.ErrorCode == 0 && p.Leader >= 0 {
-				n++
+			if p.ErrorCode == 0 && p.Partition >= 0 && int(p.Partition) < t.Partitions {
+				leaders[p.Partition] = addrs[p.Leader]
 			}
 		}
 	}
-	return n, nil
+	return leaders, nil
 }
 
-// Ends gives the end offset of each partition.
-func (t Topic) Ends(ctx context.Context) ([]int64, error) {
+// led is what one broker leads of a topic.
+type led struct {
+	addr       string
+	partitions []int
+}
+
+// byLeader groups the partitions by their leaders, in the order of partitions.
+// A partition without a leader is its Addr's, where it is refused and sent
+// again.
+func (t Topic) byLeader(ctx context.Context) ([]led, error) {
 	c, err := dial(ctx, t.Addr)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	leaders, err := t.leaders(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	var all []led
+	for p, addr := range leaders {
+		addr = cmp.Or(addr, t.Addr)
+		i := slices.IndexFunc(all, func(l led) bool { return l.addr == addr })
+		if i < 0 {
+			i = len(all)
+			all = append(all, led{addr: addr})
+		}
+		all[i].partitions = append(all[i].partitions, p)
+	}
+	return all, nil
+}
+
+// leader is the address of the one broker that leads the whole topic.
+func (t Topic) leader(ctx context.Context) (string, error) {
+	all, err := t.byLeader(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(all) != 1 {
+		return "", fmt.Errorf("topic %s has %d leaders: this driver goes to one", t.Name, len(all))
+	}
+	return all[0].addr, nil
+}
+
+// Ends gives the end offset of each partition; one broker leads them all.
+func (t Topic) Ends(ctx context.Context) ([]int64, error) {
+	addr, err := t.leader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +200,9 @@ func (t Topic) Ends(ctx context.Context) ([]int64, error) {
 	return ends, nil
 }
 
-// Ping asks the broker for its cluster and gives an error unless it names a
-// broker that is there, which is when it serves clients.
-func Ping(ctx context.Context, addr string) error {
+// Ping asks the broker for its cluster and gives an error unless it names so
+// many brokers that are there, which is when it serves clients.
+func Ping(ctx context.Context, addr string, brokers int) error {
 	c, err := dial(ctx, addr)
 	if err != nil {
 		return err
@@ -150,8 +214,8 @@ func Ping(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	if len(resp.Brokers) == 0 {
-		return fmt.Errorf("%s knows of no broker", addr)
+	if len(resp.Brokers) < brokers {
+		return fmt.Errorf("%s knows of %d brokers of %d", addr, len(resp.Brokers), brokers)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ func newNATS(addr string, synced bool) (*natsServer, error) {
 
 func (n *natsServer) addr() string { return n.client }
 
+func (n *natsServer) others() []server { return nil }
+
 func (n *natsServer) profile() string { return "" }
 
 func (n *natsServer) ping(ctx context.Context) error { return jetstream.Ping(ctx, n.client) }

@@ -15,17 +15,38 @@ import (
 
 // process is a broker that the runner started.
 type process struct {
-	sv    server
-	dir   string // everything it keeps
-	cmd   *exec.Cmd
-	log   string // file of what it prints
-	ended chan struct{}
-	began time.Time
+	sv     server
+	dir    string // everything it keeps
+	cmd    *exec.Cmd
+	log    string // file of what it prints
+	ended  chan struct{}
+	began  time.Time
+	others []*process // of its cluster
 }
 
-// startProcess runs a broker in dir and returns once it serves clients. The
-// broker dies with the runner.
+// startProcess runs a broker in dir, with the others of its cluster beside it,
+// and returns once they serve clients. They die with the runner.
 func startProcess(ctx context.Context, sv server, dir string) (*process, error) {
+	p, err := launch(sv, dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, other := range sv.others() {
+		o, err := launch(other, fmt.Sprintf("%s-%d", dir, i+2))
+		if err != nil {
+			p.kill()
+			return nil, err
+		}
+		p.others = append(p.others, o)
+	}
+	if err := p.awaitReady(ctx); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+func launch(sv server, dir string) (*process, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -58,10 +79,6 @@ func startProcess(ctx context.Context, sv server, dir string) (*process, error) 
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", args[0], err)
 	}
-	if err := p.awaitReady(ctx); err != nil {
-		p.kill()
-		return nil, err
-	}
 	return p, nil
 }
 
@@ -92,10 +109,25 @@ func (p *process) tail() string {
 	return string(b[max(0, len(b)-3000):])
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+// pids are those of the broker and of the others of its cluster.
+func (p *process) pids() []int {
+	all := []int{p.cmd.Process.Pid}
+	for _, o := range p.others {
+		all = append(all, o.pids()...)
+	}
+	return all
+}
 
-// stop asks the broker to end and waits for it.
+// stop asks the broker to end and waits for it; then the others of its cluster.
 func (p *process) stop() error {
+	err := p.stopOne()
+	for _, o := range p.others {
+		err = errors.Join(err, o.stop())
+	}
+	return err
+}
+
+func (p *process) stopOne() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -103,13 +135,20 @@ func (p *process) stop() error {
 	case <-p.ended:
 		return nil
 	case <-time.After(2 * time.Minute):
-		p.kill()
+		p.killOne()
 		return errors.New("the broker did not end within two minutes of SIGTERM and was killed")
 	}
 }
 
-// kill ends the broker at once.
+// kill ends the broker and the others of its cluster at once.
 func (p *process) kill() {
+	p.killOne()
+	for _, o := range p.others {
+		o.kill()
+	}
+}
+
+func (p *process) killOne() {
 	_ = p.cmd.Process.Kill() // it may have ended by itself
 	<-p.ended
 }

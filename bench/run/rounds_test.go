@@ -192,7 +192,7 @@ func TestProcessEndsWithItsTrial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid := p.pid()
+	pid := p.pids()[0]
 	if err := p.stop(); err != nil {
 		t.Error(err)
 	}

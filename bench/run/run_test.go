@@ -199,7 +199,7 @@ func TestProcFiles(t *testing.T) {
 			t.Errorf("%q was read", bad)
 		}
 	}
-	m, err := begin(os.Getpid(), os.Getpid())
+	m, err := begin([]int{os.Getpid()}, os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

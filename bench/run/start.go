@@ -32,14 +32,14 @@ func (s *Start) run(t *trial) error {
 	if err := t.settle(t.dir, startTouches); err != nil {
 		return err
 	}
-	m, err := begin(0, t.store.pid())
+	m, err := begin(nil, t.store.pid())
 	if err != nil {
 		return err
 	}
 	if err := t.start(); err != nil {
 		return err
 	}
-	m.pid = t.p.pid()
+	m.pids = t.p.pids()
 	r, err := t.writeAll()
 	if err != nil {
 		return err

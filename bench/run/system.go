@@ -29,12 +29,24 @@ var systems = []system{
 	{"ideal-synced", "ideal", map[string]string{"flush.messages": "1"}, "the bare server: one write to a shared file, one sync for a group"},
 	{"firn", "firn", map[string]string{"firn.ack.policy": "replicated"}, "Firn, this checkout: acknowledged from the page cache"},
 	{"firn-synced", "firn", map[string]string{"firn.ack.policy": "fsync"}, "Firn, this checkout: acknowledged from the disk, by the journal"},
+	{"firn-3", "firn-3", clustered("firn.ack.policy", "replicated"), "three brokers of Firn, each partition on all of them: acknowledged from the page caches of two or more"},
+	{"firn-3-synced", "firn-3", clustered("firn.ack.policy", "fsync"), "three brokers of Firn, each partition on all of them: acknowledged from the disks of two or more"},
+	{"kafka-3", "kafka-3", clustered(), "three brokers of Apache Kafka, each partition on all of them: acknowledged from the page caches of two or more"},
 	{"kafka", "kafka", nil, "Apache Kafka, its defaults: acknowledged from the page cache"},
 	{"kafka-synced", "kafka", map[string]string{"flush.messages": "1"}, "Apache Kafka, flush.messages=1: a sync for each batch"},
 	{"nats", "nats", nil, "NATS JetStream, its defaults, by its own protocol and client: a batch is one message, a partition a stream"},
 	{"nats-synced", "nats-synced", nil, "NATS JetStream, sync_interval: always: a sync for each message"},
 	{"nisshi", "nisshi", nil, "Nisshi, its data in memory"},
 	{"nisshi-sqlite", "nisshi-sqlite", nil, "Nisshi, its data in SQLite"},
+}
+
+// clustered are the configs of a topic of three replicas, and others.
+func clustered(others ...string) map[string]string {
+	configs := map[string]string{"min.insync.replicas": "2"}
+	for i := 0; i < len(others); i += 2 {
+		configs[others[i]] = others[i+1]
+	}
+	return configs
 }
 
 func findSystem(name string) *system {
@@ -57,6 +69,8 @@ type server interface {
 	// command gives the program's arguments for a folder, which it prepares
 	// when nothing is in it.
 	command(dir string) ([]string, error)
+	// others are the rest of its cluster, none for a broker alone.
+	others() []server
 	facts() []Fact
 	// profile is the address of net/http/pprof's CPU profiles, or empty.
 	profile() string
@@ -73,13 +87,16 @@ func newServer(ctx context.Context, name, work string) (server, error) {
 		return nil, err
 	}
 	switch name {
-	case "firn":
-		http, err := freeAddr()
+	case "firn", "firn-3":
+		bin, err := build(ctx, work, "firn", "./cmd/firn")
 		if err != nil {
 			return nil, err
 		}
-		bin, err := build(ctx, work, "firn", "./cmd/firn")
-		return &firnServer{kafkaAPI(addr), bin, http}, err
+		if name == "firn-3" {
+			return newFirnCluster(bin)
+		}
+		http, err := freeAddr()
+		return &firnServer{kafkaAPI: kafkaAPI(addr), bin: bin, http: http}, err
 	case "ideal", "ideal-copy":
 		bin, err := build(ctx, work, "ideal", "./bench/ideal")
 		args := []string{"-kafka", addr}
@@ -89,6 +106,8 @@ func newServer(ctx context.Context, name, work string) (server, error) {
 		return &idealServer{kafkaAPI(addr), bin, args}, err
 	case "kafka":
 		return newKafka(ctx, work, addr)
+	case "kafka-3":
+		return newKafkaCluster(ctx, work)
 	case "nisshi":
 		return newNisshi(ctx, addr, "memory://nisshi/")
 	case "nisshi-sqlite":
@@ -116,7 +135,7 @@ type kafkaAPI string
 
 func (a kafkaAPI) addr() string { return string(a) }
 
-func (a kafkaAPI) ping(ctx context.Context) error { return blast.Ping(ctx, string(a)) }
+func (a kafkaAPI) ping(ctx context.Context) error { return blast.Ping(ctx, string(a), 1) }
 
 func (a kafkaAPI) create(ctx context.Context, t blast.Topic, configs map[string]string) error {
 	return t.Create(ctx, configs)
@@ -125,6 +144,8 @@ func (a kafkaAPI) create(ctx context.Context, t blast.Topic, configs map[string]
 func (a kafkaAPI) produce(ctx context.Context, job blast.Produce) (*blast.Result, error) {
 	return job.Run(ctx)
 }
+
+func (a kafkaAPI) others() []server { return nil }
 
 type firnServer struct {
 	kafkaAPI
@@ -163,6 +184,8 @@ type kafkaServer struct {
 	work       string
 	formatted  bool
 }
+
+const kafkaClusterID = "MkU3OEVBNTcwNTJENDM2Qg"
 
 var kafkaFlags = []string{"-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"}
 
@@ -227,7 +250,7 @@ func (k *kafkaServer) command(dir string) ([]string, error) {
 		if err := os.WriteFile(conf, []byte(strings.Join(k.properties(template), "\n")), 0o644); err != nil {
 			return nil, err
 		}
-		args := append(slices.Clone(k.java[1:]), "kafka.tools.StorageTool", "format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", conf)
+		args := append(slices.Clone(k.java[1:]), "kafka.tools.StorageTool", "format", "--standalone", "-t", kafkaClusterID, "-c", conf)
 		if out, err := exec.Command(k.java[0], args...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("format Kafka's folder: %w\n%s", err, out)
 		}

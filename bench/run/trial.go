@@ -66,7 +66,7 @@ func (t *trial) run(ctx context.Context) error {
 	if err := t.start(); err != nil {
 		return err
 	}
-	t.topic = blast.Topic{Addr: t.server.addr(), Name: "bench", Partitions: t.w.Partitions}
+	t.topic = blast.Topic{Addr: t.server.addr(), Name: "bench", Partitions: t.w.Partitions, Replicas: len(t.p.pids())}
 	m, err := t.begin()
 	if err != nil {
 		return err
@@ -254,7 +254,7 @@ func (c *CatchUp) run(t *trial) error {
 }
 
 // begin starts to measure what the broker and others take of the machine.
-func (t *trial) begin() (*meter, error) { return begin(t.p.pid(), t.store.pid()) }
+func (t *trial) begin() (*meter, error) { return begin(t.p.pids(), t.store.pid()) }
 
 // since keeps how long it took and what the broker's process cost so far. m
 // tells how much of the machine others took meanwhile, r what the driver did.
@@ -264,7 +264,7 @@ func (t *trial) since(began time.Time, phase string, m *meter, r *blast.Result) 
 	if err != nil {
 		return err
 	}
-	cpu, err := processCPU(t.p.pid())
+	cpu, err := brokersCPU(t.p.pids())
 	if err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func (i *Idle) run(t *trial) error {
 	if err != nil {
 		return err
 	}
-	now, _, err := memory(t.p.pid())
+	now, _, err := brokersMemory(t.p.pids())
 	if err != nil {
 		return err
 	}

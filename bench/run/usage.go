@@ -15,33 +15,31 @@ import (
 // usage is what a phase cost.
 type usage struct {
 	took    time.Duration
-	broker  float64 // CPU seconds, user and system
+	broker  float64 // CPU seconds, user and system, of all brokers
 	driver  float64
 	store   float64 // of the object store
 	foreign float64 // CPU of everybody else, part of what all cores had
-	peakRSS int64   // of the broker since its start, bytes
+	peakRSS int64   // of the brokers since their start, bytes
 }
 
 // meter measures from begin to end. Kernel threads do not count as foreign:
 // they write the broker's own pages to the disk.
 type meter struct {
-	pid                                int // 0: the broker is not there yet
-	store                              int // pid of the object store, 0 for none
+	pids                               []int // of the brokers; none: they are not there yet
+	store                              int   // pid of the object store, 0 for none
 	at                                 time.Time
 	all, kernel, broker, driver, other float64
 }
 
-func begin(pid, store int) (*meter, error) {
-	m := &meter{pid: pid, store: store}
+func begin(pids []int, store int) (*meter, error) {
+	m := &meter{pids: pids, store: store}
 	return m, m.read()
 }
 
 func (m *meter) read() error {
 	var err error
-	if m.pid != 0 {
-		if m.broker, err = processCPU(m.pid); err != nil {
-			return err
-		}
+	if m.broker, err = brokersCPU(m.pids); err != nil {
+		return err
 	}
 	if m.store != 0 {
 		if m.other, err = processCPU(m.store); err != nil {
@@ -60,11 +58,11 @@ func (m *meter) read() error {
 }
 
 func (m *meter) end() (usage, error) {
-	now := meter{pid: m.pid, store: m.store}
+	now := meter{pids: m.pids, store: m.store}
 	if err := now.read(); err != nil {
 		return usage{}, fmt.Errorf("the broker or its store is gone: %w", err)
 	}
-	_, peak, err := memory(m.pid)
+	_, peak, err := brokersMemory(m.pids)
 	if err != nil {
 		return usage{}, err
 	}
@@ -129,6 +127,29 @@ func processCPU(pid int) (float64, error) {
 	}
 	_, cpu, err := parseStat(b)
 	return cpu, err
+}
+
+func brokersCPU(pids []int) (float64, error) {
+	sum := 0.0
+	for _, pid := range pids {
+		cpu, err := processCPU(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += cpu
+	}
+	return sum, nil
+}
+
+func brokersMemory(pids []int) (now, peak int64, err error) {
+	for _, pid := range pids {
+		n, p, err := memory(pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		now, peak = now+n, peak+p
+	}
+	return now, peak, nil
 }
 
 func ownCPU() (float64, error) {
