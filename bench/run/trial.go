@@ -94,9 +94,9 @@ func (t *trial) start() error {
 }
 
 // phase measures what f does and keeps it under that name. f writes about so
-// many bytes.
+// many bytes to each replica.
 func (t *trial) phase(name string, writes Size, f func() (*blast.Result, error)) error {
-	if err := t.settle(t.dir, int64(writes)); err != nil {
+	if err := t.settle(t.dir, int64(writes)*int64(len(t.p.pids()))); err != nil {
 		return err
 	}
 	runtime.GC()

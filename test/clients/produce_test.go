@@ -123,9 +123,13 @@ func TestAcks(t *testing.T) {
 	if id := w.topicID(topic); id == [16]byte{} {
 		t.Error("no topic id")
 	}
-	if n := len(w.fetchAt(topic, 0)); n != 3 {
-		t.Fatalf("%d batches, want 3", n)
-	}
+	// Nor is it known when it is durable, which is when it can be read.
+	eventually(t, "the batch with acks=0", func() error {
+		if n := len(w.fetchAt(topic, 0)); n != 3 {
+			return fmt.Errorf("%d batches, want 3", n)
+		}
+		return nil
+	})
 	// An error can only be told by closing.
 	w.send(produceRequest(9, 0, "no-such-topic", 0, plain(one(2)...).bytes()))
 	w.wantClosed()
