@@ -49,7 +49,6 @@ var unanswered = []struct {
 	{"quotas, a later step", []int16{48, 49}, []string{"0–1", "0–1"}},
 	{"the new group protocol (KIP-848), a later step", []int16{68, 69}, []string{"0–1", "0–1"}},
 	{"share and streams groups, a later step", []int16{76, 77, 78, 79, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92}, []string{"1", "1", "1–2", "1–2", "0", "0", "0–1", "0", "0–1", "0", "0", "0–1", "0", "0"}},
-	{"KRaft's voters; Firn's metadata is in etcd", []int16{80, 81}, []string{"0–1", "0"}},
 }
 
 // The part of docs/compatibility.md that is made from code stands between
@@ -80,7 +79,11 @@ func requestTables(t *testing.T) string {
 		10: "group coordinators",
 		22: "idempotent producers; a transactional id is refused",
 		71: "Kafka lists it, and 72, in ApiVersions only with a reporter that takes telemetry",
+		55: "members of etcd: their revisions as offsets, etcd's ids of them as folder ids, every broker's addresses as nodes",
+		64: "only a broker that is gone, that no partition names and that is no member of etcd; Kafka takes any",
 		72: "two connections with one client instance id are one client, as in Kafka",
+		80: "lets a member of etcd in that was removed; it joins when its broker starts",
+		81: "members of etcd, learners too; refused where too few voters would be left that answer",
 	}
 	var b strings.Builder
 	b.WriteString("\n| key | request | versions | flexible from | |\n|---|---|---|---|---|\n")

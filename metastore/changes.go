@@ -277,12 +277,17 @@ func (s *Store) Unfence(ctx context.Context, controller int64, id record.BrokerI
 	return revision, nil
 }
 
-// Forget deletes, as the controller of revision controller, what is known of a
-// broker that will not come back: its unfenced key, and with it the disk that
-// it had. It fails with ErrConflict while the broker is registered, with
-// kerr.NotController.
-func (s *Store) Forget(ctx context.Context, controller int64, id record.BrokerID) (revision int64, err error) {
-	ok, revision, err := s.change(ctx, "forget", guard{controllerKey, controller},
+// Forget deletes what is known of a broker that will not come back: its
+// unfenced key, and with it the disk that it had. If it comes back after all,
+// it is taken in as one with another disk. It is written under the registration
+// of this broker, which was asked to. It fails with ErrConflict while that
+// broker is registered.
+func (s *Store) Forget(ctx context.Context, id record.BrokerID) (revision int64, err error) {
+	g, err := s.asBroker()
+	if err != nil {
+		return 0, err
+	}
+	ok, revision, err := s.change(ctx, "forget", g,
 		[]clientv3.Cmp{brokerGuard(id, 0)},
 		[]clientv3.Op{clientv3.OpDelete(unfencedKey(id))})
 	if err == nil && !ok {

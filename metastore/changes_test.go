@@ -274,9 +274,8 @@ func TestSetLeaving(t *testing.T) {
 func TestForget(t *testing.T) {
 	ctx := testCtx(t)
 	s := openRegistered(t, t.TempDir())
-	controller := s.session.controller.Load()
 	unfence(t, s, 2, putBroker(t, s, 2))
-	if _, err := s.Forget(ctx, controller, 2); !errors.Is(err, ErrConflict) {
+	if _, err := s.Forget(ctx, 2); !errors.Is(err, ErrConflict) {
 		t.Fatalf("while it is registered: %v", err)
 	}
 	if _, err := s.srv.cli.Delete(ctx, brokerKey(2)); err != nil {
@@ -285,10 +284,7 @@ func TestForget(t *testing.T) {
 	if img := until(t, s, "it is gone", func(img *Image) bool { return len(img.Brokers) == 1 }); img.Unfenced[2].Disk != "disk" || img.Eligible(2) {
 		t.Fatalf("%+v", img.Unfenced)
 	}
-	if _, err := s.Forget(ctx, controller-1, 2); !errors.Is(err, kerr.NotController) {
-		t.Fatalf("by another controller: %v", err)
-	}
-	rev, err := s.Forget(ctx, controller, 2)
+	rev, err := s.Forget(ctx, 2)
 	if err != nil {
 		t.Fatal(err)
 	}

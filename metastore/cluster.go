@@ -39,6 +39,9 @@ var (
 	ErrNodeID = errors.New("metastore: node id is taken")
 	// ErrVersion says that the cluster runs an etcd that this one cannot join.
 	ErrVersion = errors.New("metastore: etcd of the cluster is too different")
+	// ErrQuorum says that without that member too few voters would be well for
+	// metadata to be changed.
+	ErrQuorum = errors.New("metastore: etcd would lose its quorum")
 )
 
 // Cluster says how a broker takes part in a cluster of several.

@@ -1,12 +1,14 @@
 package metastore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/firnlog/firn/record"
@@ -34,8 +36,11 @@ type MemberHealth struct {
 	Term     uint64
 	Index    uint64 // of raft's log, applied
 	Revision int64
-	DBBytes  int64 // size of the database file
-	DBInUse  int64 // of that, not free
+	Lag      int64    // revisions that another member had when they were asked, and this one has not got yet
+	DBBytes  int64    // size of the database file
+	DBInUse  int64    // of that, not free
+	DBQuota  int64    // what the file may grow to
+	Alarms   []string // that this member has raised: NOSPACE, CORRUPT
 }
 
 // Quorum is the state of etcd's raft group, as brokers: etcd runs in their
@@ -133,24 +138,69 @@ func (s *Store) Members(ctx context.Context) ([]Member, error) {
 	return all, nil
 }
 
-// Health lists the members and asks each of them how it is.
+// known lists the members as they are known here, without asking etcd's leader:
+// there may be none.
+func (s *Store) known(ctx context.Context) ([]Member, error) {
+	var all []Member
+	if s.srv.etcd != nil {
+		for _, m := range s.srv.etcd.Server.Cluster().Members() {
+			all = append(all, s.member(uint64(m.ID), m.Name, m.PeerURLs, m.ClientURLs, m.IsLearner))
+		}
+		slices.SortFunc(all, func(x, y Member) int { return cmp.Compare(x.ID, y.ID) })
+		return all, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	resp, err := s.srv.cli.MemberList(ctx, clientv3.WithSerializable())
+	for err != nil && transient(err) && ctx.Err() == nil { // the member that was asked went away: another one answers
+		select {
+		case <-time.After(tryPause):
+		case <-ctx.Done():
+		}
+		resp, err = s.srv.cli.MemberList(ctx, clientv3.WithSerializable())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("metastore: list members: %w", mapError(err))
+	}
+	for _, m := range resp.Members {
+		all = append(all, s.member(m.ID, m.Name, m.PeerURLs, m.ClientURLs, m.IsLearner))
+	}
+	return all, nil
+}
+
+// Health asks each member that is known here how it is, two seconds long at
+// most. It needs no leader of etcd.
 func (s *Store) Health(ctx context.Context) ([]MemberHealth, error) {
-	all, err := s.Members(ctx)
+	all, err := s.known(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]MemberHealth, len(all))
-	answered := make(chan struct{})
-	for i, m := range all {
-		go func() {
-			out[i] = s.health(ctx, m)
-			answered <- struct{}{}
-		}()
+	s.askEach(ctx, all, out, func(int) bool { return true })
+	newest := int64(0)
+	for i := range out {
+		newest = max(newest, out[i].Revision)
 	}
-	for range all {
-		<-answered
+	// They were asked one by one: who was asked early is asked again.
+	late := func(i int) bool { return out[i].Err == nil && out[i].Revision < newest }
+	s.askEach(ctx, all, out, late)
+	for i := range out {
+		if late(i) {
+			out[i].Lag = newest - out[i].Revision
+		}
 	}
 	return out, nil
+}
+
+// askEach asks those members for which want is true, all at the same time.
+func (s *Store) askEach(ctx context.Context, all []Member, out []MemberHealth, want func(int) bool) {
+	var asked sync.WaitGroup
+	for i, m := range all {
+		if want(i) {
+			asked.Go(func() { out[i] = s.health(ctx, m) })
+		}
+	}
+	asked.Wait()
 }
 
 // health asks one member, for askFor at most.
@@ -162,11 +212,31 @@ func (s *Store) health(ctx context.Context, m Member) MemberHealth {
 		return h
 	}
 	h.Leader, h.Term, h.Index, h.Revision = st.Leader == m.ID, st.RaftTerm, st.RaftAppliedIndex, st.Header.Revision
-	h.DBBytes, h.DBInUse = st.DbSize, st.DbSizeInUse
-	if len(st.Errors) > 0 && st.Leader == 0 {
-		h.Err = fmt.Errorf("metastore: member %s: %s", m.Peer, strings.Join(st.Errors, ", "))
+	h.DBBytes, h.DBInUse, h.DBQuota, h.Alarms = st.DbSize, st.DbSizeInUse, st.DbSizeQuota, alarmsOf(st, m.ID)
+	if st.Leader == 0 {
+		h.Err = fmt.Errorf("metastore: member %s: %w", m.Peer, errNoLeader)
 	}
 	return h
+}
+
+var errNoLeader = errors.New("it knows no leader of etcd")
+
+// alarmsOf gives the alarms that a member has raised: each member knows those
+// of all, and lists them as etcd's AlarmMember prints itself.
+func alarmsOf(st *pb.StatusResponse, id uint64) (raised []string) {
+	for _, text := range st.Errors {
+		for _, kind := range []pb.AlarmType{pb.AlarmType_NOSPACE, pb.AlarmType_CORRUPT} {
+			if a := (&pb.AlarmMember{MemberID: id, Alarm: kind}); sameAlarm(text, a) {
+				raised = append(raised, kind.String())
+			}
+		}
+	}
+	return raised
+}
+
+// sameAlarm compares without spaces: how many there are is not promised.
+func sameAlarm(text string, a *pb.AlarmMember) bool {
+	return strings.ReplaceAll(text, " ", "") == strings.ReplaceAll(a.String(), " ", "")
 }
 
 func (s *Store) status(ctx context.Context, m Member) (*pb.StatusResponse, error) {
@@ -210,16 +280,21 @@ func askStatus(ctx context.Context, addr string) (st *pb.StatusResponse, err err
 // it does not touch the database.
 func (s *server) status() *pb.StatusResponse {
 	srv := s.etcd.Server
-	return &pb.StatusResponse{
+	st := &pb.StatusResponse{
 		Header: &pb.ResponseHeader{Revision: srv.KV().Rev()}, Leader: uint64(srv.Leader()), RaftTerm: srv.Term(),
 		RaftAppliedIndex: srv.AppliedIndex(), DbSize: srv.Backend().Size(), DbSizeInUse: srv.Backend().SizeInUse(),
+		DbSizeQuota: srv.Cfg.QuotaBackendBytes,
 	}
+	for _, a := range srv.Alarms() {
+		st.Errors = append(st.Errors, a.String())
+	}
+	return st
 }
 
 // RemoveMember takes the member at a peer address out of the cluster. Its
 // broker deletes its etcd folder and stops; it does not come back as a member
-// before AddMember. It fails with ErrConflict when there is no such member, or
-// no other, and with etcd's error when too few of the others are well.
+// before AddMember. It fails with ErrConflict when there is no such member,
+// with ErrQuorum when it is the only one or too few of the others are well.
 func (s *Store) RemoveMember(ctx context.Context, peer string) error {
 	err := s.removeMember(ctx, peer)
 	if err != nil {
@@ -234,17 +309,13 @@ func (s *Store) removeMember(ctx context.Context, peer string) error {
 		return err
 	}
 	i := slices.IndexFunc(all, func(m Member) bool { return m.Peer == peer && peer != "" })
-	voters := 0
-	for _, m := range all {
-		if !m.Learner {
-			voters++
-		}
-	}
-	switch {
-	case i < 0:
+	if i < 0 {
 		return fmt.Errorf("%w: no member has that peer address", ErrConflict)
-	case !all[i].Learner && voters == 1:
-		return fmt.Errorf("%w: it is the only one", ErrConflict)
+	}
+	if !all[i].Learner {
+		if err := s.quorumWithout(ctx, all[i].ID); err != nil {
+			return err
+		}
 	}
 	if _, err := s.txn(ctx, "remove_member", nil, []clientv3.Op{clientv3.OpPut(removedKey(peer), "")}, nil); err != nil {
 		return err
@@ -264,6 +335,36 @@ func (s *Store) removeMember(ctx context.Context, peer string) error {
 	if err != nil {
 		s.letIn(context.WithoutCancel(ctx), peer)
 		return mapError(err)
+	}
+	return nil
+}
+
+// quorumWithout says whether the voters that are left without one of them can
+// go on: more than half of those answer. etcd itself looks only at those that
+// were connected for some seconds.
+func (s *Store) quorumWithout(ctx context.Context, id uint64) error {
+	all, err := s.Health(ctx)
+	if err != nil {
+		return err
+	}
+	left, well := 0, 0
+	var why []error
+	for _, m := range all {
+		switch {
+		case m.ID == id || m.Learner:
+			continue
+		case m.Err != nil:
+			why = append(why, m.Err)
+		default:
+			well++
+		}
+		left++
+	}
+	switch {
+	case left == 0:
+		return fmt.Errorf("%w: it is the only voter", ErrQuorum)
+	case well < left/2+1:
+		return fmt.Errorf("%w: of the %d voters that would be left %d answer, %d must: %w", ErrQuorum, left, well, left/2+1, errors.Join(why...))
 	}
 	return nil
 }

@@ -196,8 +196,11 @@ func TestRemoveMember(t *testing.T) {
 	c.voters(1, 2, 3)
 	c.register(3)
 
-	// The same while it is down.
+	// The same while it is down; then only itself can go.
 	c.kill(3)
+	if err := c.stores[1].RemoveMember(ctx, peer(2)); !errors.Is(err, ErrQuorum) {
+		t.Fatalf("one of the two that are left: %v", err)
+	}
 	if err := c.stores[2].RemoveMember(ctx, peer(3)); err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +219,7 @@ func TestRemoveMember(t *testing.T) {
 	if err := c.stores[1].RemoveMember(ctx, peer(2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.stores[1].RemoveMember(ctx, peer(1)); !errors.Is(err, ErrConflict) {
+	if err := c.stores[1].RemoveMember(ctx, peer(1)); !errors.Is(err, ErrQuorum) {
 		t.Fatalf("the last one: %v", err)
 	}
 }

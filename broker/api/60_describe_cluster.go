@@ -11,7 +11,7 @@ import (
 // DescribeCluster, versions 0–2.
 //
 //	1  endpoint type: 1 brokers, 2 controllers (KIP-919)
-//	2  fenced brokers, when asked for (KIP-1073)
+//	2  fenced brokers, when asked for (KIP-1073): registered, but not taken in yet
 func (a *API) describeCluster(c *call) {
 	req := c.req.Body.(*kmsg.DescribeClusterRequest)
 	resp := response[*kmsg.DescribeClusterResponse](c)
@@ -37,7 +37,10 @@ func (a *API) describeCluster(c *call) {
 	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
 		b := img.Brokers[id]
 		nb := kmsg.NewDescribeClusterResponseBroker()
-		nb.NodeID, nb.Host, nb.Port, nb.Rack = int32(id), b.Host, b.Port, rack(b)
+		nb.NodeID, nb.Host, nb.Port, nb.Rack, nb.IsFenced = int32(id), b.Host, b.Port, rack(b), !img.Eligible(id)
+		if nb.IsFenced && !req.IncludeFencedBrokers {
+			continue
+		}
 		resp.Brokers = append(resp.Brokers, nb)
 	}
 	c.send(resp)

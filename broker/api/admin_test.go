@@ -33,6 +33,10 @@ func adminSweepRequest(req kmsg.Request) {
 		r.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: name, Partitions: []int32{0}}}
 	case *kmsg.UnregisterBrokerRequest:
 		r.BrokerID = 4000
+	case *kmsg.AddRaftVoterRequest:
+		r.VoterID, r.Listeners, r.TimeoutMillis = testBroker+1, []kmsg.AddRaftVoterRequestListener{{Host: "127.0.0.1", Port: 1}}, 1000
+	case *kmsg.RemoveRaftVoterRequest:
+		r.VoterID, r.VoterDirectoryID = 4000, [16]byte{1}
 	case *kmsg.DeleteGroupsRequest:
 		r.Groups = []string{"nobody's"}
 	case *kmsg.OffsetDeleteRequest:
@@ -87,6 +91,10 @@ func adminSweepCheck(t *testing.T, version int16, resp kmsg.Response, want *kerr
 		wantCode(t, name, r.Topics[0].Partitions[0].ErrorCode, want)
 	case *kmsg.UnregisterBrokerResponse:
 		wantCode(t, name, r.ErrorCode, kerr.BrokerIDNotRegistered)
+	case *kmsg.AddRaftVoterResponse:
+		wantCode(t, name, r.ErrorCode, kerr.InvalidRequest) // it is on its own
+	case *kmsg.RemoveRaftVoterResponse:
+		wantCode(t, name, r.ErrorCode, kerr.VoterNotFound)
 	case *kmsg.DeleteGroupsResponse:
 		wantCode(t, name, r.Groups[0].ErrorCode, kerr.GroupIDNotFound)
 	case *kmsg.OffsetDeleteResponse:

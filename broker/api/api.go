@@ -55,7 +55,11 @@ type Metadata interface {
 	SetConfigs(ctx context.Context, r metastore.ConfigResource, edit func(map[string]string) (map[string]string, error)) (int64, error)
 	ChangePartitions(ctx context.Context, changes []metastore.PartitionChange) (revisions []int64, err error)
 	AllocateProducerIDs(ctx context.Context, n int64) (int64, error)
-	Quorum() metastore.Quorum
+	Forget(ctx context.Context, id record.BrokerID) (int64, error)
+	Members(ctx context.Context) ([]metastore.Member, error)
+	Health(ctx context.Context) ([]metastore.MemberHealth, error)
+	AddMember(ctx context.Context, peer string) error
+	RemoveMember(ctx context.Context, peer string) error
 }
 
 // Config is plain values; zero values take the defaults named here.
@@ -131,6 +135,7 @@ type API struct {
 
 	sessions     *sessionCache
 	producers    producerIDs
+	members      membersSeen
 	telemetry    *telemetry.Manager
 	subscribed   atomic.Pointer[metastore.Image] // whose client metrics configs telemetry has; changed under subscribing
 	subscribing  sync.Mutex
@@ -229,15 +234,17 @@ var operations = map[int16]operation{
 	45: {handle: (*API).alterPartitionReassignments, waits: true},
 	46: {handle: (*API).listPartitionReassignments, sized: true},
 	47: {handle: (*API).offsetDelete, waits: true},
-	55: {handle: (*API).describeQuorum},
+	55: {handle: (*API).describeQuorum, waits: true},
 	57: {handle: (*API).updateFeatures},
 	60: {handle: (*API).describeCluster},
 	61: {handle: (*API).describeProducers, large: true},
-	64: {handle: (*API).unregisterBroker},
+	64: {handle: (*API).unregisterBroker, waits: true},
 	71: {handle: (*API).getTelemetrySubscriptions},
 	72: {handle: (*API).pushTelemetry, waits: true},
 	74: {handle: (*API).listConfigResources, sized: true},
 	75: {handle: (*API).describeTopicPartitions, sized: true},
+	80: {handle: (*API).addRaftVoter, waits: true},
+	81: {handle: (*API).removeRaftVoter, waits: true},
 }
 
 var (

@@ -54,6 +54,9 @@ var errReadOnly = errors.New("read only")
 func (readOnly) CreateTopics(context.Context, []metastore.TopicSpec) ([]metastore.CreateResult, int64, error) {
 	return nil, 0, errReadOnly
 }
+func (readOnly) Forget(context.Context, record.BrokerID) (int64, error)     { return 0, errReadOnly }
+func (readOnly) AddMember(context.Context, string) error                    { return errReadOnly }
+func (readOnly) RemoveMember(context.Context, string) error                 { return errReadOnly }
 func (readOnly) DeleteTopic(context.Context, record.TopicID) (int64, error) { return 0, errReadOnly }
 func (readOnly) AddPartitions(context.Context, record.TopicID, [][]record.BrokerID, int) (int64, error) {
 	return 0, errReadOnly

@@ -118,6 +118,8 @@ func (r *reader) int16() int16 {
 	return 0
 }
 
+func (r *reader) uint16() uint16 { return uint16(r.int16()) }
+
 func (r *reader) int32() int32 {
 	if b := r.take(4); b != nil {
 		return int32(binary.BigEndian.Uint32(b))

@@ -48,6 +48,8 @@ var apis = [...]apiSpec{
 	{key: 72, name: "PushTelemetry", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodePushTelemetryRequest},
 	{key: 74, name: "ListConfigResources", min: 0, max: 1, advertise: 0, flexible: 0, decode: decodeListConfigResourcesRequest},
 	{key: 75, name: "DescribeTopicPartitions", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeDescribeTopicPartitionsRequest},
+	{key: 80, name: "AddRaftVoter", min: 0, max: 1, advertise: 0, flexible: 0, decode: decodeAddRaftVoterRequest},
+	{key: 81, name: "RemoveRaftVoter", min: 0, max: 0, advertise: 0, flexible: 0, decode: decodeRemoveRaftVoterRequest},
 }
 
 func decodeProduceRequest(r *reader, v int16) kmsg.Request {
@@ -1952,6 +1954,66 @@ func readDescribeTopicPartitionsRequestCursor(r *reader, v int16, s *kmsg.Descri
 	s.Default()
 	s.Topic = r.string(flex)
 	s.Partition = r.int32()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeAddRaftVoterRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.AddRaftVoterRequest{Version: v}
+	readAddRaftVoterRequest(r, v, s)
+	return s
+}
+
+func readAddRaftVoterRequest(r *reader, v int16, s *kmsg.AddRaftVoterRequest) {
+	const flex = true
+	s.Default()
+	s.ClusterID = r.stringPtr(flex, true)
+	s.TimeoutMillis = r.int32()
+	s.VoterID = r.int32()
+	s.VoterDirectoryID = r.uuid()
+	s.Listeners = array[kmsg.AddRaftVoterRequestListener](r, flex, minAddRaftVoterRequestListener(v))
+	for i := range s.Listeners {
+		readAddRaftVoterRequestListener(r, v, &s.Listeners[i])
+		if r.err != nil {
+			return
+		}
+	}
+	if v >= 1 {
+		s.AckWhenCommitted = r.bool()
+	}
+	if flex {
+		r.skipTags()
+	}
+}
+
+func minAddRaftVoterRequestListener(v int16) int {
+	return 5
+}
+
+func readAddRaftVoterRequestListener(r *reader, v int16, s *kmsg.AddRaftVoterRequestListener) {
+	const flex = true
+	s.Default()
+	s.Name = r.string(flex)
+	s.Host = r.string(flex)
+	s.Port = r.uint16()
+	if flex {
+		r.skipTags()
+	}
+}
+
+func decodeRemoveRaftVoterRequest(r *reader, v int16) kmsg.Request {
+	s := &kmsg.RemoveRaftVoterRequest{Version: v}
+	readRemoveRaftVoterRequest(r, v, s)
+	return s
+}
+
+func readRemoveRaftVoterRequest(r *reader, v int16, s *kmsg.RemoveRaftVoterRequest) {
+	const flex = true
+	s.Default()
+	s.ClusterID = r.stringPtr(flex, true)
+	s.VoterID = r.int32()
+	s.VoterDirectoryID = r.uuid()
 	if flex {
 		r.skipTags()
 	}

@@ -61,6 +61,8 @@ func fill(t *rapid.T, v reflect.Value) {
 		v.SetBool(rapid.Bool().Draw(t, "bool"))
 	case reflect.Uint8:
 		v.SetUint(uint64(rapid.Byte().Draw(t, "byte")))
+	case reflect.Uint16:
+		v.SetUint(uint64(rapid.Uint16().Draw(t, "uint16")))
 	case reflect.Int8:
 		v.SetInt(int64(rapid.Int8().Draw(t, "int8")))
 	case reflect.Int16:

@@ -43,3 +43,5 @@ func FuzzDecodeGetTelemetrySubscriptions(f *testing.F)  { fuzzDecoder(f, 71) }
 func FuzzDecodePushTelemetry(f *testing.F)              { fuzzDecoder(f, 72) }
 func FuzzDecodeListConfigResources(f *testing.F)        { fuzzDecoder(f, 74) }
 func FuzzDecodeDescribeTopicPartitions(f *testing.F)    { fuzzDecoder(f, 75) }
+func FuzzDecodeAddRaftVoter(f *testing.F)               { fuzzDecoder(f, 80) }
+func FuzzDecodeRemoveRaftVoter(f *testing.F)            { fuzzDecoder(f, 81) }

@@ -184,7 +184,7 @@ func (g *generator) field(f field, vs versions) {
 		g.p("s.%s = r.bytes(flex, %s)\n", f.name, null)
 	case strings.HasPrefix(f.typ, "enum:"):
 		g.p("s.%s = kmsg.%s(r.int8())\n", f.name, strings.TrimPrefix(f.typ, "enum:"))
-	default: // bool, intN, uuid
+	default: // bool, intN, uint16, uuid
 		g.p("s.%s = r.%s()\n", f.name, f.typ)
 	}
 }

@@ -33,7 +33,7 @@ type field struct {
 	fields  []field
 }
 
-var fixedSizes = map[string]int{"bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uuid": 16}
+var fixedSizes = map[string]int{"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "uuid": 16}
 
 // minSize is the least number of bytes of the field.
 func (f field) minSize(flex bool) int {
