@@ -74,10 +74,21 @@ func TestChaos(t *testing.T) {
 
 func config(t *testing.T, bin, dir, librdkafka string) Config {
 	began := time.Now()
+	// Whoever does not watch is told what was found, not each fault: those are
+	// in the folder.
+	log := t.Logf
+	if !testing.Verbose() {
+		f, err := os.Create(filepath.Join(dir, "faults.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		log = func(format string, args ...any) { fmt.Fprintf(f, format+"\n", args...) }
+	}
 	return Config{Seed: *seed, Brokers: *brokers, Replicas: *copies, Length: time.Duration(*minutes * float64(time.Minute)), Binary: bin, Librdkafka: librdkafka, Dir: dir,
 		Args: []string{"--upload-check", "1s", "--set", "log.retention.check.interval.ms=500", "--set", "group.initial.rebalance.delay.ms=0", "--set", "firn.journal.bytes=134217728", "--set", "offsets.topic.num.partitions=4"},
 		Log: func(format string, args ...any) {
-			t.Logf("%6.2f s  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
+			log("%6.2f s  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
 		}}
 }
 
