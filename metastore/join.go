@@ -199,12 +199,12 @@ func (f *formed) id() string {
 // and did not take it out.
 func (m *member) mayJoin(ctx context.Context, cli *clientv3.Client, done *formed) error {
 	var resp *clientv3.TxnResponse
-	_, err := try(ctx, nil, func(ctx context.Context) (err error) {
+	err := m.again(ctx, "look whether this broker may join", func(ctx context.Context) (err error) {
 		resp, err = cli.Txn(ctx).Then(clientv3.OpGet(clusterKey), clientv3.OpGet(removedKey(m.cfg.Cluster.Peer))).Commit()
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("metastore: join: %w", mapError(err))
+		return err
 	}
 	if kv := first(resp.Responses[0].GetResponseRange().Kvs); kv != nil && done != nil {
 		id, err := decodeClusterID(kv.Value)
@@ -226,11 +226,11 @@ func (m *member) mayJoin(ctx context.Context, cli *clientv3.Client, done *formed
 // lockJoin waits until no other broker joins.
 func (m *member) lockJoin(ctx context.Context, cli *clientv3.Client) (unlock func(), err error) {
 	var lease *clientv3.LeaseGrantResponse
-	if _, err := try(ctx, nil, func(ctx context.Context) (err error) {
+	if err := m.again(ctx, "lock joining", func(ctx context.Context) (err error) {
 		lease, err = cli.Grant(ctx, joinTTL)
 		return err
 	}); err != nil {
-		return nil, fmt.Errorf("metastore: lock joining: %w", mapError(err))
+		return nil, err
 	}
 	keep, end := context.WithCancel(context.WithoutCancel(ctx))
 	alive, err := cli.KeepAlive(keep, lease.ID)
@@ -286,7 +286,7 @@ func holdsLease(resp *clientv3.TxnResponse, id clientv3.LeaseID) bool {
 // it anew as a learner. It gives the other members' names by peer address.
 func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[string]string, err error) {
 	c := m.cfg.Cluster
-	list, err := members(ctx, cli)
+	list, err := m.members(ctx, cli)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +324,7 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 	}); err != nil {
 		return nil, err
 	}
-	if list, err = members(ctx, cli); err != nil {
+	if list, err = m.members(ctx, cli); err != nil {
 		return nil, err
 	}
 	others = map[string]string{}
@@ -341,20 +341,19 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 	return others, nil
 }
 
-func members(ctx context.Context, cli *clientv3.Client) (list *clientv3.MemberListResponse, err error) {
-	if _, err = try(ctx, nil, func(ctx context.Context) (err error) {
+func (m *member) members(ctx context.Context, cli *clientv3.Client) (list *clientv3.MemberListResponse, err error) {
+	err = m.again(ctx, "list the members", func(ctx context.Context) (err error) {
 		list, err = cli.MemberList(ctx)
 		return err
-	}); err != nil {
-		return nil, fmt.Errorf("metastore: join: list members: %w", mapError(err))
-	}
-	return list, nil
+	})
+	return list, err
 }
 
-// again does a change of the membership until etcd takes it: it refuses while
-// too few members are known to be well.
+// again does what a start needs of etcd until that is done, however long there
+// is no leader. Changes of the membership are refused, too, while too few
+// members are known to be well.
 func (m *member) again(ctx context.Context, what string, do func(context.Context) error) error {
-	said := m.saying(ctx, "the cluster does not take a change of its members yet, trying on", "change", what)
+	said := m.saying(ctx, "the cluster's members do not take this yet, trying on", "what", what)
 	defer said()
 	for {
 		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), longAttempt)
@@ -410,8 +409,11 @@ func (m *member) settle(ctx context.Context, srv *server) error {
 		}
 		m.log.Info("this broker's etcd member has caught up and votes", "peer", m.cfg.Cluster.Peer)
 	}
-	id, err := ensureClusterID(ctx, srv)
-	if err != nil {
+	var id string
+	if err := m.again(ctx, "name the cluster", func(ctx context.Context) (err error) {
+		id, err = ensureClusterID(ctx, srv)
+		return err
+	}); err != nil {
 		return err
 	}
 	return m.finish(ctx, id)

@@ -135,6 +135,52 @@ func TestDiskLoss(t *testing.T) {
 	}
 }
 
+// While etcd has no leader, a broker that is to join and one that is to be
+// registered wait for it, however long that takes.
+func TestStartWaitsForLeader(t *testing.T) {
+	for _, p := range []*time.Duration{&tryFor, &longAttempt} { // else it takes a minute
+		old := *p
+		*p = 300 * time.Millisecond
+		t.Cleanup(func() { *p = old }) // after the stores have ended
+	}
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	c.prepare(4, "", c.cfgs[1].Cluster.Seeds)
+	c.open(1, 2, 3, 4)
+	c.kill(1)
+	c.lose(1)
+	c.kill(2)
+	for c.stores[3].Quorum().Leader > 0 {
+		time.Sleep(10 * time.Millisecond)
+		if ctx.Err() != nil {
+			t.Fatal("one member of three has a leader")
+		}
+	}
+	registered, joined := make(chan error, 1), make(chan error, 1)
+	go func() { registered <- c.stores[4].Register(ctx) }()
+	go func() {
+		s, err := Open(ctx, c.cfgs[1], quiet)
+		if err == nil {
+			s.die()
+		}
+		joined <- err
+	}()
+	select {
+	case err := <-registered:
+		t.Fatalf("registered by whom? %v", err)
+	case err := <-joined:
+		t.Fatalf("joined whom? %v", err)
+	case <-time.After(5 * tryFor):
+	}
+	c.open(2)
+	if err := <-registered; err != nil {
+		t.Error(err)
+	}
+	if err := <-joined; err != nil {
+		t.Error(err)
+	}
+}
+
 func memberID(t *testing.T, c *testCluster, id record.BrokerID) uint64 {
 	t.Helper()
 	for _, s := range c.stores {

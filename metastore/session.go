@@ -77,7 +77,8 @@ func (s *Store) Fenced() bool {
 // Register writes this broker's key under a lease that is kept alive, and
 // makes this broker controller if there is none. A key that an earlier run of
 // this broker left behind is replaced: its data folder is ours now. When the
-// lease is lost the broker registers again by itself, with a new epoch.
+// lease is lost the broker registers again by itself, with a new epoch. In a
+// cluster it waits as long as ctx does for etcd to have a leader.
 // Register is called once; after an error it may be called again.
 func (s *Store) Register(ctx context.Context) error {
 	if err := acquire(ctx, s.session.busy); err != nil {
@@ -93,9 +94,10 @@ func (s *Store) Register(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.keeping, cancel)() // Close does not wait for us
-	err := s.enlist(ctx)
-	if err == nil {
-		err = s.campaign(ctx)
+	err := s.enter(ctx)
+	for err != nil && ctx.Err() == nil && transient(err) && !s.srv.solitary() {
+		s.log.Info("this broker cannot be registered yet, trying on", "broker", int32(s.cfg.BrokerID), "err", err)
+		err = s.enter(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("metastore: register broker %d: %w", s.cfg.BrokerID, err)
@@ -103,6 +105,14 @@ func (s *Store) Register(ctx context.Context) error {
 	s.session.registered.Store(true)
 	close(s.session.went)
 	return nil
+}
+
+// enter registers this broker, and makes it controller if there is none.
+func (s *Store) enter(ctx context.Context) error {
+	if err := s.enlist(ctx); err != nil {
+		return err
+	}
+	return s.campaign(ctx)
 }
 
 // enlist gets a lease and writes the registration under it.

@@ -16,10 +16,14 @@ import (
 
 const (
 	firstAttempt = time.Second            // of a call in a cluster; each next one may take twice as long
-	longAttempt  = 8 * time.Second        // but no longer than this
-	tryFor       = 15 * time.Second       // in all
 	tryPause     = 20 * time.Millisecond  // between attempts
 	termPause    = 100 * time.Millisecond // for what a new leader has in hand
+)
+
+// Tests make these shorter.
+var (
+	longAttempt = 8 * time.Second  // of the last of a call's attempts
+	tryFor      = 15 * time.Second // in all
 )
 
 var errNewTerm = errors.New("metastore: etcd has elected meanwhile")
