@@ -415,11 +415,7 @@ func (l *Log) AssignEpoch(e record.Epoch, start record.Offset) {
 	if n := len(old); n > 0 && e <= old[n-1].Epoch {
 		return
 	}
-	keep := len(old)
-	for keep > 0 && old[keep-1].Start >= start {
-		keep--
-	}
-	epochs := append(slices.Clone(old[:keep]), record.EpochStart{Epoch: e, Start: start})
+	epochs := append(EpochsBelow(old, start), record.EpochStart{Epoch: e, Start: start})
 	l.epochs.Store(&epochs)
 }
 

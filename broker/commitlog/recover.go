@@ -120,7 +120,8 @@ func (r *recovery) run(id record.TopicID) error {
 	if l.deps.Journal == nil {
 		l.durable = end
 	}
-	r.cutEpochs(end)
+	epochs := EpochsBelow(*l.epochs.Load(), end+1) // the last may have begun at the end
+	l.epochs.Store(&epochs)
 	if err := l.forgetEpochs(end + 1); err != nil { // they went with a tail that was lost
 		return err
 	}
@@ -291,17 +292,6 @@ func (r *recovery) epochsFromHeaders() {
 		})
 		f.Release()
 	}
-}
-
-// cutEpochs forgets epochs that would begin beyond the end.
-func (r *recovery) cutEpochs(end record.Offset) {
-	epochs := *r.l.epochs.Load()
-	n := len(epochs)
-	for n > 0 && epochs[n-1].Start > end {
-		n--
-	}
-	epochs = slices.Clone(epochs[:n])
-	r.l.epochs.Store(&epochs)
 }
 
 // openSegments decides which segments are trusted and which are scanned.

@@ -62,7 +62,7 @@ func (l *Log) Truncate(to record.Offset) (record.Offset, error) {
 	end := record.Offset(last.end.Load())
 	if end < l.Start() { // the batch in whose middle the log begins
 		last.close()
-		return l.endAt(l.restart(l.Start(), l.Start(), below(*l.epochs.Load(), end), ps))
+		return l.endAt(l.restart(l.Start(), l.Start(), EpochsBelow(*l.epochs.Load(), end), ps))
 	}
 	done := false
 	err = l.cutBack(end, end, func() error {
@@ -178,7 +178,7 @@ func (l *Log) cut(segs []*segment, at int, last *segment, ps *Producers) error {
 	}
 	l.tail.Store(&mark{offset: end, seg: last, pos: size})
 	l.edit(func(segs []*segment) []*segment { return append(slices.Clone(segs[:at]), last) })
-	epochs := below(*l.epochs.Load(), end)
+	epochs := EpochsBelow(*l.epochs.Load(), end)
 	l.epochs.Store(&epochs)
 	l.producers.release()
 	l.producers = ps
@@ -217,8 +217,8 @@ func (l *Log) cut(segs []*segment, at int, last *segment, ps *Producers) error {
 	return l.disk.Sync(f.OS())
 }
 
-// below gives the epochs that began below an offset.
-func below(epochs []record.EpochStart, end record.Offset) []record.EpochStart {
+// EpochsBelow gives the epochs that began below an offset.
+func EpochsBelow(epochs []record.EpochStart, end record.Offset) []record.EpochStart {
 	n := len(epochs)
 	for n > 0 && epochs[n-1].Start >= end {
 		n--
@@ -230,7 +230,7 @@ func below(epochs []record.EpochStart, end record.Offset) []record.EpochStart {
 // may have been a leader that wrote none in its epoch.
 func (l *Log) truncateEpochs(end record.Offset) error {
 	old := *l.epochs.Load()
-	epochs := below(old, end)
+	epochs := EpochsBelow(old, end)
 	if len(epochs) == len(old) {
 		return nil
 	}
@@ -494,7 +494,7 @@ func (l *Log) admitStart(first record.Batch) error {
 	defer l.swapping.Unlock()
 	l.flush.work.Lock()
 	defer l.flush.work.Unlock()
-	return l.restart(first.BaseOffset(), l.Start(), below(*l.epochs.Load(), first.BaseOffset()), ps)
+	return l.restart(first.BaseOffset(), l.Start(), EpochsBelow(*l.epochs.Load(), first.BaseOffset()), ps)
 }
 
 // fitting gives as many of entries as one segment takes, at least one, and

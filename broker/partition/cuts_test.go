@@ -6,9 +6,13 @@ import "github.com/firnlog/firn/record"
 // if it were alone, so that what is durable is below the high watermark.
 
 func (p *Partition) AppendReplicated(batches []byte) (end record.Offset, err error) {
+	entries, err := wholeEntries(batches, nil)
+	if err != nil {
+		return p.log.End(), err
+	}
 	p.mu.Lock()
 	if err = p.usable(); err == nil {
-		err = p.appendReplicated(batches)
+		err = p.appendReplicated(batches, entries)
 	}
 	end = p.log.End()
 	p.mu.Unlock()

@@ -12,30 +12,20 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// entryLists are for appendReplicated, none of which outlives its call.
+// entryLists are for Replicate, none of which outlives its call.
 var entryLists = sync.Pool{New: func() any { return new([]commitlog.Entry) }}
 
-// appendReplicated appends batches as the leader has them, byte for byte:
-// offsets, leader epochs and timestamps are theirs. A last one that was cut off
-// is left away. Checksums are compared, and that the batches follow the log's
-// end; the topic's settings and producers' sequences are not: the leader
-// decided. p.mu is held.
+// appendReplicated appends batches, of which entries are the whole ones, as the
+// leader has them, byte for byte: offsets, leader epochs and timestamps are
+// theirs. That they follow the log's end is compared; the topic's settings and
+// producers' sequences are not: the leader decided. p.mu is held.
 //
-// Errors: kerr.CorruptMessage; commitlog.ErrNotNext; kerr.KafkaStorageError,
-// which wraps commitlog.ErrFull where it passes. Some of the batches may have
-// been appended then.
-func (p *Partition) appendReplicated(batches []byte) error {
-	list := entryLists.Get().(*[]commitlog.Entry)
-	defer func() {
-		clear(*list)
-		entryLists.Put(list)
-	}()
-	var err error
-	if *list, err = wholeEntries(batches, (*list)[:0]); err != nil {
-		return fmt.Errorf("partition %v: %w", p.tp, err)
-	}
+// Errors: commitlog.ErrNotNext; kerr.KafkaStorageError, which wraps
+// commitlog.ErrFull where it passes. Some of the batches may have been appended
+// then.
+func (p *Partition) appendReplicated(batches []byte, entries []commitlog.Entry) error {
 	cfg := p.cfg.Load()
-	for entries := *list; len(entries) > 0; {
+	for len(entries) > 0 {
 		end := p.log.End()
 		n, err := p.log.AppendReplicated(batches, entries)
 		switch {
@@ -60,12 +50,13 @@ func (p *Partition) appendReplicated(batches []byte) error {
 	return nil
 }
 
-// wholeEntries lists the whole batches of b, whose checksums are right; there
-// is at least one unless b is empty.
+// wholeEntries lists the whole batches at the beginning of b, whose checksums
+// are right; what follows them is one that was cut off. kerr.CorruptMessage if
+// a batch is damaged.
 func wholeEntries(b []byte, out []commitlog.Entry) ([]commitlog.Entry, error) {
 	for len(b) > 0 {
 		batch, rest, err := record.Next(b)
-		if errors.Is(err, record.ErrShort) && len(out) > 0 {
+		if errors.Is(err, record.ErrShort) {
 			break
 		}
 		if err == nil {
@@ -88,13 +79,7 @@ func wholeEntries(b []byte, out []commitlog.Entry) ([]commitlog.Entry, error) {
 func (p *Partition) truncateLocked(to record.Offset) error {
 	end, err := p.log.Truncate(to)
 	if errors.Is(err, commitlog.ErrOutOfRange) && to >= p.log.Start() {
-		var epochs []record.EpochStart
-		for _, e := range p.log.Epochs() {
-			if e.Start < to {
-				epochs = append(epochs, e)
-			}
-		}
-		return p.startAtLocked(to, epochs, nil)
+		return p.startAtLocked(to, commitlog.EpochsBelow(p.log.Epochs(), to), nil)
 	}
 	if err != nil {
 		return p.storageError(err)

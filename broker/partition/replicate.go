@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/firnlog/firn/broker/commitlog"
 	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/record"
 )
@@ -28,11 +29,23 @@ func (p *Partition) NextFetch() (ask replica.Ask, logStart record.Offset, ok boo
 // are (the last of them may be cut off), truncates, or starts anew. The batches
 // are not kept. Unless it gives an error, it calls durable once all of the log
 // survives, or with an error when it never will. Errors: what says to ask again
-// later, and those of the disk.
+// later, kerr.CorruptMessage, and those of the disk.
 func (p *Partition) Replicate(a replica.Answer, batches []byte, durable func(error)) error {
-	batches, a.RecordsEnd = wholeBatches(batches, a.Ask.Offset)
+	list := entryLists.Get().(*[]commitlog.Entry)
+	defer func() {
+		clear(*list)
+		entryLists.Put(list)
+	}()
+	var err error
+	if *list, err = wholeEntries(batches, (*list)[:0]); err != nil {
+		return fmt.Errorf("partition %v: %w", p.tp, err)
+	}
+	a.RecordsEnd = a.Ask.Offset
+	if n := len(*list); n > 0 {
+		a.RecordsEnd = (*list)[n-1].Batch.LastOffset() + 1
+	}
 	a.Tiered = record.Offset(p.tieredEnd.Load())
-	end, err := p.replicate(a, batches)
+	end, err := p.replicate(a, batches, *list)
 	if err != nil {
 		return err
 	}
@@ -40,7 +53,7 @@ func (p *Partition) Replicate(a replica.Answer, batches []byte, durable func(err
 	return nil
 }
 
-func (p *Partition) replicate(a replica.Answer, batches []byte) (end record.Offset, err error) {
+func (p *Partition) replicate(a replica.Answer, batches []byte, entries []commitlog.Entry) (end record.Offset, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.usable(); err != nil {
@@ -57,20 +70,19 @@ func (p *Partition) replicate(a replica.Answer, batches []byte) (end record.Offs
 	if d.Action == replica.BackOff || d.Action == replica.AwaitRecord {
 		return 0, fmt.Errorf("%w: partition %v, epoch %d, offset %d, result %d", errAskLater, p.tp, a.Ask.Epoch, a.Ask.Offset, a.Result)
 	}
-	if err := p.decided(d, batches); err != nil {
+	if err := p.decided(d, batches, entries); err != nil {
 		return 0, err
 	}
 	return p.log.End(), nil
 }
 
-// decided does what a follower's decision says. p.mu is held.
-func (p *Partition) decided(d replica.Decision, batches []byte) (err error) {
+// decided does what a follower's decision says, with the batches that were
+// answered. p.mu is held.
+func (p *Partition) decided(d replica.Decision, batches []byte, entries []commitlog.Entry) (err error) {
 	end := p.log.End()
 	switch d.Action {
 	case replica.Append:
-		if len(batches) > 0 {
-			err = p.appendReplicated(batches)
-		}
+		err = p.appendReplicated(batches, entries)
 	case replica.Truncate:
 		if d.Offset < end {
 			truncations.Inc()
@@ -103,19 +115,4 @@ func (p *Partition) durableEnd() record.Offset {
 	p.role.mu.Lock()
 	defer p.role.mu.Unlock()
 	return p.role.durable
-}
-
-// wholeBatches cuts off what is not a whole batch, and says where the rest
-// ends; from when there is none.
-func wholeBatches(b []byte, from record.Offset) ([]byte, record.Offset) {
-	end, n := from, 0
-	for rest := b; len(rest) > 0; {
-		batch, after, err := record.Next(rest)
-		if err != nil {
-			break
-		}
-		end, n = batch.LastOffset()+1, n+len(batch)
-		rest = after
-	}
-	return b[:n], end
 }

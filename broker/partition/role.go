@@ -69,7 +69,7 @@ func (p *Partition) lead(rec replica.Record) (out replica.Outcome, enough bool) 
 		}, p.now())
 		out.Moved = true
 	}
-	p.tellLocked(&out)
+	p.tellLocked(out)
 	return out, r.leader == nil || r.leader.MayAppend()
 }
 
@@ -98,7 +98,7 @@ func (p *Partition) follow(rec replica.Record) (begun bool, err error) {
 	r.leader, r.follower = nil, replica.NewFollower(rec, record.Offset(p.hw.Load()))
 	d := r.follower.Begin(p.log, record.Offset(p.tieredEnd.Load()))
 	r.mu.Unlock()
-	if err := p.decided(d, nil); err != nil {
+	if err := p.decided(d, nil, nil); err != nil {
 		r.mu.Lock()
 		r.follower = nil
 		r.mu.Unlock()
@@ -109,14 +109,23 @@ func (p *Partition) follow(rec replica.Record) (begun bool, err error) {
 
 // setReplication takes over what of the settings is for the leader.
 func (p *Partition) setReplication(cfg *Config) {
-	p.role.mu.Lock()
-	var out replica.Outcome
-	if l := p.role.leader; l != nil {
+	p.withLeader(func(l *replica.Leader) replica.Outcome {
 		l.SetMaxLag(cfg.ReplicaLag)
-		out = l.SetMinInsync(cfg.MinInsync, p.now())
-		p.tellLocked(&out)
+		return l.SetMinInsync(cfg.MinInsync, p.now())
+	})
+}
+
+// withLeader tells the leader something, if this replica is it, and readers
+// what it decided then. p.mu is not held.
+func (p *Partition) withLeader(tell func(*replica.Leader) replica.Outcome) {
+	r := &p.role
+	r.mu.Lock()
+	var out replica.Outcome
+	if r.leader != nil {
+		out = tell(r.leader)
+		p.tellLocked(out)
 	}
-	p.role.mu.Unlock()
+	r.mu.Unlock()
 	p.told(out)
 }
 
@@ -206,15 +215,10 @@ func (p *Partition) ReplicaFetched(f replica.Fetch, last record.Epoch) {
 	if _, _, differs := replica.Diverges(p.log, last, f.Offset); differs {
 		return
 	}
-	r := &p.role
-	r.mu.Lock()
-	var out replica.Outcome
-	if r.leader != nil {
-		out, _ = r.leader.Fetched(f, p.now())
-		p.tellLocked(&out)
-	}
-	r.mu.Unlock()
-	p.told(out)
+	p.withLeader(func(l *replica.Leader) replica.Outcome {
+		out, _ := l.Fetched(f, p.now())
+		return out
+	})
 }
 
 // WantedISR gives the change of the ISR that is to be written now, if there is
@@ -233,15 +237,12 @@ func (p *Partition) WantedISR(mayEnter func(record.BrokerID, int64) bool) (repli
 // ISRAnswered says what became of a change that WantedISR gave. revision is
 // that of the record if it was written.
 func (p *Partition) ISRAnswered(c replica.Change, a replica.ISRAnswer, revision int64) {
-	r := &p.role
-	r.mu.Lock()
-	var out replica.Outcome
-	if r.leader != nil && r.leader.Record().Epoch == c.Record.Epoch {
-		out = r.leader.ISRAnswered(c, a, revision, p.now())
-		p.tellLocked(&out)
-	}
-	r.mu.Unlock()
-	p.told(out)
+	p.withLeader(func(l *replica.Leader) (out replica.Outcome) {
+		if l.Record().Epoch == c.Record.Epoch {
+			out = l.ISRAnswered(c, a, revision, p.now())
+		}
+		return out
+	})
 }
 
 // grownTo notes where the log ends: a follower may have on its disk what is not
@@ -272,7 +273,7 @@ func (p *Partition) durableTo(m journal.Mark) (out replica.Outcome) {
 	}
 	if r.leader != nil {
 		out = r.leader.Durable(m.End)
-		p.tellLocked(&out)
+		p.tellLocked(out)
 	}
 	return out
 }
@@ -299,7 +300,7 @@ func (p *Partition) cutTo(end record.Offset) {
 
 // tellLocked makes what the leader decided visible to readers. r.mu is held;
 // told has to follow without it.
-func (p *Partition) tellLocked(out *replica.Outcome) {
+func (p *Partition) tellLocked(out replica.Outcome) {
 	if out.Moved && p.role.leader != nil {
 		p.setHighWatermark(p.role.leader.HighWatermark())
 	}
