@@ -45,8 +45,8 @@ var mayImport = map[string][]string{
 	"broker/brokerconfig":      {"broker/nearest", "broker/topicconfig"},
 	"broker/config":            {"broker/brokerconfig", "broker/nearest"},
 	"broker/telemetry":         {"record"},
-	"broker/api":               {"broker/brokerconfig", "broker/telemetry", "broker/throttle", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                   {"broker/api", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"broker/api":               {"broker/balance", "broker/brokerconfig", "broker/telemetry", "broker/throttle", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
+	"broker":                   {"broker/api", "broker/balance", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
 }
 

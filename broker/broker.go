@@ -79,6 +79,8 @@ type Broker struct {
 	throttles       *throttles
 	isr             *isrChanges
 	controller      *controller.Controller
+	balancer        *controller.Balancer
+	traffic         *traffic
 	neighbours      *neighbours
 	background      sync.WaitGroup // of isr
 	endBackground   context.CancelFunc
@@ -143,6 +145,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 		EnsureOffsetsTopic: b.groups.ensureTopic,
 		Config:             b.configs.values,
 		LeaderQuota:        b.throttles.leader,
+		Traffic:            b.traffic.of,
 		LogLevel:           deps.LogLevel,
 	})
 	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
@@ -171,6 +174,7 @@ func (b *Broker) startReplication() {
 	ctx, cancel := context.WithCancel(context.Background())
 	b.endBackground = cancel
 	b.background.Go(func() { b.isr.run(ctx) })
+	b.background.Go(func() { b.traffic.run(ctx, b.topics.all) })
 	b.neighbours = newNeighbours(record.BrokerID(b.cfg.NodeID), b.meta, b.log)
 	b.controller = controller.New(controller.Deps{
 		Log:  b.log,
@@ -189,6 +193,15 @@ func (b *Broker) startReplication() {
 			}
 			return 0
 		},
+	})
+	b.balancer = controller.NewBalancer(controller.BalancerDeps{
+		Log:  b.log,
+		Meta: b.meta,
+		Config: func() controller.BalanceConfig {
+			v := b.configs.values().Balance
+			return controller.BalanceConfig{On: v.On, Delay: v.Delay, Moves: v.Moves, Drained: v.Drained}
+		},
+		Loads: b.loads,
 	})
 }
 
@@ -272,12 +285,14 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log, TopicID: topicID(b.meta)})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), offsetsParts, b.log)
 	b.groups.replicas = b.configs.values().Groups.OffsetsReplicas
+	b.groups.drained = func() []int32 { return b.configs.values().Balance.Drained }
 	b.groups.segmentBytes = b.configs.values().Groups.OffsetsSegmentBytes
 	if err := b.openJournal(); err != nil {
 		return err
 	}
 	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
 	b.topics.journal, b.topics.powerLost = b.journal, b.powerLost
+	b.traffic = newTraffic()
 	b.throttles = newThrottles(record.BrokerID(b.cfg.NodeID))
 	r := b.configs.values().Replication
 	b.fetcher = fetcher.New(fetcher.Config{
@@ -518,6 +533,9 @@ func (b *Broker) Close(ctx context.Context) error {
 	}
 	if b.unwatch != nil {
 		b.unwatch()
+	}
+	if b.balancer != nil {
+		b.balancer.Close()
 	}
 	if b.controller != nil {
 		b.controller.Close()

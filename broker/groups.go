@@ -30,8 +30,9 @@ type groups struct {
 	node         record.BrokerID
 	parts        int32
 	log          *slog.Logger
-	replicas     int16 // of offsetsTopic, when it is made; fewer if there are fewer brokers
-	segmentBytes int   // of offsetsTopic, when it is made
+	replicas     int16          // of offsetsTopic, when it is made; fewer if there are fewer brokers
+	segmentBytes int            // of offsetsTopic, when it is made
+	drained      func() []int32 // brokers that it is not put on
 	await        func(ctx context.Context, revision int64) error
 
 	ctx    context.Context // of the loads; ends with close
@@ -69,7 +70,12 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 		Configs:    map[string]string{"segment.bytes": strconv.Itoa(g.segmentBytes), "retention.ms": "-1"},
 		Assignment: make([][]record.BrokerID, g.parts),
 	}
-	brokers := slices.Sorted(maps.Keys(g.meta.Image().Brokers))
+	brokers := slices.DeleteFunc(slices.Sorted(maps.Keys(g.meta.Image().Brokers)), func(id record.BrokerID) bool {
+		return slices.Contains(g.drained(), int32(id))
+	})
+	if len(brokers) == 0 {
+		return fmt.Errorf("create %s: firn.drained.brokers names every live broker", offsetsTopic)
+	}
 	for i := range spec.Assignment {
 		for r := range min(int(g.replicas), len(brokers)) {
 			spec.Assignment[i] = append(spec.Assignment[i], brokers[(i+r)%len(brokers)])

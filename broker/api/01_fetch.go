@@ -570,7 +570,11 @@ func (f *fetchCall) addParts(reply *wire.FetchReply, parts []*fetchPart, place i
 		t, spans := f.addTopic(reply, &first.key, n)
 		for _, fp := range parts[:run] {
 			if fp.reply.place == place {
-				fp.quota.Copied(f.a.now(), fp.reply.size())
+				if n := fp.reply.size(); f.replica.isBroker() {
+					fp.quota.Copied(f.a.now(), n)
+				} else if n > 0 {
+					fp.p.Served(n)
+				}
 				t.Partitions = t.Partitions[:len(t.Partitions)+1]
 				f.encode(fp, &t.Partitions[len(t.Partitions)-1])
 				*spans = append(*spans, fp.reply.spans)

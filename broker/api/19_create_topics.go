@@ -140,7 +140,7 @@ func (a *API) topicSpec(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic)
 	var err error
 	switch {
 	case len(in.ReplicaAssignment) > 0:
-		spec.Assignment, err = manualAssignment(img, in)
+		spec.Assignment, err = a.manualAssignment(img, in)
 	case in.ReplicationFactor < -1 || in.ReplicationFactor == 0:
 		err = fail(kerr.InvalidReplicationFactor, "the replication factor must be above 0, or -1 for the default; it is %d", in.ReplicationFactor)
 	case in.NumPartitions < -1 || in.NumPartitions == 0:
@@ -191,7 +191,7 @@ func (a *API) checkConfigs(old, next map[string]string) error {
 }
 
 // manualAssignment checks replicas that are given partition by partition.
-func manualAssignment(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) ([][]record.BrokerID, error) {
+func (a *API) manualAssignment(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) ([][]record.BrokerID, error) {
 	if in.ReplicationFactor != -1 {
 		return nil, fail(kerr.InvalidRequest, "replicas are assigned by hand, so the replication factor must be -1; it is %d", in.ReplicationFactor)
 	}
@@ -206,7 +206,7 @@ func manualAssignment(img *metastore.Image, in *kmsg.CreateTopicsRequestTopic) (
 			return nil, fail(kerr.InvalidReplicaAssignment, "partition %d is assigned more than once", p.Partition)
 		}
 		seen[p.Partition] = true
-		replicas, err := checkReplicas(img, p.Replicas, want)
+		replicas, err := a.checkReplicas(img, p.Replicas, want)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/firnlog/firn/broker/balance"
 	"github.com/firnlog/firn/metastore"
 )
 
@@ -18,7 +19,8 @@ import (
 //	5  whether the folder takes new replicas (KIP-1066); this one always does
 //
 // The one folder is that of the partitions' logs. Sizes are of what is on
-// local disk. What is asked for and not here is left out.
+// local disk. What is asked for and not here is left out. From version 2 on a
+// tagged field of ours says what goes through a partition (balance.TagTraffic).
 func (a *API) describeLogDirs(c *call) {
 	req := c.req.Body.(*kmsg.DescribeLogDirsRequest)
 	resp := response[*kmsg.DescribeLogDirsResponse](c)
@@ -85,6 +87,10 @@ func (a *API) localPartitions(t *metastore.Topic, asked []kmsg.DescribeLogDirsRe
 	for _, po := range asked {
 		if part, err := a.open(t, po.Partition); err == nil {
 			po.Size = part.State().LocalBytes
+			if a.deps.Traffic != nil {
+				in, out := a.deps.Traffic(part)
+				balance.TagTraffic(&po, in, out)
+			}
 			here = append(here, po)
 		}
 	}

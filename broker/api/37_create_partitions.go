@@ -86,14 +86,14 @@ func (a *API) newPartitions(img *metastore.Image, t *metastore.Topic, in *kmsg.C
 	}
 	replicas := len(t.Partitions[0].Replicas)
 	if in.Assignment == nil {
-		return a.place(img, max(0, slices.Index(byRack(img), t.Partitions[have-1].Replicas[0]))+1, int32(more), int16(replicas))
+		return a.place(img, max(0, slices.Index(a.places(img), t.Partitions[have-1].Replicas[0]))+1, int32(more), int16(replicas))
 	}
 	if len(in.Assignment) != more {
 		return nil, fail(kerr.InvalidReplicaAssignment, "%d partitions are to be added, but replicas are assigned to %d", more, len(in.Assignment))
 	}
 	var out [][]record.BrokerID
 	for _, p := range in.Assignment {
-		ids, err := checkReplicas(img, p.Replicas, replicas)
+		ids, err := a.checkReplicas(img, p.Replicas, replicas)
 		if err != nil {
 			return nil, err
 		}

@@ -31,7 +31,7 @@ func (a *API) alterPartitionReassignments(c *call) {
 	for _, t := range req.Topics {
 		for _, p := range t.Partitions {
 			wishes = append(wishes, partitionWish{t.Topic, p.Partition, func(img *metastore.Image, _ *metastore.Topic, r replica.Record) (replica.Record, bool, error) {
-				return reassign(img, r, p.Replicas, req.Version == 0 || req.AllowReplicationFactorChange)
+				return a.reassign(img, r, p.Replicas, req.Version == 0 || req.AllowReplicationFactorChange)
 			}})
 		}
 	}
@@ -65,7 +65,7 @@ func (a *API) alterPartitionReassignments(c *call) {
 
 // reassign gives the record with which a partition begins to move to the
 // replicas to, or back where it was if that is nil.
-func reassign(img *metastore.Image, r replica.Record, to []int32, resize bool) (next replica.Record, changed bool, err error) {
+func (a *API) reassign(img *metastore.Image, r replica.Record, to []int32, resize bool) (next replica.Record, changed bool, err error) {
 	if to == nil {
 		if !r.Reassigning() {
 			return r, false, kerr.NoReassignmentInProgress
@@ -73,7 +73,7 @@ func reassign(img *metastore.Image, r replica.Record, to []int32, resize bool) (
 		next, changed = replica.Reassign(r, r.Original())
 		return next, changed, nil
 	}
-	want, err := checkReplicas(img, to, 0)
+	want, err := a.checkReplicas(img, to, 0, r.Replicas...)
 	switch have := r.Original(); {
 	case err != nil:
 		return r, false, err

@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -147,7 +148,7 @@ func TestReassign(t *testing.T) {
 		{"to more", still, []int32{1, 2}, true, []record.BrokerID{1, 2}, nil},
 		{"cancel", moving, nil, true, []record.BrokerID{1}, nil},
 	} {
-		next, changed, err := reassign(img, c.r, c.replicas, c.resize)
+		next, changed, err := shared.api.reassign(img, c.r, c.replicas, c.resize)
 		wantCode(t, c.what, codeOf(err), c.want)
 		if changed != (c.target != nil) || changed && !slices.Equal(next.Target(), c.target) {
 			t.Errorf("%s: %v, %+v", c.what, changed, next)
@@ -183,6 +184,53 @@ func TestElection(t *testing.T) {
 	if err != nil || !changed || next.Leader != 2 {
 		t.Errorf("preferred in sync: %v, %+v, %v", changed, next, err)
 	}
+}
+
+// Brokers that are drained get nothing, but may keep what they have; nor do
+// those that are dead.
+func TestDrainedBrokersGetNothing(t *testing.T) {
+	deps := shared.deps
+	deps.Config = configured(t, "firn.drained.brokers", "2,9")
+	a := New(Config{BrokerID: testBroker}, deps)
+	img := takenIn(1, 2, 3)
+	got, err := a.place(img, anywhere, 12, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, replicas := range got {
+		if slices.Contains(replicas, 2) {
+			t.Errorf("placed on %v", replicas)
+		}
+	}
+	if _, err = a.place(img, anywhere, 1, 3); codeOf(err) != kerr.InvalidReplicationFactor.Code || !strings.Contains(*messageOf(err), "firn.drained.brokers") {
+		t.Errorf("three replicas on two brokers: %v", err)
+	}
+	if _, err = a.place(takenIn(2), anywhere, 1, 1); codeOf(err) != kerr.InvalidReplicationFactor.Code {
+		t.Errorf("with all drained: %v", err)
+	}
+	topic := &metastore.Topic{Name: "t", Partitions: []metastore.Partition{{Replicas: []record.BrokerID{1}}}}
+	in := &kmsg.CreatePartitionsRequestTopic{Topic: "t", Count: 3}
+	if got, err = a.newPartitions(img, topic, in); err != nil || slices.Contains(got[0], 2) || slices.Contains(got[1], 2) {
+		t.Errorf("added: %v, %v", got, err)
+	}
+	for _, id := range []int32{2, 4} {
+		in := &kmsg.CreatePartitionsRequestTopic{Topic: "t", Count: 2, Assignment: []kmsg.CreatePartitionsRequestTopicAssignment{{Replicas: []int32{id}}}}
+		_, err = a.newPartitions(img, topic, in)
+		wantCode(t, fmt.Sprint("added by hand to ", id), codeOf(err), kerr.InvalidReplicaAssignment)
+		_, err = a.manualAssignment(img, &kmsg.CreateTopicsRequestTopic{NumPartitions: -1, ReplicationFactor: -1, ReplicaAssignment: []kmsg.CreateTopicsRequestTopicReplicaAssignment{{Replicas: []int32{id}}}})
+		wantCode(t, fmt.Sprint("made by hand on ", id), codeOf(err), kerr.InvalidReplicaAssignment)
+	}
+	r := replica.Record{Leader: 1, Replicas: []record.BrokerID{1, 2}, ISR: []record.BrokerID{1, 2}}
+	for _, c := range []struct {
+		to   []int32
+		want *kerr.Error
+	}{{[]int32{2, 1}, nil}, {[]int32{1, 3}, nil}, {[]int32{3, 2}, nil}} {
+		_, _, err := a.reassign(img, r, c.to, true)
+		wantCode(t, fmt.Sprint("moved to ", c.to), codeOf(err), c.want)
+	}
+	r.Replicas, r.ISR = []record.BrokerID{1}, []record.BrokerID{1}
+	_, _, err = a.reassign(img, r, []int32{1, 2}, true)
+	wantCode(t, "moved to a drained broker", codeOf(err), kerr.InvalidReplicaAssignment)
 }
 
 // Replicas of a partition are in as many racks as there are.

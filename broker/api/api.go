@@ -120,6 +120,9 @@ type Deps struct {
 	// LeaderQuota gives what bounds how fast followers that are not in sync copy
 	// a partition from here (KIP-73); nil, or a nil Quota: nothing does.
 	LeaderQuota func(record.TopicID, record.PartitionID) *throttle.Quota
+	// Traffic gives bytes per second, from producers and to consumers, of a
+	// partition that is open here; nil: it is not known of any.
+	Traffic func(*partition.Partition) (in, out int64)
 	// LogLevel is the level of what the process logs; nil: clients cannot
 	// change it.
 	LogLevel *slog.LevelVar

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -19,13 +20,14 @@ var topicsRefused = metrics.NewCounter("firn_api_topics_refused_total")
 // partitions do not all lie on the same ones.
 const anywhere = -1
 
-// place spreads partitions [first, first+n) over the live brokers, so that
+// place spreads partitions [first, first+n) over the live brokers, but for
+// those that are drained, so that
 // leaders and replicas are even, and the replicas of a partition over racks as
 // long as there are racks that have none of it.
 func (a *API) place(img *metastore.Image, first int, n int32, replicas int16) ([][]record.BrokerID, error) {
-	brokers := byRack(img)
-	if int(replicas) > len(brokers) {
-		return nil, fail(kerr.InvalidReplicationFactor, "a replication factor of %d needs as many live brokers; there are %d", replicas, len(brokers))
+	brokers := a.places(img)
+	if int(replicas) > len(brokers) || len(brokers) == 0 {
+		return nil, fail(kerr.InvalidReplicationFactor, "a replication factor of %d needs as many live brokers; there are %d%s", replicas, len(brokers), a.drained(img))
 	}
 	if int(n) > a.cfg.MaxPartitionsPerCall {
 		return nil, fail(kerr.PolicyViolation, "at most %d partitions can be created by one request", a.cfg.MaxPartitionsPerCall)
@@ -40,12 +42,28 @@ func (a *API) place(img *metastore.Image, first int, n int32, replicas int16) ([
 	return out, nil
 }
 
-// byRack lists the live brokers such that neighbours are in different racks, as
-// far as that can be.
-func byRack(img *metastore.Image) []record.BrokerID {
+// drained names the live brokers that get nothing because they are drained, for
+// the end of a message.
+func (a *API) drained(img *metastore.Image) string {
+	var ids []record.BrokerID
+	for _, id := range a.deps.Config().Balance.Drained {
+		if _, alive := img.Brokers[record.BrokerID(id)]; alive {
+			ids = append(ids, record.BrokerID(id))
+		}
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", without those that firn.drained.brokers names: %v", ids)
+}
+
+// places lists the brokers that may be given replicas such that neighbours are
+// in different racks, as far as that can be.
+func (a *API) places(img *metastore.Image) []record.BrokerID {
+	drained := a.deps.Config().Balance.Drained
 	racks := map[string][]record.BrokerID{}
 	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
-		if b := img.Brokers[id]; !b.Leaving {
+		if b := img.Brokers[id]; !b.Leaving && !slices.Contains(drained, int32(id)) {
 			racks[b.Rack] = append(racks[b.Rack], id)
 		}
 	}
@@ -88,8 +106,9 @@ func replicasFrom(img *metastore.Image, brokers []record.BrokerID, i, n int) []r
 }
 
 // checkReplicas checks one partition's replicas as given by hand. want is how
-// many there must be, 0 for any.
-func checkReplicas(img *metastore.Image, ids []int32, want int) ([]record.BrokerID, error) {
+// many there must be, 0 for any; have are those it has, which may stay although
+// they are drained.
+func (a *API) checkReplicas(img *metastore.Image, ids []int32, want int, have ...record.BrokerID) ([]record.BrokerID, error) {
 	if len(ids) == 0 {
 		return nil, fail(kerr.InvalidReplicaAssignment, "a partition's list of replicas is empty")
 	}
@@ -98,6 +117,9 @@ func checkReplicas(img *metastore.Image, ids []int32, want int) ([]record.Broker
 		b := record.BrokerID(id)
 		if _, ok := img.Brokers[b]; !ok {
 			return nil, fail(kerr.InvalidReplicaAssignment, "broker %d is named as a replica, but is not registered", id)
+		}
+		if slices.Contains(a.deps.Config().Balance.Drained, id) && !slices.Contains(have, b) {
+			return nil, fail(kerr.InvalidReplicaAssignment, "broker %d is drained (firn.drained.brokers), so that it gets no replicas", id)
 		}
 		if slices.Contains(out, b) {
 			return nil, fail(kerr.InvalidReplicaAssignment, "broker %d is named more than once for one partition", id)

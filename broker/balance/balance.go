@@ -58,9 +58,8 @@ type Partition struct {
 	// Replicas are its brokers, the first of which is to lead it. Where they are
 	// being changed, those that will be.
 	Replicas []record.BrokerID
-	Fixed    bool  // it counts, and is not moved
-	Bytes    int64 // on disk, of one replica
-	In, Out  int64 // bytes per second, from producers and to consumers
+	Fixed    bool // it counts, and is not moved
+	Carried
 }
 
 // Cluster is what a plan is made for. Brokers have distinct ids, a partition's

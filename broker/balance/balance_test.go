@@ -284,7 +284,7 @@ func TestSmall(t *testing.T) {
 	}
 	parts := func(bytes int64, replicas ...ids) (out []Partition) {
 		for i, r := range replicas {
-			out = append(out, Partition{TopicPartition: record.TopicPartition{Topic: "t", Partition: record.PartitionID(i)}, Replicas: r, Bytes: bytes})
+			out = append(out, Partition{TopicPartition: record.TopicPartition{Topic: "t", Partition: record.PartitionID(i)}, Replicas: r, Carried: Carried{Bytes: bytes}})
 		}
 		return out
 	}
@@ -324,7 +324,7 @@ func TestBytes(t *testing.T) {
 	for _, size := range []int64{1 << 20, 1 << 33} {
 		c := Cluster{Brokers: []Broker{{ID: 1, Usable: true}, {ID: 2, Usable: true}}}
 		for i := range 6 { // broker 1 has the large ones
-			p := Partition{TopicPartition: record.TopicPartition{Topic: "t", Partition: record.PartitionID(i)}, Replicas: ids{record.BrokerID(1 + i%2)}, Bytes: 1}
+			p := Partition{TopicPartition: record.TopicPartition{Topic: "t", Partition: record.PartitionID(i)}, Replicas: ids{record.BrokerID(1 + i%2)}, Carried: Carried{Bytes: 1}}
 			if i%2 == 0 {
 				p.Bytes = size
 			}

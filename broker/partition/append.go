@@ -46,6 +46,9 @@ func (p *Partition) Append(batches []byte, origin Origin) (AppendResult, error) 
 	if err != nil {
 		return failed, err
 	}
+	if !res.Duplicate {
+		p.taken.Add(int64(len(batches)))
+	}
 	switch hw := record.Offset(p.hw.Load()); {
 	case res.Duplicate:
 	case hw > res.LastOffset:
@@ -234,6 +237,13 @@ func (p *Partition) AwaitHighWatermark(o record.Offset, fn func(error)) (cancel 
 func (p *Partition) Subscribe(wake chan<- struct{}, replica bool) (cancel func()) {
 	return p.waiters.subscribe(wake, replica)
 }
+
+// Served notes that consumers got so many bytes.
+func (p *Partition) Served(bytes int64) { p.served.Add(bytes) }
+
+// Traffic gives how many bytes producers have sent and consumers have got since
+// the partition was opened here.
+func (p *Partition) Traffic() (in, out int64) { return p.taken.Load(), p.served.Load() }
 
 // Producers lists the producers that the partition knows (KIP-664).
 func (p *Partition) Producers() []ProducerState {

@@ -30,6 +30,8 @@ type Partition struct {
 
 	epoch     atomic.Int32
 	hw        atomic.Int64 // high watermark
+	taken     atomic.Int64 // bytes from producers
+	served    atomic.Int64 // bytes to consumers
 	lso       atomic.Int64 // last stable offset, at most hw
 	tieredEnd atomic.Int64
 	closed    atomic.Bool
