@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"broker/controller":        {"broker/balance", "broker/replica", "metastore", "record"},
 	"broker/throttle":          {},
 	"broker/fetcher":           {"broker/replica", "broker/throttle", "record"},
+	"broker/health":            {"broker/replica", "record"},
 	"broker/group":             {"record"},
 	"broker/wire":              {"record"},
 	"broker/nearest":           {},
@@ -46,7 +47,7 @@ var mayImport = map[string][]string{
 	"broker/config":            {"broker/brokerconfig", "broker/nearest"},
 	"broker/telemetry":         {"record"},
 	"broker/api":               {"broker/balance", "broker/brokerconfig", "broker/telemetry", "broker/throttle", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
-	"broker":                   {"broker/api", "broker/balance", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
+	"broker":                   {"broker/api", "broker/balance", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/health", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
 }
 

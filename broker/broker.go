@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -290,7 +291,11 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	if err := b.openJournal(); err != nil {
 		return err
 	}
-	b.topics = newTopics(filepath.Join(b.cfg.DataDir, "logs"), record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
+	logs := filepath.Join(b.cfg.DataDir, "logs")
+	if err := os.MkdirAll(logs, 0o755); err != nil { // also where there is no partition yet: clients ask for its room
+		return fmt.Errorf("folder of the partitions' logs: %w", err)
+	}
+	b.topics = newTopics(logs, record.BrokerID(b.cfg.NodeID), b.log, b.tier, b.groups, b.fail, max(0, b.cfg.UploadWait))
 	b.topics.journal, b.topics.powerLost = b.journal, b.powerLost
 	b.traffic = newTraffic()
 	b.throttles = newThrottles(record.BrokerID(b.cfg.NodeID))

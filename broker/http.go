@@ -13,7 +13,7 @@ import (
 )
 
 // httpServer answers health, metrics, profiles and what `firn tier status`
-// asks. It is for operators: bind it where only they can reach it.
+// and `firn cluster` ask. It is for operators: bind it where only they can reach it.
 func (b *Broker) httpServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -40,6 +40,7 @@ func (b *Broker) httpServer() *http.Server {
 		metrics.WritePrometheus(w, true)
 	})
 	mux.HandleFunc("GET /v1/tier/{topic}", b.serveTier)
+	mux.HandleFunc("GET /v1/cluster", b.serveCluster)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

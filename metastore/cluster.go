@@ -406,8 +406,8 @@ func (m *member) wipe() error {
 		return fmt.Errorf("%w, and its folder cannot be deleted: %w", ErrRemoved, err)
 	}
 	m.log.Warn("this broker's etcd member was removed from the cluster; its folder is deleted", "folder", m.home, "peer", m.cfg.Cluster.Peer)
-	return fmt.Errorf("%w: its folder %s is deleted; the broker can go on as a client, with --seeds that do not name %s, or be let in again with: firn cluster add %s",
-		ErrRemoved, m.home, m.cfg.Cluster.Peer, m.cfg.Cluster.Peer)
+	return fmt.Errorf("%w: its folder %s is deleted; the broker can go on as a client, with --seeds that do not name %s, or be let in again with: firn cluster add %d %s",
+		ErrRemoved, m.home, m.cfg.Cluster.Peer, m.cfg.BrokerID, m.cfg.Cluster.Peer)
 }
 
 func (m *member) notePath() string { return filepath.Join(m.cfg.Dir, noteName) }

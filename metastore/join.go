@@ -217,8 +217,8 @@ func (m *member) mayJoin(ctx context.Context, cli *clientv3.Client, done *formed
 		}
 	}
 	if first(resp.Responses[1].GetResponseRange().Kvs) != nil {
-		return fmt.Errorf("%w: %s was taken out: start this broker with --seeds that do not name it, or let it in again with: firn cluster add %s",
-			ErrRemoved, m.cfg.Cluster.Peer, m.cfg.Cluster.Peer)
+		return fmt.Errorf("%w: %s was taken out: start this broker with --seeds that do not name it, or let it in again with: firn cluster add %d %s",
+			ErrRemoved, m.cfg.Cluster.Peer, m.cfg.BrokerID, m.cfg.Cluster.Peer)
 	}
 	return nil
 }
@@ -302,7 +302,7 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 	}
 	left := len(list.Members) - len(mine)
 	if left >= len(c.Seeds) {
-		return nil, fmt.Errorf("%w: the cluster has %d members already and --seeds names %d: take one out first with: firn cluster remove", ErrSeeds, left, len(c.Seeds))
+		return nil, fmt.Errorf("%w: the cluster has %d members already and --seeds names %d: take one out first with: firn cluster remove N", ErrSeeds, left, len(c.Seeds))
 	}
 	for _, id := range mine {
 		if err := m.again(ctx, "take out what this broker was before", func(ctx context.Context) error {

@@ -28,7 +28,9 @@ func TestQuorum(t *testing.T) {
 
 // A member's alarms are told from those of others, and from what else is wrong.
 func TestAlarms(t *testing.T) {
-	alarm := func(id uint64, kind pb.AlarmType) string { return (&pb.AlarmMember{MemberID: id, Alarm: kind}).String() }
+	alarm := func(id uint64, kind pb.AlarmType) string {
+		return (&pb.AlarmMember{MemberID: id, Alarm: kind}).String()
+	}
 	st := &pb.StatusResponse{Errors: []string{
 		"etcdserver: no leader", alarm(1, pb.AlarmType_NOSPACE), alarm(2, pb.AlarmType_CORRUPT), alarm(2, pb.AlarmType_NOSPACE),
 	}}
