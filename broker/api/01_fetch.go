@@ -52,6 +52,7 @@ func (a *API) fetch(c *call) {
 	}
 	f := &fetchCall{a: a, c: c, version: req.Version, replica: replicaOf(req), refused: req.MaxBytes < 0, resp: resp, fc: fc}
 	f.isolation = record.Isolation(req.IsolationLevel)
+	f.nearness(req)
 	f.maxBytes = min(max(0, int(req.MaxBytes)), a.cfg.MaxFetchBytes)
 	f.minBytes = min(int64(req.MinBytes), int64(a.cfg.MaxFetchBytes))
 	f.deadline = c.start.Add(min(time.Duration(max(0, req.MaxWaitMillis))*time.Millisecond, maxFetchWait))
@@ -103,7 +104,7 @@ func fetchParts(req *kmsg.FetchRequest, byID bool) (wanted []*fetchPart, forget 
 		t := &req.Topics[i]
 		for j := range t.Partitions {
 			p := &t.Partitions[j]
-			w := fetchWant{offset: p.FetchOffset, maxBytes: p.PartitionMaxBytes, leaderEpoch: p.CurrentLeaderEpoch, fetchedEpoch: p.LastFetchedEpoch}
+			w := fetchWant{offset: p.FetchOffset, logStart: p.LogStartOffset, maxBytes: p.PartitionMaxBytes, leaderEpoch: p.CurrentLeaderEpoch, fetchedEpoch: p.LastFetchedEpoch}
 			if req.Version < 9 || w.leaderEpoch < 0 {
 				w.leaderEpoch = -1
 			}
@@ -136,7 +137,9 @@ type fetchReply struct {
 	extent    partition.Extent   // as of the read; offsets are -1 where they are not told
 	diverging *record.EpochStart // where the reader's history ends to be ours
 	aborted   []record.AbortedTxn
-	listed    bool // there is a list of aborted transactions, be it empty
+	listed    bool            // there is a list of aborted transactions, be it empty
+	elsewhere bool            // to be read from another replica (KIP-392)
+	from      record.BrokerID // that replica
 	code      int16
 	place     int8 // in the answer: those that are not there come last
 }
@@ -173,8 +176,10 @@ type fetchCall struct {
 	c         *call
 	version   int16
 	isolation record.Isolation
-	replica   replicaID // whose log it is for
-	refused   bool      // it asks for a negative number of bytes
+	replica   replicaID                  // whose log it is for
+	near      func(record.BrokerID) bool // picks brokers in the client's rack, nil: it reads from the leader (KIP-392)
+	tellHW    bool                       // a follower that does not know the high watermark is told soon
+	refused   bool                       // it asks for a negative number of bytes
 	resp      *kmsg.FetchResponse
 	fc        *fetchContext
 	maxBytes  int
@@ -248,7 +253,8 @@ func (f *fetchCall) release() {
 type readState struct {
 	bytes    int64 // of records
 	claimed  int   // bytes left for cold partitions
-	failed   bool  // a partition that exists has an error or diverges
+	failed   bool  // a partition that exists has an error or diverges, or is to be read elsewhere
+	news     bool  // a follower does not know the high watermark
 	readable int   // partitions that could be read at all
 	cold     []coldPart
 }
@@ -282,6 +288,7 @@ func (f *fetchCall) wait(state readState) bool {
 	defer f.subscribe(wake)()
 	timer := time.NewTimer(time.Until(f.deadline))
 	defer timer.Stop()
+	hurried := false
 	for over := false; ; fetchWakeUps.Inc() {
 		if len(state.cold) == 0 {
 			f.readMoved(&state) // at first: what came before subscribing
@@ -292,6 +299,10 @@ func (f *fetchCall) wait(state readState) bool {
 		}
 		if over || state.enough(f) || !time.Now().Before(f.deadline) {
 			return true
+		}
+		if state.news && !hurried {
+			hurried = true
+			timer.Reset(min(tellWithin, time.Until(f.deadline)))
 		}
 		select {
 		case <-wake:
@@ -366,6 +377,10 @@ func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
 		return
 	}
 	state.readable++
+	if f.sentElsewhere(fp, p) {
+		state.failed = true // Kafka answers at once
+		return
+	}
 	budget := min(state.left(f), max(0, int(fp.want.maxBytes)))
 	if p.IsCold(record.Offset(fp.want.offset)) && checkEpoch(fp.want.leaderEpoch, p.State().Epoch) == nil {
 		f.offsets(fp, p)
@@ -379,7 +394,7 @@ func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
 		fp.counted = true // once for each request
 		p.ReplicaFetched(replica.Fetch{
 			Replica: f.replica.id, BrokerEpoch: f.replica.epoch,
-			Epoch: record.Epoch(fp.want.leaderEpoch), Offset: record.Offset(fp.want.offset),
+			Epoch: record.Epoch(fp.want.leaderEpoch), Offset: record.Offset(fp.want.offset), LogStart: record.Offset(fp.want.logStart),
 		}, record.Epoch(fp.want.fetchedEpoch))
 	}
 	if f.heldBack(fp) {
@@ -389,6 +404,7 @@ func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
 	n, failed := f.read(f.c.ctx, fp, budget, state.first())
 	state.failed = state.failed || failed
 	state.bytes += n
+	state.news = state.news || f.tellHW && int64(fp.reply.extent.HighWatermark) > fp.told
 }
 
 // heldBack says that a follower that is not in sync gets no records, because
@@ -460,6 +476,7 @@ func (f *fetchCall) read(ctx context.Context, fp *fetchPart, maxBytes int, oneBa
 		MinOneBatch:      oneBatch,
 		Isolation:        f.isolation,
 		Replica:          f.replica.isBroker(),
+		Anywhere:         f.version >= 11 && !f.replica.isBroker(),
 		CurrentEpoch:     record.Epoch(fp.want.leaderEpoch),
 		LastFetchedEpoch: record.Epoch(fp.want.fetchedEpoch),
 	})
@@ -471,6 +488,9 @@ func (f *fetchCall) read(ctx context.Context, fp *fetchPart, maxBytes int, oneBa
 			return 0, false
 		}
 		f.failPart(fp, err)
+		if f.replica.isBroker() && errors.Is(err, kerr.OffsetOutOfRange) {
+			r.extent.LogStart = res.LogStartOffset // where it may begin anew
+		}
 		return 0, true
 	}
 	before.LogStart, before.LastStableOffset, before.HighWatermark = res.LogStartOffset, res.LastStableOffset, res.HighWatermark
@@ -519,6 +539,9 @@ func (f *fetchCall) encode(fp *fetchPart, out *kmsg.FetchResponseTopicPartition)
 	}
 	if d := r.diverging; d != nil {
 		out.DivergingEpoch.Epoch, out.DivergingEpoch.EndOffset = int32(d.Epoch), int64(d.Start)
+	}
+	if r.elsewhere {
+		out.PreferredReadReplica = int32(r.from)
 	}
 	switch r.code {
 	case kerr.NotLeaderForPartition.Code, kerr.FencedLeaderEpoch.Code:

@@ -47,6 +47,13 @@ const (
 	tsPendingUpload = -6
 )
 
+// Who asks, as Kafka's requests say it: a consumer, or somebody who wants to
+// know of this very replica, leader or not.
+const (
+	consumerReplica  = -1
+	debuggingReplica = -2
+)
+
 // tsSince says from which version a special timestamp is understood.
 var tsSince = map[int64]int16{tsLatest: 1, tsEarliest: 1, tsMax: 7, tsEarliestLocal: 8, tsLatestTiered: 9, tsPendingUpload: 11}
 
@@ -101,17 +108,21 @@ func (a *API) listOffset(ctx context.Context, req *kmsg.ListOffsetsRequest, t *m
 	if since, ok := tsSince[in.Timestamp]; in.Timestamp < 0 && (!ok || req.Version < since) {
 		return record.NoTimestampOffset, kerr.UnsupportedVersion
 	}
-	p, err := a.lead(t, in.Partition)
+	epoch := record.Epoch(-1)
+	if req.Version >= 4 {
+		epoch = record.Epoch(in.CurrentLeaderEpoch)
+	}
+	p, err := a.open(t, in.Partition)
+	if err == nil {
+		err = p.Answers(epoch, req.ReplicaID == debuggingReplica)
+	}
 	if err != nil {
 		return record.NoTimestampOffset, err
 	}
 	s := p.State()
-	if req.Version >= 4 {
-		if err := checkEpoch(in.CurrentLeaderEpoch, s.Epoch); err != nil {
-			return record.NoTimestampOffset, err
-		}
-	}
-	if !p.Settled() && in.Timestamp != tsEarliest {
+	if req.ReplicaID != consumerReplica {
+		s.HighWatermark, s.LastStableOffset = s.LogEnd, s.LogEnd
+	} else if !p.Settled() && in.Timestamp != tsEarliest {
 		return record.NoTimestampOffset, fail(kerr.OffsetNotAvailable, "the leader was elected a moment ago and does not know yet what was acknowledged before")
 	}
 	iso := record.ReadUncommitted

@@ -33,10 +33,7 @@ func (a *API) offsetForLeaderEpoch(c *call) {
 }
 
 func (a *API) epochEnd(t *metastore.Topic, in *kmsg.OffsetForLeaderEpochRequestTopicPartition) (record.Epoch, record.Offset, error) {
-	p, err := a.lead(t, in.Partition)
-	if err == nil {
-		err = checkEpoch(in.CurrentLeaderEpoch, p.State().Epoch)
-	}
+	p, err := a.leadAt(t, in.Partition, in.CurrentLeaderEpoch)
 	if err != nil || in.LeaderEpoch == -1 {
 		return -1, -1, err
 	}

@@ -105,11 +105,20 @@ func (a *API) open(t *metastore.Topic, p int32) (*partition.Partition, error) {
 // lead gives a partition that this broker leads, as what clients ask of it has
 // to go to its leader.
 func (a *API) lead(t *metastore.Topic, p int32) (*partition.Partition, error) {
+	return a.leadAt(t, p, -1)
+}
+
+// leadAt is lead for a client that believes in leader epoch epoch, -1 for any
+// (KIP-320).
+func (a *API) leadAt(t *metastore.Topic, p, epoch int32) (*partition.Partition, error) {
 	part, err := a.open(t, p)
-	if err == nil && !part.Leads() {
-		return nil, kerr.NotLeaderForPartition
+	if err == nil {
+		err = part.Answers(record.Epoch(epoch), false)
 	}
-	return part, err
+	if err != nil {
+		return nil, err
+	}
+	return part, nil
 }
 
 // checkEpoch compares the leader epoch that a client believes in with the

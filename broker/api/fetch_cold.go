@@ -103,7 +103,7 @@ func (f *fetchCall) eachIdleHot(state *readState, do func(*fetchPart, *partition
 		cold[c.part] = true
 	}
 	for _, fp := range f.fc.parts {
-		if cold[fp] || fp.reply.code != 0 || fp.reply.spans != nil {
+		if cold[fp] || fp.reply.code != 0 || fp.reply.spans != nil || fp.reply.elsewhere {
 			continue
 		}
 		p, _, err := f.resolve(fp)

@@ -49,6 +49,7 @@ func (k *fetchKey) sameTopic(o *fetchKey) bool { return k.topic == o.topic && k.
 // fetchWant is what a client asks of one partition.
 type fetchWant struct {
 	offset       int64
+	logStart     int64 // of the follower's log
 	maxBytes     int32
 	leaderEpoch  int32
 	fetchedEpoch int32
@@ -112,6 +113,7 @@ type fetchPart struct {
 
 	counted bool            // a follower's progress was told to the partition
 	quota   *throttle.Quota // of what a follower copies; nil: none
+	told    int64           // high watermark that the session's last reply had, -1 for none
 }
 
 // fetchContext is the place of one Fetch request in its session.
@@ -177,7 +179,7 @@ func distinct(in []*fetchPart, img *metastore.Image) []*fetchPart {
 			have.want = p.want
 			continue
 		}
-		p.topic = resolve(p.key, img)
+		p.topic, p.told = resolve(p.key, img), -1
 		seen[p.key] = p
 		out = append(out, p)
 	}
@@ -224,7 +226,7 @@ func (s *session) list(img *metastore.Image) []*fetchPart {
 			sp.topic = resolve(sp.key, img)
 		}
 		fp := &all[len(out)]
-		fp.key, fp.topic, fp.want = sp.key, sp.topic, sp.want
+		fp.key, fp.topic, fp.want, fp.told = sp.key, sp.topic, sp.want, sp.sentHW
 		out = append(out, fp)
 	}
 	return out
@@ -264,7 +266,7 @@ func (sc *sessionCache) finish(fc *fetchContext) (id int32, parts []*fetchPart, 
 // changed says whether the reply must name the partition, and remembers what
 // is sent.
 func (sp *sessionPart) changed(r *fetchReply) bool {
-	must := r.size() > 0 || r.diverging != nil
+	must := r.size() > 0 || r.diverging != nil || r.elsewhere
 	if hw := int64(r.extent.HighWatermark); hw != sp.sentHW {
 		sp.sentHW, must = hw, true
 	}

@@ -77,6 +77,17 @@ func parseIDs(v string) (ids []int32, err error) {
 	return ids, nil
 }
 
+// rackAware is the one selector of replicas to read from that there is, by its
+// name in Kafka (KIP-392).
+const rackAware = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+
+func checkSelector(v string) error {
+	if v != rackAware && v != rackAware[strings.LastIndexByte(rackAware, '.')+1:] {
+		return fmt.Errorf("the only class there is is %s; without a value consumers read from leaders", rackAware)
+	}
+	return nil
+}
+
 func checkOverrides(v string) error {
 	_, err := parseOverrides(v)
 	return err

@@ -94,6 +94,7 @@ type Replication struct {
 	SocketTimeout     time.Duration
 	Rebalance         bool          // leadership goes back to the first replica
 	RebalanceEvery    time.Duration // between looks for that
+	RackAware         bool          // consumers are sent to replicas in their racks (KIP-392)
 	LeaderRate        int64         // bytes per second to followers that are named to be throttled, ≥ 0; math.MaxInt64: no limit
 	FollowerRate      int64         // bytes per second of replicas that are named to be throttled, ≥ 0; math.MaxInt64: no limit
 	MoveRate          int64         // bytes per second of replicas that are moved here, ≥ 1; math.MaxInt64: no limit

@@ -27,7 +27,7 @@ func (p *Partition) appendReplicated(batches []byte, entries []commitlog.Entry) 
 	cfg := p.cfg.Load()
 	for len(entries) > 0 {
 		end := p.log.End()
-		n, err := p.log.AppendReplicated(batches, entries)
+		n, err := p.log.AppendReplicated(batches, entries[:untilTransactional(entries)])
 		switch {
 		case errors.Is(err, commitlog.ErrClosed):
 			return fmt.Errorf("%w: %w", kerr.NotLeaderForPartition, err)
@@ -48,6 +48,18 @@ func (p *Partition) appendReplicated(batches []byte, entries []commitlog.Entry) 
 		batches, entries = batches[size:], entries[n:]
 	}
 	return nil
+}
+
+// untilTransactional is how many entries there are up to the first that may
+// change the last stable offset, and with it: a mark says how stable things are
+// at its end alone.
+func untilTransactional(entries []commitlog.Entry) int {
+	for i := range entries {
+		if entries[i].Batch.IsTransactional() {
+			return i + 1
+		}
+	}
+	return len(entries)
 }
 
 // wholeEntries lists the whole batches at the beginning of b, whose checksums

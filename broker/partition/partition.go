@@ -144,6 +144,7 @@ type ReadRequest struct {
 	MinOneBatch bool // return the first batch even when it is larger than MaxBytes
 	Isolation   record.Isolation
 	Replica     bool // a follower: up to the log's end, whatever Isolation says
+	Anywhere    bool // not only the leader may answer, but who follows, too, up to the high watermark that it knows (KIP-392)
 	// CurrentEpoch is the leader epoch the reader believes in, -1 unknown
 	// (KIP-320); kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch otherwise.
 	CurrentEpoch record.Epoch

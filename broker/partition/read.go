@@ -24,10 +24,7 @@ func (p *Partition) Read(ctx context.Context, r ReadRequest) (ReadResult, error)
 		LastStableOffset: record.Offset(p.lso.Load()),
 	}
 	res.HighWatermark = record.Offset(p.hw.Load())
-	if err := p.leading(); err != nil {
-		return res, err
-	}
-	if err := p.checkEpoch(r.CurrentEpoch); err != nil {
+	if err := p.Answers(r.CurrentEpoch, r.Anywhere); err != nil {
 		return res, err
 	}
 	if r.Replica {
@@ -144,9 +141,32 @@ func (p *Partition) IsCold(o record.Offset) bool {
 	return o >= p.log.Start() && o < p.log.LocalStart()
 }
 
+// Answers is nil if this replica may answer a client that believes in leader
+// epoch e, -1 for any: the leader, or with anywhere a follower, too. As in Kafka
+// a wrong epoch is told before that somebody else leads. Errors wrap
+// kerr.NotLeaderForPartition, kerr.FencedLeaderEpoch or
+// kerr.UnknownLeaderEpoch.
+func (p *Partition) Answers(e record.Epoch, anywhere bool) error {
+	if err := p.usable(); err != nil {
+		return err
+	}
+	p.role.mu.Lock()
+	leads, follows := p.role.leader != nil, p.role.follower != nil
+	p.role.mu.Unlock()
+	if leads || follows { // otherwise its epoch is from before
+		if err := p.checkEpoch(e); err != nil {
+			return err
+		}
+	}
+	if !leads && !(follows && anywhere) {
+		return p.notLeader()
+	}
+	return nil
+}
+
 func (p *Partition) checkEpoch(e record.Epoch) error {
 	switch current := record.Epoch(p.epoch.Load()); {
-	case e < 0 || e == current:
+	case e == -1 || e == current:
 		return nil
 	case e < current:
 		return fmt.Errorf("%w: reader has epoch %d of %v, it is %d", kerr.FencedLeaderEpoch, e, p.tp, current)

@@ -45,7 +45,11 @@ func (p *Partition) Replicate(a replica.Answer, batches []byte, durable func(err
 		a.RecordsEnd = (*list)[n-1].Batch.LastOffset() + 1
 	}
 	a.Tiered = record.Offset(p.tieredEnd.Load())
+	before := p.Extent(false)
 	end, err := p.replicate(a, batches, *list)
+	if p.Extent(false) != before {
+		p.waiters.moved() // readers, who may ask a follower (KIP-392)
+	}
 	if err != nil {
 		return err
 	}

@@ -221,6 +221,17 @@ func (p *Partition) ReplicaFetched(f replica.Fetch, last record.Epoch) {
 	})
 }
 
+// ReadReplica chooses who else may be read from at offset o, replica.None for
+// nobody: see replica.Leader.ReadReplica. Only the leader chooses.
+func (p *Partition) ReadReplica(o record.Offset, near func(record.BrokerID) bool) record.BrokerID {
+	p.role.mu.Lock()
+	defer p.role.mu.Unlock()
+	if p.role.leader == nil {
+		return replica.None
+	}
+	return p.role.leader.ReadReplica(o, near)
+}
+
 // WantedISR gives the change of the ISR that is to be written now, if there is
 // one; ISRAnswered has to follow. mayEnter says whether a replica is registered
 // and taken in under a broker epoch, and not leaving.
@@ -321,6 +332,11 @@ func (p *Partition) setHighWatermark(hw record.Offset) {
 	}
 	if len(r.unstable) > 0 {
 		stable = min(stable, r.unstable[0].LastStable)
+	}
+	if r.follower != nil {
+		// The high watermark may be ahead of what is durable here, of which no mark
+		// tells yet whether it is stable.
+		stable = min(stable, r.durable)
 	}
 	raise(&p.hw, int64(hw))
 	raise(&p.lso, int64(stable))

@@ -93,6 +93,14 @@ func (ws *waiters) appended() {
 	ws.wakeLocked(true)
 }
 
+// moved wakes every subscriber, and nobody who waits for the high watermark:
+// that of a follower says nothing of what it appended as the leader.
+func (ws *waiters) moved() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.wakeLocked(false)
+}
+
 // abort releases those who wait for the high watermark with err, and wakes
 // every subscriber.
 func (ws *waiters) abort(err error) {

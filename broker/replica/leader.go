@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -42,6 +43,7 @@ type peer struct {
 	id         record.BrokerID
 	unfenced   int64         // its broker epoch, 0 for none
 	end        record.Offset // durable, by its last fetch in this leader and broker epoch; -1 before the first
+	start      record.Offset // of its log, by that fetch
 	fetchedAt  int64         // time of its last fetch
 	leaderEnd  record.Offset // end of the leader's log at its last fetch
 	caughtUpAt int64         // when it had last all that the leader had
@@ -111,6 +113,7 @@ type Fetch struct {
 	BrokerEpoch int64         // of its registration (KIP-903), > 0
 	Epoch       record.Epoch  // current leader epoch, by the request
 	Offset      record.Offset // where it goes on: its durable end
+	LogStart    record.Offset // where its log begins, what is in the object store counted
 }
 
 // Fetched takes in a fetch by another replica whose history does not differ:
@@ -136,7 +139,7 @@ func (l *Leader) Fetched(f Fetch, now int64) (out Outcome, counted bool) {
 	case p.end >= 0 && f.Offset >= p.leaderEnd:
 		p.caughtUpAt = max(p.caughtUpAt, p.fetchedAt)
 	}
-	p.end, p.fetchedAt, p.leaderEnd = f.Offset, now, l.end
+	p.end, p.start, p.fetchedAt, p.leaderEnd = f.Offset, f.LogStart, now, l.end
 	if p.inISR || p.entering {
 		return Outcome{Moved: f.Offset > l.hw && l.advance()}, true
 	}
@@ -293,8 +296,30 @@ func (l *Leader) Ack(end record.Offset) Ack {
 	return AckWaits
 }
 
-// Peer is what a Leader knows of another replica, for those that choose a
-// replica to read from (KIP-392) and for metrics.
+// ReadReplica chooses who else than the leader may be read from at offset o
+// (KIP-392): of the in-sync replicas that near picks and that have o, by their
+// last fetches, the one that has most; of several, who was caught up last; of
+// several, the one with the greatest id (Kafka's ReplicaView.comparator). None
+// if there is none. Who is not in sync might be ever further behind, and is
+// not chosen (Kafka's ReplicaManager.findPreferredReadReplica).
+func (l *Leader) ReadReplica(o record.Offset, near func(record.BrokerID) bool) record.BrokerID {
+	var best *peer
+	for i := range l.peers {
+		p := &l.peers[i]
+		if !p.inISR || p.end < o || p.start > o || !near(p.id) {
+			continue
+		}
+		if best == nil || cmp.Or(cmp.Compare(p.end, best.end), cmp.Compare(p.caughtUpAt, best.caughtUpAt), cmp.Compare(p.id, best.id)) > 0 {
+			best = p
+		}
+	}
+	if best == nil {
+		return None
+	}
+	return best.id
+}
+
+// Peer is what a Leader knows of another replica, for metrics.
 type Peer struct {
 	End        record.Offset // durable, -1 if it did not fetch in this epoch
 	CaughtUpAt int64         // when it had last all that the leader had

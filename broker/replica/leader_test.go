@@ -386,3 +386,52 @@ func TestHotEventsAllocateNothing(t *testing.T) {
 	}
 	wantHW(t, l, end)
 }
+
+// Of those in sync that are near and have the offset, the one that has most; of
+// equals who was caught up last; then the greatest id (KIP-392).
+func TestReadReplica(t *testing.T) {
+	r := aRecord()
+	r.Replicas, r.ISR, r.Unfenced = ids(1, 2, 3, 4), ids(1, 2, 3), []int64{9, 7, 7, 7}
+	l := aLeader(r)
+	l.Appended(120)
+	all := func(record.BrokerID) bool { return true }
+	but := func(id record.BrokerID) func(record.BrokerID) bool {
+		return func(o record.BrokerID) bool { return o != id }
+	}
+	want := func(what string, o record.Offset, near func(record.BrokerID) bool, id record.BrokerID) {
+		t.Helper()
+		if got := l.ReadReplica(o, near); got != id {
+			t.Errorf("%s: broker %d, want %d", what, got, id)
+		}
+	}
+	at := func(id record.BrokerID, o, start record.Offset, now int64) {
+		t.Helper()
+		if _, counted := l.Fetched(Fetch{Replica: id, BrokerEpoch: 7, Epoch: 5, Offset: o, LogStart: start}, now); !counted {
+			t.Fatal("the fetch does not count")
+		}
+	}
+	want("nobody has fetched", 0, all, None)
+	at(4, 120, 0, 1)
+	want("only one outside of the ISR", 0, all, None)
+	at(2, 110, 5, 1)
+	want("the only one", 50, all, 2)
+	want("from its end on", 110, all, 2)
+	want("above its end", 111, all, None)
+	want("from its start on", 5, all, 2)
+	want("below its start", 4, all, None)
+	want("not near", 50, but(2), None)
+	at(3, 115, 0, 1)
+	want("who has most", 50, all, 3)
+	want("the other", 50, but(3), 2)
+	at(2, 120, 0, 2)
+	at(3, 120, 0, 2)
+	want("the greatest id", 50, all, 3)
+	at(2, 120, 0, 3)
+	want("caught up last", 50, all, 2)
+	r.Revision, r.ISR = 2000, ids(1, 3)
+	l.Learned(r, 4)
+	want("one that has left the ISR", 50, all, 3)
+	r.Unfenced = []int64{9, 7, 8, 7}
+	l.Learned(r, 4)
+	want("one that came back", 50, all, None)
+}

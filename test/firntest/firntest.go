@@ -213,6 +213,12 @@ func (b *Broker) Launch() {
 func (b *Broker) Start() {
 	b.t.Helper()
 	b.Launch()
+	b.AwaitReady()
+}
+
+// AwaitReady waits until /readyz of a launched broker answers 200.
+func (b *Broker) AwaitReady() {
+	b.t.Helper()
 	deadline := time.After(60 * time.Second)
 	for {
 		if resp, err := http.Get("http://" + b.HTTP + "/readyz"); err == nil {
