@@ -64,9 +64,10 @@ type logDirInfo struct {
 }
 
 func (a *app) clusterCommand() *cobra.Command {
-	cmd := group("cluster", "Show brokers and how they are; add and remove members; restart them in turn",
+	cmd := group("cluster", "Show brokers and how they are; move replicas; add and remove members; restart them in turn",
 		"A cluster is one broker or several that serve the same topics.",
 		a.clusterStatusCommand(), a.clusterNodesCommand(), a.clusterHealthCommand(), a.clusterInfoCommand(),
+		a.clusterRebalanceCommand(), a.clusterDecommissionCommand(),
 		a.clusterAddCommand(), a.clusterRemoveCommand(), a.clusterRestartCheckCommand())
 	cmd.Example = "  firn cluster status"
 	return a.addBrokers(cmd)
