@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,20 +34,21 @@ The brokers do the work: an interrupt ends the waiting only, and the same comman
 		Example: `  firn cluster decommission 4
   firn cluster decommission 4 --throttle 20000000
   firn cluster decommission 4 --cancel`,
-		Args: args(cobra.ExactArgs(1), "the id of one broker; see them with: firn cluster info"),
+		Args: args(cobra.ExactArgs(1), "one broker's number, as in firn cluster nodes"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			id, err := strconv.ParseInt(given[0], 10, 32)
-			if err != nil || id < 0 {
-				return usageError("%q is not a broker's id", given[0])
+			broker, err := brokerArg(given[0])
+			if err != nil {
+				return err
 			}
+			id := int32(broker)
 			if throttle < 0 {
 				return usageError("--throttle cannot be below 0")
 			}
 			return a.withMover(cmd.Context(), func(ctx context.Context, m *mover) error {
 				if cancel {
-					return a.recommission(ctx, m, int32(id))
+					return a.recommission(ctx, m, id)
 				}
-				return a.decommission(ctx, m, int32(id), throttle)
+				return a.decommission(ctx, m, id, throttle)
 			})
 		},
 	}
@@ -98,11 +98,7 @@ func (a *app) decommission(ctx context.Context, m *mover, id int32, throttle int
 	if a.json() {
 		return a.printJSON(decommissioned{id, true, 0})
 	}
-	fmt.Fprintf(a.out, `broker %d has no replicas any more. What to do next:
-  stop it
-  firn cluster remove %d                       if it was one of the members (--seeds)
-  firn cluster decommission %d --cancel        if it, or another one with its id, is to have replicas again
-`, id, id, id)
+	fmt.Fprintf(a.out, "broker %d has no replicas any more: stop it, and then: firn cluster remove %d\n(to let it have replicas again instead: firn cluster decommission %d --cancel)\n", id, id, id)
 	return nil
 }
 
@@ -167,7 +163,7 @@ func (p *places) canDoWithout(id int32) error {
 		}
 	}
 	if !known {
-		return failf("see the brokers with: firn cluster info", "there is no broker %d, nor a replica on it", id)
+		return failf("see the brokers with: firn cluster nodes", "there is no broker %d, nor a replica on it", id)
 	}
 	for _, part := range p.cluster.Partitions {
 		if slices.Contains(part.Replicas, record.BrokerID(id)) && len(part.Replicas) > others {
