@@ -203,7 +203,7 @@ func (m *mover) throttled(ctx context.Context, rate int64, f func() error) error
 func (m *mover) begin(ctx context.Context, moves []balance.Move) (refused int, err error) {
 	var req kadm.AlterPartitionAssignmentsReq
 	for _, mv := range moves {
-		req.Assign(mv.Topic, int32(mv.Partition), brokerIDs(mv.To))
+		req.Assign(mv.Topic, int32(mv.Partition), numbersOf(mv.To))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminTimeout)
 	defer cancel()
@@ -337,7 +337,7 @@ func (m *mover) moving(ctx context.Context) (kadm.ListPartitionReassignmentsResp
 	return moving, m.a.explain("moves under way", err, "")
 }
 
-func brokerIDs(ids []record.BrokerID) []int32 {
+func numbersOf(ids []record.BrokerID) []int32 {
 	out := make([]int32, len(ids))
 	for i, id := range ids {
 		out[i] = int32(id)
