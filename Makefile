@@ -20,6 +20,11 @@ build: ## static bin/firn
 demo: build ## 3 million real records: produce, tier, replay, compare (STORE=file|minio)
 	go run ./test/demo --store $(STORE)
 
+DATA        ?=
+.PHONY: cluster
+cluster: build ## a cluster on this machine until Ctrl-C (BROKERS=3 DATA=folder to keep, a temporary one without)
+	exec bin/firn dev --brokers $(BROKERS) $(if $(DATA),--data '$(DATA)')
+
 .PHONY: test
 test: build ## every test, with whatever they need installed or built first
 	./test/run

@@ -255,7 +255,7 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 	}
 	b.configs.identify(b.cfg, b.kafkaLn.Addr().String(), metastore.Broker{Host: host, Port: int32(port)})
 	b.configs.update(b.meta.Image())
-	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID, disk, cache)
+	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID, disk, cache, b.cfg.Seeds)
 }
 
 func (b *Broker) openTiering(ctx context.Context) (err error) {

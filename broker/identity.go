@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -55,7 +56,7 @@ func readIdentity(dir string) (id identity, err error) {
 
 // checkIdentity refuses a data folder of another cluster, node or layout, and
 // marks a new one, or one whose contents have a new id.
-func checkIdentity(dir, clusterID string, nodeID int32, disk, cache string) error {
+func checkIdentity(dir, clusterID string, nodeID int32, disk, cache string, seeds []string) error {
 	path := filepath.Join(dir, "firn.json")
 	want := identity{layoutVersion, clusterID, nodeID, disk, cache}
 	id, err := readIdentity(dir)
@@ -68,6 +69,8 @@ func checkIdentity(dir, clusterID string, nodeID int32, disk, cache string) erro
 	switch {
 	case id.Version != layoutVersion:
 		return fmt.Errorf("%s: the folder's layout is version %d, this firn knows %d: use the firn that wrote it, or upgrade", path, id.Version, layoutVersion)
+	case id.ClusterID != clusterID && len(seeds) > 0:
+		return fmt.Errorf("%s: the folder belongs to cluster %s, and the members at %s are cluster %s: start this broker with the --seeds and --store of its cluster, or give it a data folder of its own", path, id.ClusterID, strings.Join(seeds, ","), clusterID)
 	case id.ClusterID != clusterID:
 		return fmt.Errorf("%s: the folder belongs to cluster %s, but its etcd says %s: the metadata was lost or replaced; restore %s", path, id.ClusterID, clusterID, filepath.Join(dir, "etcd"))
 	case id.NodeID != nodeID:

@@ -515,7 +515,7 @@ func parseClaim[T claimed](raw []byte) (*T, error) {
 		return nil, fmt.Errorf("%w: %q: %w", ErrCorrupt, raw, err)
 	}
 	if head.Version != claimVersion {
-		return nil, fmt.Errorf("%w: version %d, this firn knows %d", ErrCorrupt, head.Version, claimVersion)
+		return nil, fmt.Errorf("%w: version %d, this firn knows %d: upgrade it", ErrCorrupt, head.Version, claimVersion)
 	}
 	return &v, nil
 }

@@ -108,25 +108,48 @@ var (
 // time it is called, also by other test processes.
 func FreePort(t testing.TB) string {
 	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 0))
+}
+
+// FreePorts gives a port such that those at these distances from it, itself
+// only if 0 is one of them, are free as for FreePort.
+func FreePorts(t testing.TB, offsets ...int) int {
+	t.Helper()
 	for range 10 * ports {
-		port := firstPort + rand.IntN(ports)
-		mark, err := net.Listen("unix", fmt.Sprintf("@firntest-%d", port)) // gone with the process
-		if err != nil {
-			continue
+		port := firstPort + rand.IntN(ports-slices.Max(offsets))
+		if marks, ok := claim(port, offsets); ok {
+			givenMu.Lock()
+			given = append(given, marks...)
+			givenMu.Unlock()
+			return port
 		}
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			mark.Close()
-			continue
-		}
-		ln.Close()
-		givenMu.Lock()
-		given = append(given, mark)
-		givenMu.Unlock()
-		return ln.Addr().String()
 	}
 	t.Fatal("no port is free")
-	return ""
+	return 0
+}
+
+// claim marks ports as given, all or none.
+func claim(port int, offsets []int) (marks []net.Listener, ok bool) {
+	defer func() {
+		for _, m := range marks {
+			if !ok {
+				m.Close()
+			}
+		}
+	}()
+	for _, o := range offsets {
+		mark, err := net.Listen("unix", fmt.Sprintf("@firntest-%d", port+o)) // gone with the process
+		if err != nil {
+			return marks, false
+		}
+		marks = append(marks, mark)
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+o))
+		if err != nil {
+			return marks, false
+		}
+		ln.Close()
+	}
+	return marks, true
 }
 
 // New prepares a broker with a fresh data folder; Start runs it. It is ended

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package main
+
+import "syscall"
+
+// devChild says how a child is started: in a process group of its own, so that
+// the terminal's signals do not reach it.
+func devChild() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true}
+}
