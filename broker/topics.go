@@ -261,14 +261,15 @@ func (t *topics) early() {
 
 // roleWork is what a new image makes partitions do. Leaders come first, since
 // clients wait for them; to follow may wait for the disk, as closing does, where
-// many waits are answered together; to open reads.
-type roleWork struct{ lead, follow, open []func() }
+// many waits are answered together; to open reads. What may be left in the
+// object store of partitions that are not tiered comes last.
+type roleWork struct{ lead, follow, open, attach []func() }
 
 func (w *roleWork) run() {
 	for _, part := range []struct {
 		work   []func()
 		atOnce int
-	}{{w.lead, closers}, {w.follow, closers}, {w.open, openers}} {
+	}{{w.lead, closers}, {w.follow, closers}, {w.open, openers}, {w.attach, closers}} {
 		var group errgroup.Group
 		group.SetLimit(part.atOnce)
 		for _, f := range part.work {
@@ -312,6 +313,7 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *roleWork)
 		}
 		return now
 	}
+	pointers := t.tier.Pointers(context.Background(), mt.ID, t.toLead(mt, was))
 	for i, mp := range mt.Partitions {
 		var p *partition.Partition
 		var before error
@@ -334,8 +336,17 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *roleWork)
 				continue
 			}
 		}
+		old := now.roles[i]
 		assign := func() {
-			now.roles[i], now.failed[i] = t.assign(now.partitions[i], now.roles[i], mt, &mp, cfg)
+			now.roles[i], now.failed[i] = t.assign(now.partitions[i], old, mt, &mp, cfg, pointers)
+		}
+		attach := func() {
+			if now.failed[i] != nil || now.partitions[i] == nil || !t.leads(now.roles[i]) || t.leads(old) {
+				return
+			}
+			if err := t.attach(now.partitions[i], mt, &mp, cfg, pointers); err != nil {
+				now.roles[i], now.failed[i] = old, err
+			}
 		}
 		switch {
 		case p == nil:
@@ -351,8 +362,35 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *roleWork)
 		default:
 			work.follow = append(work.follow, assign)
 		}
+		if !cfg.Tiered && t.acting && mp.Leader == t.node {
+			work.attach = append(work.attach, attach)
+		}
 	}
 	return now
+}
+
+// leads says whether this broker leads by what was said to a partition.
+func (t *topics) leads(a assignment) bool { return a.acting && a.leader == t.node }
+
+// toLead counts a topic's partitions that this broker leads by mt and did not
+// lead before.
+func (t *topics) toLead(mt *metastore.Topic, was *openTopic) (n int) {
+	for i := range mt.Partitions {
+		led := was != nil && i < len(was.roles) && t.leads(was.roles[i])
+		if t.leads(t.assignment(&mt.Partitions[i])) && !led {
+			n++
+		}
+	}
+	return n
+}
+
+// attach puts a partition that this broker leads now into tiering's charge.
+func (t *topics) attach(p *partition.Partition, mt *metastore.Topic, mp *metastore.Partition, cfg topicconfig.Topic, pointers func(record.PartitionID) (metastore.TierPointer, error)) error {
+	tp, err := pointers(mp.ID)
+	if err == nil {
+		err = t.tier.Attach(p, tp, policy(cfg, mp.Epoch))
+	}
+	return err
 }
 
 // assignment is what mp says of the replica here.
@@ -366,25 +404,22 @@ func (t *topics) assignment(mp *metastore.Partition) assignment {
 
 // assign tells a partition what it is now: leader, follower, or neither while
 // this broker was not taken in under its registration, since what the metadata
-// says of it is then from before.
-func (t *topics) assign(p *partition.Partition, was assignment, mt *metastore.Topic, mp *metastore.Partition, cfg topicconfig.Topic) (assignment, error) {
+// says of it is then from before. A leader of a tiered partition knows first
+// what is in the object store.
+func (t *topics) assign(p *partition.Partition, was assignment, mt *metastore.Topic, mp *metastore.Partition, cfg topicconfig.Topic, pointers func(record.PartitionID) (metastore.TierPointer, error)) (assignment, error) {
 	now, rec := t.assignment(mp), controller.RecordOf(mp)
-	leads, led := now.acting && now.leader == t.node, was.acting && was.leader == t.node
-	if led && !leads {
+	if t.leads(was) && !t.leads(now) {
 		t.tier.Detach(mt.ID, mp.ID)
 	}
 	switch {
-	case leads:
+	case t.leads(now):
 		t.fetcher.Stop(mt.ID, mp.ID)
 		rec.Unfenced = make([]int64, len(rec.Replicas))
 		for i, id := range rec.Replicas {
 			rec.Unfenced[i] = t.image.Unfenced[id].Epoch
 		}
-		if !cfg.Tiered {
-			p.Lead(rec) // what may be left of it in the object store can wait
-		}
-		if !led {
-			if err := t.tier.Attach(context.Background(), p, policy(cfg, mp.Epoch)); err != nil {
+		if cfg.Tiered && !t.leads(was) {
+			if err := t.attach(p, mt, mp, cfg, pointers); err != nil {
 				return was, err
 			}
 		}

@@ -29,7 +29,7 @@ func TestLogStartThatMovesDuringTheLookIsNoGap(t *testing.T) {
 	w := newWorld(t)
 	m := w.manager(t, small)
 	l := &startingLog{memLog: newLog(w, "a", 0)}
-	if err := m.Attach(t.Context(), l, keepAll); err != nil {
+	if err := attachHot(m, l, keepAll); err != nil {
 		t.Fatal(err)
 	}
 	l.seal(t, rng(1), 3, 500, 0)

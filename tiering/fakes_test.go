@@ -541,11 +541,19 @@ func (m *Manager) choresNow() {
 	}
 }
 
-func attach(t testing.TB, m *Manager, l *memLog, pol Policy) {
+func attach(t testing.TB, m *Manager, l Hot, pol Policy) {
 	t.Helper()
-	if err := m.Attach(context.Background(), l, pol); err != nil {
+	if err := attachHot(m, l, pol); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func attachHot(m *Manager, l Hot, pol Policy) error {
+	tp, err := m.Pointers(context.Background(), l.TopicID(), 1)(l.TP().Partition)
+	if err != nil {
+		return err
+	}
+	return m.Attach(l, tp, pol)
 }
 
 var keepAll = Policy{Enabled: true, RetentionBytes: -1, Retention: -1}

@@ -109,7 +109,11 @@ func TestWithRealMetastoreAndDirectory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Attach(ctx, l, policy); err != nil {
+		tp, err := m.Pointers(ctx, l.TopicID(), 1)(l.TP().Partition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Attach(l, tp, policy); err != nil {
 			t.Fatal(err)
 		}
 		for end := record.Offset(0); end < l.end; {

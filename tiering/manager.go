@@ -115,20 +115,42 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 }
 
-// Attach takes charge of a partition: its pointer is read, hot is told the
-// tiered end and the log start, and uploads begin if policy says so. It needs
-// the metastore, not the store: a manifest that cannot be read now is tried
+// readAllFrom is from how many on a topic's pointers are read together.
+const readAllFrom = 16
+
+// Pointers gives the pointers of a topic's partitions, of which about wanted
+// will be asked for: when they are many, all are read with one call, at the
+// first question. An error is the metastore's.
+func (m *Manager) Pointers(ctx context.Context, id record.TopicID, wanted int) func(record.PartitionID) (metastore.TierPointer, error) {
+	if wanted < readAllFrom {
+		return func(p record.PartitionID) (metastore.TierPointer, error) { return m.deps.Meta.TierPointer(ctx, id, p) }
+	}
+	read := sync.OnceValues(func() (map[record.PartitionID]metastore.TierPointer, error) {
+		all := map[record.PartitionID]metastore.TierPointer{}
+		for e, err := range m.deps.Meta.TierPointersOf(ctx, id) {
+			if err != nil {
+				return nil, err
+			}
+			all[e.Partition] = e.TierPointer
+		}
+		return all, nil
+	})
+	return func(p record.PartitionID) (metastore.TierPointer, error) {
+		all, err := read()
+		return all[p], err
+	}
+}
+
+// Attach takes charge of a partition: hot is told the tiered end and the log
+// start that its pointer says, and uploads begin if policy says so. The pointer
+// was read (Pointers) when no leader of an earlier epoch could change it any
+// more. The store is not needed: a manifest that cannot be read now is tried
 // again in the background. A pointer that is damaged is not an error of
 // Attach: the partition is attached, its Status says failed, nothing of it is
 // uploaded or deleted, cold reads give an error.
-func (m *Manager) Attach(ctx context.Context, hot Hot, policy Policy) error {
+func (m *Manager) Attach(hot Hot, tp metastore.TierPointer, policy Policy) error {
 	p := &part{key: partKey{hot.TopicID(), hot.TP().Partition}, tp: hot.TP(), hot: hot, policy: policy}
 	p.ctx, p.cancel = context.WithCancel(m.ctx)
-	tp, err := m.deps.Meta.TierPointer(ctx, p.key.id, p.key.p)
-	if err != nil {
-		p.cancel()
-		return fmt.Errorf("tiering: pointer of %v: %w", p.tp, err)
-	}
 	if err := m.install(p, tp); err != nil {
 		m.fail(p, err)
 	} else if err := p.tellHot(); err != nil {

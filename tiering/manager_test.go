@@ -710,7 +710,7 @@ func TestLoop(t *testing.T) {
 			once.Do(func() { close(tiered) })
 		}
 	}
-	if err := m.Attach(context.Background(), l, keepAll); err != nil {
+	if err := attachHot(m, l, keepAll); err != nil {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(1, 1))
@@ -725,7 +725,7 @@ func TestLoop(t *testing.T) {
 	if _, _, err := m.ReadCold(context.Background(), l.id, l.tp, 0, 10); !errors.Is(err, kerr.KafkaStorageError) {
 		t.Errorf("after Close: %v", err)
 	}
-	if err := m.Attach(context.Background(), l, keepAll); !errors.Is(err, ErrClosed) {
+	if err := attachHot(m, l, keepAll); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }

@@ -18,7 +18,7 @@ type Topic struct {
 // Plan is what follows from an image: records to write, and then the
 // registrations that are taken in by that.
 type Plan struct {
-	Changes   []metastore.PartitionChange
+	Changes   []metastore.PartitionChange // elections first, since clients wait for them
 	Arrived   []metastore.Broker
 	Elections int // of Changes, those with another leader epoch
 	Offline   int // partitions that have no leader after it
@@ -47,6 +47,7 @@ type planner struct {
 	settings func(*metastore.Topic) Topic
 	arrived  map[record.BrokerID]replica.Loss
 	plan     Plan
+	others   []metastore.PartitionChange // without an election
 	offline  map[record.TopicID]int
 }
 
@@ -71,6 +72,7 @@ func (s *scope) plan(img *metastore.Image, settings func(*metastore.Topic) Topic
 		}
 		p.plan.Offline += p.offline[id]
 	}
+	p.plan.Changes = append(p.plan.Changes, p.others...)
 	return p.plan, scopeOf(img, p.offline)
 }
 
@@ -115,11 +117,13 @@ func (p *planner) topic(t *metastore.Topic, preferred bool) {
 		}
 		// However many rules changed it, it is one change.
 		now.PartitionEpoch = was.PartitionEpoch + 1
+		list := &p.others
 		if now.Epoch != was.Epoch {
 			now.Epoch = was.Epoch + 1
 			p.plan.Elections++
+			list = &p.plan.Changes
 		}
-		p.plan.Changes = append(p.plan.Changes, metastore.PartitionChange{Topic: t.ID, Partition: PartitionOf(t.Partitions[i].ID, now)})
+		*list = append(*list, metastore.PartitionChange{Topic: t.ID, Partition: PartitionOf(t.Partitions[i].ID, now)})
 	}
 }
 

@@ -150,3 +150,20 @@ func TestPlanLooksAtWhatChanged(t *testing.T) {
 		t.Errorf("looked at %v", looked)
 	}
 }
+
+// Clients wait for new leaders, and nobody for a replica that leaves an ISR.
+func TestElectionsComeFirst(t *testing.T) {
+	img := cluster(part(0, 2, 1, 2, 3), part(1, 1, 1, 2, 3), part(2, 3, 1, 2, 3), part(3, 1, 1, 2, 3))
+	leaving := img.Brokers[1]
+	leaving.Leaving = true
+	img.Brokers[1] = leaving
+	s := scope{}
+	plan, _ := s.plan(img, settings(Topic{MinInsync: 2}), false)
+	var order []record.PartitionID
+	for _, c := range plan.Changes {
+		order = append(order, c.Partition.ID)
+	}
+	if want := []record.PartitionID{1, 3, 0, 2}; !slices.Equal(order, want) || plan.Elections != 2 {
+		t.Errorf("partitions %v with %d elections, want %v with 2", order, plan.Elections, want)
+	}
+}
