@@ -97,10 +97,12 @@ func run(dir, firn string, partitions, rounds int, stop bool) error {
 		if err != nil {
 			return err
 		}
+		began := time.Now()
 		if err := write(ctx, cl, led); err != nil { // its connections are open, its leaders known
 			return err
 		}
-		began := time.Now()
+		plain := time.Since(began)
+		began = time.Now()
 		if err := c.end(victim, stop); err != nil {
 			return err
 		}
@@ -108,7 +110,8 @@ func run(dir, firn string, partitions, rounds int, stop bool) error {
 			return err
 		}
 		took = append(took, time.Since(began))
-		fmt.Printf("round %d: broker %d led %d partitions, all took a write after %v\n", round+1, victim+1, len(led), took[round].Round(time.Millisecond))
+		fmt.Printf("round %d: broker %d led %d partitions, all took a write after %v; before, with nothing wrong, in %v\n",
+			round+1, victim+1, len(led), took[round].Round(time.Millisecond), plain.Round(time.Millisecond))
 		c.gone(victim)
 		if err := c.start(victim); err != nil {
 			return err

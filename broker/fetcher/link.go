@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/record"
@@ -263,7 +264,7 @@ func (l *link) lost(err error) {
 		l.f.deps.Log.Warn("a leader cannot be fetched from; it is tried again", "leader", int32(l.key.leader), "error", err)
 	}
 	fetchErrors.Inc()
-	l.retry = min(max(2*l.retry, firstPause), l.f.cfg.Backoff)
+	l.retry = l.f.longer(l.retry)
 	select {
 	case <-time.After(l.retry):
 	case <-l.ctx.Done():
@@ -292,14 +293,13 @@ func (l *link) take(resp *kmsg.FetchResponse) {
 	}
 	l.session.answered(resp.SessionID)
 	fetches.Inc()
-	var durable sync.WaitGroup
-	var mu sync.Mutex
-	var late []*follower // whose records did not become durable
+	t := taking{link: l}
+	t.cuts.SetLimit(maxCuts)
 	for i := range resp.Topics {
-		t := &resp.Topics[i]
-		for j := range t.Partitions {
-			p := &t.Partitions[j]
-			k := key{t.TopicID, record.PartitionID(p.Partition)}
+		topic := &resp.Topics[i]
+		for j := range topic.Partitions {
+			p := &topic.Partitions[j]
+			k := key{topic.TopicID, record.PartitionID(p.Partition)}
 			asked, ok := l.session.told[k]
 			l.mu.Lock()
 			fo := l.followers[k]
@@ -307,26 +307,68 @@ func (l *link) take(resp *kmsg.FetchResponse) {
 			if !ok || fo == nil {
 				continue // it has another place by now
 			}
-			durable.Add(1)
-			err := fo.Replicate(answerOf(asked.Ask, p), p.RecordBatches, func(err error) {
-				if err != nil {
-					mu.Lock()
-					late = append(late, fo)
-					mu.Unlock()
-				}
-				durable.Done()
-			})
-			if err != nil {
-				durable.Done()
+			a := answerOf(asked.Ask, p)
+			if a.Result == replica.Diverging || a.Result == replica.OutOfRange {
+				t.cuts.Go(func() error {
+					t.noted(fo, t.replicate(fo, a, p.RecordBatches))
+					return nil
+				})
+				continue
 			}
-			l.outcome(k, fo, err)
+			l.outcome(k, fo, t.replicate(fo, a, p.RecordBatches))
 			fetchedBytes.Add(len(p.RecordBatches))
 			l.f.deps.Quota(k.id, k.p).Copied(time.Now(), int64(len(p.RecordBatches)))
 		}
 	}
-	durable.Wait()
-	for _, fo := range late {
-		l.outcome(keyOf(fo), fo, errNotDurable)
+	t.wait()
+}
+
+// maxCuts is how many logs of a link are cut at one time. To be cut means to
+// wait for the disk, and many waits are answered together.
+const maxCuts = 64
+
+// taking is an answer that is being taken in.
+type taking struct {
+	*link
+	cuts    errgroup.Group
+	durable sync.WaitGroup
+
+	mu    sync.Mutex // guards notes
+	notes []note     // outcomes that are told at the end
+}
+
+type note struct {
+	fo  *follower
+	err error
+}
+
+// replicate has a replica do what its leader answered.
+func (t *taking) replicate(fo *follower, a replica.Answer, batches []byte) error {
+	t.durable.Add(1)
+	err := fo.Replicate(a, batches, func(err error) {
+		if err != nil {
+			t.noted(fo, errNotDurable)
+		}
+		t.durable.Done()
+	})
+	if err != nil {
+		t.durable.Done()
+	}
+	return err
+}
+
+func (t *taking) noted(fo *follower, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.notes = append(t.notes, note{fo, err})
+}
+
+// wait returns when all of the logs are cut, and what came is durable.
+func (t *taking) wait() {
+	_ = t.cuts.Wait() // the errors are in notes
+	t.durable.Wait()
+	for _, n := range t.notes {
+		t.outcome(keyOf(n.fo), n.fo, n.err)
 	}
 }
 
@@ -336,7 +378,7 @@ func (l *link) outcome(k key, fo *follower, err error) {
 		fo.pause, fo.failed = 0, nil
 	} else {
 		partitionErrors.Inc()
-		fo.pause = min(max(2*fo.pause, firstPause), l.f.cfg.Backoff)
+		fo.pause = l.f.longer(fo.pause)
 		fo.until = time.Now().Add(fo.pause)
 		l.paused[k] = fo
 		if fo.failed == nil && fo.pause == l.f.cfg.Backoff {
@@ -349,6 +391,11 @@ func (l *link) outcome(k key, fo *follower, err error) {
 		l.dirty[k] = struct{}{}
 	}
 	l.mu.Unlock()
+}
+
+// longer is the pause after another error.
+func (f *Fetcher) longer(pause time.Duration) time.Duration {
+	return min(max(2*pause, firstPause), f.cfg.Backoff)
 }
 
 // answerOf puts a partition of an answer as package replica has it.
