@@ -152,6 +152,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (_ *Broker, err error) {
 	b.wire = wire.NewServer(wireConfig(b.configs.values()), wire.Deps{Log: b.log, Handler: handler})
 	b.series = metrics.NewSet()
 	b.series.RegisterMetricsWriter(handler.WriteMetrics)
+	b.series.RegisterMetricsWriter(b.writeCounts)
 	metrics.RegisterSet(b.series)
 	b.http = b.httpServer()
 	// Calls come from one goroutine; the image of this moment comes first.

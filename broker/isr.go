@@ -77,8 +77,9 @@ func (c *isrChanges) write(ctx context.Context, parts map[*partition.Partition]s
 		return img.Eligible(id) && b.Epoch == epoch && !b.Leaving
 	}
 	type wanted struct {
-		p *partition.Partition
-		c replica.Change
+		p   *partition.Partition
+		c   replica.Change
+		was []record.BrokerID // the ISR
 	}
 	var all []wanted
 	var changes []metastore.ISRChange
@@ -91,7 +92,7 @@ func (c *isrChanges) write(ctx context.Context, parts map[*partition.Partition]s
 		if w.Entering != replica.None {
 			change.Enter = []metastore.Entrant{{Broker: w.Entering, Epoch: w.EnteringEpoch}}
 		}
-		all = append(all, wanted{p, w})
+		all = append(all, wanted{p, w, isrIn(img, p)})
 		changes = append(changes, change)
 	}
 	if len(all) == 0 {
@@ -107,6 +108,7 @@ func (c *isrChanges) write(ctx context.Context, parts map[*partition.Partition]s
 		switch {
 		case i < len(revisions) && revisions[i] > 0:
 			c.log.Info("in-sync replicas changed", "partition", w.p.TP().String(), "isr", w.c.Record.ISR, "elr", w.c.Record.ELR)
+			countISR(w.was, w.c.Record.ISR)
 			w.p.ISRAnswered(w.c, replica.Written, revisions[i])
 		case err != nil:
 			w.p.ISRAnswered(w.c, replica.Unknown, 0)
@@ -114,4 +116,13 @@ func (c *isrChanges) write(ctx context.Context, parts map[*partition.Partition]s
 			w.p.ISRAnswered(w.c, replica.Refused, 0)
 		}
 	}
+}
+
+// isrIn is a partition's ISR in an image, nil where that has none.
+func isrIn(img *metastore.Image, p *partition.Partition) []record.BrokerID {
+	t := img.TopicIDs[p.TopicID()]
+	if i := int(p.TP().Partition); t != nil && i < len(t.Partitions) {
+		return t.Partitions[i].ISR
+	}
+	return nil
 }

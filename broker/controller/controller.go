@@ -137,6 +137,7 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 			return err
 		}
 		changes.Add(len(plan.Changes))
+		shrinks.Add(plan.Shrinks)
 		elections.Add(plan.Elections)
 		c.deps.Log.Info("the controller changed partitions", "changed", len(plan.Changes), "new leaders", plan.Elections, "without a leader", plan.Offline, "took", time.Since(began))
 	}

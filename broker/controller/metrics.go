@@ -5,6 +5,7 @@ import "github.com/VictoriaMetrics/metrics"
 var (
 	changes   = metrics.NewCounter("firn_controller_partition_changes_total")
 	elections = metrics.NewCounter("firn_controller_elections_total")
+	shrinks   = metrics.NewCounter("firn_controller_isr_shrinks_total") // of those that leave with their broker
 	failures  = metrics.NewCounter("firn_controller_failures_total")
 	offline   = metrics.NewGauge("firn_controller_partitions_without_leader", nil)
 

@@ -21,6 +21,7 @@ type Plan struct {
 	Changes   []metastore.PartitionChange // elections first, since clients wait for them
 	Arrived   []metastore.Broker
 	Elections int // of Changes, those with another leader epoch
+	Shrinks   int // of Changes, those with fewer in-sync replicas
 	Offline   int // partitions that have no leader after it
 }
 
@@ -122,6 +123,9 @@ func (p *planner) topic(t *metastore.Topic, preferred bool) {
 			now.Epoch = was.Epoch + 1
 			p.plan.Elections++
 			list = &p.plan.Changes
+		}
+		if len(now.ISR) < len(was.ISR) {
+			p.plan.Shrinks++
 		}
 		*list = append(*list, metastore.PartitionChange{Topic: t.ID, Partition: PartitionOf(t.Partitions[i].ID, now)})
 	}

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -140,11 +144,13 @@ func TestDevCluster(t *testing.T) {
 	d.wants(d.run(0, "cluster", "health"), "all is well", "leader")
 	d.wants(d.run(0, "cluster", "restart-check", "2"), "broker 2 may be restarted now")
 	d.create("safe", []int32{1, 2})
-	d.wants(d.run(1, "cluster", "remove", "1"), "broker 1 has replicas of 1 partition, safe-0", "decommission 1", "--member-only")
+	d.create("wide", []int32{1, 2, 3})
+	d.counts(2, 5, 0)
+	d.wants(d.run(1, "cluster", "remove", "1"), "broker 1 has replicas of 2 partitions, safe-0", "decommission 1", "--member-only")
 	d.wants(d.run(1, "cluster", "remove", "9"), "there is no broker 9")
 	d.wants(d.run(1, "cluster", "add", "2", "127.0.0.1:1"), "DUPLICATE_VOTER")
 
-	// Broker 3 dies, of which nobody has a replica.
+	// Broker 3 dies.
 	if err := syscall.Kill(d.ready.Brokers[2].PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +165,13 @@ func TestDevCluster(t *testing.T) {
 	d.wants(d.run(1, "cluster", "restart-check", "1"), "etcd would lose its quorum: 1 of 3 voters would answer, 2 must")
 	d.wants(d.run(1, "cluster", "remove", "2", "--member-only"), "too few of etcd's voters")
 	d.produceAndConsume("safe", 50)
+	d.counts(2, 4, 1)
+	d.wants(d.run(1, "cluster", "status", "--partitions"), "1 dead (3)", "1 partition is under-replicated", "1,2,3")
+	d.wants(d.run(1, "cluster", "remove", "3"), "broker 3 has replicas of 1 partition, wide-0")
+	d.unregister(3, kerr.InvalidRequest, "named as a replica of 1 partitions, wide-0")
+	d.run(0, "topic", "delete", "wide", "--yes")
+	d.unregister(3, kerr.InvalidRequest, "is a member of etcd")
+	d.unregister(1, kerr.InvalidRequest, "is running")
 	d.quorum([]int32{1, 2, 3}, 3)
 	d.wants(d.run(0, "cluster", "remove", "3"), "broker 3 is removed")
 	d.quorum([]int32{1, 2}, -1)
@@ -294,4 +307,68 @@ func TestDevAlone(t *testing.T) {
 	d.wants(d.run(1, "cluster", "add", "2", "127.0.0.1:1"), "is on its own")
 	d.wants(d.run(1, "cluster", "remove", "1"), "only voter")
 	d.stop()
+}
+
+// counts waits until the brokers' metrics say so together: that many partitions
+// that are led, replicas, and partitions that are under-replicated, all of them
+// as many as topics ask for and none moved.
+func (d *dev) counts(leaders, replicas, under float64) {
+	d.t.Helper()
+	want := map[string]float64{
+		"firn_broker_leaders": leaders, "firn_broker_replicas": replicas, "firn_broker_partitions_under_replicated": under,
+		"firn_broker_partitions_under_min_isr": 0, "firn_broker_partitions_at_min_isr": 0, "firn_broker_partitions_reassigning": 0,
+		"firn_controller_partitions_without_leader": 0,
+	}
+	firntest.Eventually(d.t, "metrics count partitions", func() error {
+		if got := d.metricsOf(slices.Collect(maps.Keys(want))...); !maps.Equal(got, want) {
+			return fmt.Errorf("%v, want %v", got, want)
+		}
+		return nil
+	})
+	if got := d.metricsOf("firn_broker_isr_shrinks_total", "firn_broker_isr_expands_total", "firn_controller_isr_shrinks_total"); (got["firn_controller_isr_shrinks_total"] > 0) != (under > 0) {
+		d.t.Errorf("with %v partitions under-replicated: %v", under, got)
+	}
+}
+
+// unregister asks to have a broker forgotten, which is refused.
+func (d *dev) unregister(id int32, want *kerr.Error, why string) {
+	d.t.Helper()
+	ctx, cancel := firntest.Context(d.t)
+	defer cancel()
+	cl := d.client()
+	defer cl.Close()
+	req := kmsg.NewPtrUnregisterBrokerRequest()
+	req.BrokerID = id
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil || resp.ErrorCode != want.Code || resp.ErrorMessage == nil || !strings.Contains(*resp.ErrorMessage, why) {
+		d.t.Errorf("broker %d: %v, %+v, want %v with %q", id, err, resp, want, why)
+	}
+}
+
+// metricsOf adds up what the brokers that run show on /metrics.
+func (d *dev) metricsOf(names ...string) map[string]float64 {
+	d.t.Helper()
+	sum := map[string]float64{}
+	for _, b := range d.ready.Brokers {
+		resp, err := http.Get("http://" + b.HTTP + "/metrics")
+		if err != nil {
+			continue // it is gone
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		values, err := firntest.ParseMetrics(string(text))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		for _, name := range names {
+			if _, ok := values[name]; !ok {
+				d.t.Fatalf("broker %d does not show %s", b.ID, name)
+			}
+			sum[name] += values[name]
+		}
+	}
+	return sum
 }
