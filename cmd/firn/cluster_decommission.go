@@ -194,5 +194,5 @@ func (p *places) bytesOn(loads balance.Loads, id int32) (n int64) {
 }
 
 func (p *places) has(part *balance.Partition, id int32) bool {
-	return slices.Contains(part.Replicas, record.BrokerID(id)) || slices.Contains(p.moving[part.Topic][int32(part.Partition)].RemovingReplicas, id)
+	return slices.Contains(part.Replicas, record.BrokerID(id)) || slices.Contains(p.moving[part.TopicPartition.String()].RemovingReplicas, id)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,10 @@ const (
 
 // mover sees and moves replicas.
 type mover struct {
-	a   *app
-	cl  *kgo.Client
-	adm *kadm.Client
+	a          *app
+	cl         *kgo.Client
+	adm        *kadm.Client
+	controller int32 // as was told last; -1: not known
 }
 
 // withMover connects and calls f. Requests have times of their own, so that what
@@ -41,13 +43,39 @@ func (a *app) withMover(ctx context.Context, f func(context.Context, *mover) err
 		return err
 	}
 	defer cl.Close()
-	return f(ctx, &mover{a: a, cl: cl, adm: kadm.NewClient(cl)})
+	return f(ctx, &mover{a: a, cl: cl, adm: kadm.NewClient(cl), controller: -1})
+}
+
+// movesUnderWay are moves by partition.
+type movesUnderWay map[string]kmsg.ListPartitionReassignmentsResponseTopicPartition
+
+// ask sends a request to the controller, which knows first what became of moves,
+// or else to any broker.
+func (m *mover) ask(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
+	if m.controller >= 0 {
+		one, cancel := context.WithTimeout(ctx, askOneWithin)
+		resp, err := m.cl.Broker(int(m.controller)).Request(one, req)
+		if cancel(); err == nil || ctx.Err() != nil {
+			return resp, err
+		}
+		m.controller = -1
+	}
+	return m.cl.Request(ctx, req)
+}
+
+// moving asks for the moves that are under way. kadm has a function that asks
+// for none when it is told of no topics.
+func (m *mover) moving(ctx context.Context) (movesUnderWay, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	moving, err := askMoves(ctx, m.ask)
+	return moving, m.a.explain("moves under way", err, "")
 }
 
 // places is where replicas are now.
 type places struct {
 	cluster balance.Cluster
-	moving  kadm.ListPartitionReassignmentsResponses
+	moving  movesUnderWay
 	behind  map[int32]int // replicas that are not in sync, by broker, of what is not moving
 	drained []int32
 	moves   int // firn.balance.moves, 0 where brokers have no such config
@@ -57,15 +85,15 @@ type places struct {
 func (m *mover) look(ctx context.Context) (*places, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	meta, err := m.adm.Metadata(ctx)
+	meta, err := askFor[*kmsg.MetadataResponse](ctx, m.ask, kmsg.NewPtrMetadataRequest()) // kadm's are seconds old
 	if err != nil {
 		return nil, m.a.explain("metadata", err, "")
 	}
-	moving, err := m.adm.ListPartitionReassignments(ctx, nil)
-	if err != nil {
-		return nil, m.a.explain("moves under way", err, "")
+	m.controller = meta.ControllerID
+	p := &places{behind: map[int32]int{}}
+	if p.moving, err = m.moving(ctx); err != nil {
+		return nil, err
 	}
-	p := &places{moving: moving, behind: map[int32]int{}}
 	if err := m.configs(ctx, meta, p); err != nil {
 		return nil, err
 	}
@@ -74,36 +102,47 @@ func (m *mover) look(ctx context.Context) (*places, error) {
 		drained := slices.Contains(p.drained, b.NodeID)
 		brokers[b.NodeID] = balance.Broker{ID: record.BrokerID(b.NodeID), Rack: deref(b.Rack), Usable: !drained, Drained: drained}
 	}
-	for _, topic := range meta.Topics.Sorted() {
-		for _, d := range topic.Partitions.Sorted() {
-			part := balance.Partition{TopicPartition: record.TopicPartition{Topic: d.Topic, Partition: record.PartitionID(d.Partition)}, Fixed: d.Leader < 0}
-			r, isMoving := moving[d.Topic][d.Partition]
-			for _, id := range d.Replicas {
-				if isMoving && slices.Contains(r.RemovingReplicas, id) {
-					continue
-				}
-				part.Replicas = append(part.Replicas, record.BrokerID(id))
-				if _, known := brokers[id]; !known { // it is dead
-					brokers[id] = balance.Broker{ID: record.BrokerID(id), Drained: slices.Contains(p.drained, id)}
-				}
-				if !isMoving && !slices.Contains(d.ISR, id) {
-					p.behind[id]++
-				}
-			}
-			part.Fixed = part.Fixed || isMoving
-			p.cluster.Partitions = append(p.cluster.Partitions, part)
+	for _, t := range meta.Topics {
+		if t.Topic == nil || kerr.ErrorForCode(t.ErrorCode) != nil {
+			continue // deleted meanwhile
+		}
+		for i := range t.Partitions {
+			p.add(*t.Topic, &t.Partitions[i], brokers)
 		}
 	}
+	slices.SortFunc(p.cluster.Partitions, func(x, y balance.Partition) int {
+		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
+	})
 	for _, id := range sortedKeys(brokers) {
 		p.cluster.Brokers = append(p.cluster.Brokers, brokers[id])
 	}
 	return p, nil
 }
 
+// add takes in a partition, and brokers that are only known by it.
+func (p *places) add(topic string, d *kmsg.MetadataResponseTopicPartition, brokers map[int32]balance.Broker) {
+	part := balance.Partition{TopicPartition: record.TopicPartition{Topic: topic, Partition: record.PartitionID(d.Partition)}}
+	r, moving := p.moving[part.TopicPartition.String()]
+	part.Fixed = d.Leader < 0 || moving
+	for _, id := range d.Replicas {
+		if moving && slices.Contains(r.RemovingReplicas, id) {
+			continue
+		}
+		part.Replicas = append(part.Replicas, record.BrokerID(id))
+		if _, known := brokers[id]; !known { // it is dead
+			brokers[id] = balance.Broker{ID: record.BrokerID(id), Drained: slices.Contains(p.drained, id)}
+		}
+		if !moving && !slices.Contains(d.ISR, id) {
+			p.behind[id]++
+		}
+	}
+	p.cluster.Partitions = append(p.cluster.Partitions, part)
+}
+
 // configs asks for what brokers are told of moves. Kafka has no such configs.
-func (m *mover) configs(ctx context.Context, meta kadm.Metadata, p *places) error {
-	asked := meta.Controller
-	if !slices.Contains(meta.Brokers.NodeIDs(), asked) && len(meta.Brokers) > 0 {
+func (m *mover) configs(ctx context.Context, meta *kmsg.MetadataResponse, p *places) error {
+	asked := meta.ControllerID
+	if asked < 0 && len(meta.Brokers) > 0 {
 		asked = meta.Brokers[0].NodeID
 	}
 	all, err := m.adm.DescribeBrokerConfigs(ctx, asked)
@@ -224,16 +263,13 @@ func (m *mover) begin(ctx context.Context, moves []balance.Move) (refused int, e
 func (m *mover) cancel(ctx context.Context) (n int, err error) {
 	ctx, done := context.WithTimeout(ctx, adminTimeout)
 	defer done()
-	moving, err := m.adm.ListPartitionReassignments(ctx, nil)
-	if err != nil {
-		return 0, m.a.explain("moves under way", err, "")
+	moving, err := m.moving(ctx)
+	if err != nil || len(moving) == 0 {
+		return 0, err
 	}
 	var req kadm.AlterPartitionAssignmentsReq
-	for _, r := range moving.Sorted() {
-		req.CancelAssign(r.Topic, r.Partition)
-	}
-	if len(req) == 0 {
-		return 0, nil
+	for name, p := range moving {
+		req.CancelAssign(strings.TrimSuffix(name, fmt.Sprintf("-%d", p.Partition)), p.Partition)
 	}
 	resps, err := m.adm.AlterPartitionAssignments(ctx, req)
 	if err != nil {
@@ -285,7 +321,7 @@ func (m *mover) execute(ctx context.Context, moves []balance.Move, atOnce int) e
 			return err
 		}
 		for tp, mv := range under {
-			if _, still := p[tp.Topic][int32(tp.Partition)]; !still {
+			if _, still := p[tp.String()]; !still {
 				delete(under, tp)
 				bar.advance(mv.Bytes)
 			}
@@ -297,11 +333,7 @@ func (m *mover) execute(ctx context.Context, moves []balance.Move, atOnce int) e
 		if len(left)+len(under) == 0 {
 			break
 		}
-		others := 0
-		for _, parts := range p {
-			others += len(parts)
-		}
-		if n := min(atOnce-max(others, len(under)), len(left)); n > 0 {
+		if n := min(atOnce-max(len(p), len(under)), len(left)); n > 0 {
 			bad, err := m.begin(ctx, left[:n])
 			if err != nil {
 				return err
@@ -327,14 +359,6 @@ func (m *mover) execute(ctx context.Context, moves []balance.Move, atOnce int) e
 		return failf("see what is left with: firn cluster rebalance --plan", "%d of %s were refused", refused, plural(len(moves), "move"))
 	}
 	return nil
-}
-
-// moving lists the moves that are under way.
-func (m *mover) moving(ctx context.Context) (kadm.ListPartitionReassignmentsResponses, error) {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
-	moving, err := m.adm.ListPartitionReassignments(ctx, nil)
-	return moving, m.a.explain("moves under way", err, "")
 }
 
 func numbersOf(ids []record.BrokerID) []int32 {

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/test/firntest"
 )
@@ -140,10 +142,75 @@ func TestMoves(t *testing.T) {
 			t.Fatalf("%v: exit code %d\n%s%s", args, code, stdout, stderr)
 		}
 	}
-	firntest.Eventually(t, "the fourth broker has its part again", even)
+	if err := even(); err != nil {
+		t.Errorf("the moves are done, and the fourth broker has not its part: %v", err)
+	}
 
+	cancelled(t, brokers)
 	n := stop()
 	readNumbers(t, brokers, "moved", n)
+}
+
+// cancelled begins a move that cannot be completed, because nothing may be
+// copied, looks at it, and takes it back.
+func cancelled(t *testing.T, brokers string) {
+	ctx, cancel := firntest.Context(t)
+	defer cancel()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(brokers, ",")...), kgo.MetadataMinAge(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	run := func(args ...string) (stdout string) {
+		t.Helper()
+		stdout, stderr, code := firntest.Run(t, append(args, "--brokers", brokers)...)
+		if code != 0 {
+			t.Fatalf("%v: exit code %d\n%s%s", args, code, stdout, stderr)
+		}
+		return stdout
+	}
+	run("config", "alter", "brokers", "--set", "follower.replication.throttled.rate=0")
+	run("config", "alter", "topic/moved", "--set", "follower.replication.throttled.replicas=*")
+	now := func() (d kadm.PartitionDetail, moving []kmsg.ListPartitionReassignmentsResponseTopic) {
+		t.Helper()
+		topics, err := adm.ListTopics(ctx, "moved")
+		if err != nil || topics["moved"].Err != nil {
+			t.Fatal(err, topics["moved"].Err)
+		}
+		list, err := kmsg.NewPtrListPartitionReassignmentsRequest().RequestWith(ctx, cl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return topics["moved"].Partitions[0], list.Topics
+	}
+	before, _ := now()
+	fresh := 10 - before.Replicas[0] - before.Replicas[1] - before.Replicas[2] // of 1 to 4
+	var req kadm.AlterPartitionAssignmentsReq
+	req.Assign("moved", 0, []int32{fresh, before.Replicas[1], before.Replicas[2]})
+	if resps, err := adm.AlterPartitionAssignments(ctx, req); err != nil || resps["moved"][0].Err != nil {
+		t.Fatal(err, resps)
+	}
+	firntest.Eventually(t, "the move is under way", func() error {
+		d, moving := now()
+		if len(moving) != 1 || len(moving[0].Partitions) != 1 || !slices.Equal(moving[0].Partitions[0].AddingReplicas, []int32{fresh}) || !slices.Equal(moving[0].Partitions[0].RemovingReplicas, before.Replicas[:1]) ||
+			len(d.Replicas) != 4 || slices.Contains(d.ISR, fresh) || d.Leader != before.Leader {
+			return fmt.Errorf("%+v, %+v", d, moving)
+		}
+		return nil
+	})
+	if stdout := run("cluster", "rebalance", "--cancel"); stdout != "1 move taken back\n" {
+		t.Error(stdout)
+	}
+	firntest.Eventually(t, "the move is taken back", func() error {
+		d, moving := now()
+		if len(moving) > 0 || len(d.ISR) != 3 || !slices.Equal(slices.Sorted(slices.Values(d.Replicas)), slices.Sorted(slices.Values(before.Replicas))) {
+			return fmt.Errorf("%+v, %+v; it was %+v", d, moving, before)
+		}
+		return nil
+	})
+	run("config", "alter", "topic/moved", "--unset", "follower.replication.throttled.replicas")
+	run("config", "alter", "brokers", "--unset", "follower.replication.throttled.rate")
 }
 
 // readNumbers reads a topic and wants each of the numbers below n once, in order
