@@ -2,15 +2,21 @@ package broker
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/firnlog/firn/metastore"
 	"github.com/firnlog/firn/record"
 )
 
-// leaveFor is how long a stop waits for others to take over what this broker
-// leads.
-const leaveFor = 10 * time.Second
+const (
+	// leaveFor is how long a stop waits for others to take over what this broker
+	// leads.
+	leaveFor = 10 * time.Second
+	// holdFor is how long it has producers wait for that.
+	holdFor = time.Second
+)
 
 // leave has others lead what they can, before this broker stops: clients are
 // told of the new leaders by one that still answers them.
@@ -22,6 +28,11 @@ func (b *Broker) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveFor)
 	defer cancel()
 	began := time.Now()
+	for tp := range stillLed(b.meta.Image(), node) {
+		if p := b.topics.Get(tp.Topic, tp.Partition); p != nil {
+			p.Hold(began.Add(holdFor))
+		}
+	}
 	rev, err := b.meta.SetLeaving(ctx)
 	if err != nil {
 		b.log.Warn("other brokers were not told that this one stops; they will notice", "error", err)
@@ -29,7 +40,7 @@ func (b *Broker) leave(ctx context.Context) {
 	}
 	moved := make(chan struct{}, 1)
 	defer b.meta.OnChange(func(img *metastore.Image) {
-		if img.Revision >= rev && stillLed(img, node) == 0 {
+		if img.Revision >= rev && isEmpty(stillLed(img, node)) {
 			select {
 			case moved <- struct{}{}:
 			default:
@@ -40,7 +51,7 @@ func (b *Broker) leave(ctx context.Context) {
 	case <-moved:
 		b.log.Info("other brokers lead what this one led", "took", time.Since(began))
 	case <-ctx.Done():
-		b.log.Warn("this broker stops while it leads what others could lead", "partitions", stillLed(b.meta.Image(), node))
+		b.log.Warn("this broker stops while it leads what others could lead", "partitions", len(slices.Collect(stillLed(b.meta.Image(), node))))
 	}
 }
 
@@ -57,22 +68,27 @@ func othersStay(img *metastore.Image, node record.BrokerID) bool {
 	return false
 }
 
-// stillLed counts the partitions that node leads and another in-sync replica
+// stillLed gives the partitions that node leads and another in-sync replica
 // could lead.
-func stillLed(img *metastore.Image, node record.BrokerID) (n int) {
-	for _, t := range img.Topics {
-		for i := range t.Partitions {
-			p := &t.Partitions[i]
-			if p.Leader != node {
-				continue
-			}
-			for _, id := range p.ISR {
-				if id != node && img.Eligible(id) && !img.Brokers[id].Leaving {
-					n++
-					break
+func stillLed(img *metastore.Image, node record.BrokerID) iter.Seq[record.TopicPartition] {
+	could := func(id record.BrokerID) bool {
+		return id != node && img.Eligible(id) && !img.Brokers[id].Leaving
+	}
+	return func(yield func(record.TopicPartition) bool) {
+		for name, t := range img.Topics {
+			for i := range t.Partitions {
+				p := &t.Partitions[i]
+				if p.Leader == node && slices.ContainsFunc(p.ISR, could) && !yield(record.TopicPartition{Topic: name, Partition: p.ID}) {
+					return
 				}
 			}
 		}
 	}
-	return n
+}
+
+func isEmpty[T any](seq iter.Seq[T]) bool {
+	for range seq {
+		return false
+	}
+	return true
 }

@@ -24,6 +24,9 @@ import (
 // for LastOffset+1 with AwaitHighWatermark.
 func (p *Partition) Append(batches []byte, origin Origin) (AppendResult, error) {
 	failed := AppendResult{BaseOffset: -1, LastOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
+	if h := p.held.Load(); h != nil && origin == Client {
+		h.wait()
+	}
 	if err := p.leading(); err != nil {
 		return failed, err
 	}

@@ -36,6 +36,7 @@ type Partition struct {
 	tieredEnd atomic.Int64
 	closed    atomic.Bool
 	deleted   atomic.Bool
+	held      atomic.Pointer[hold] // clients' appends wait
 
 	// mu makes the writing methods of log one goroutine's at a time, and with
 	// them the order of appends. It is held across local disk I/O, never
@@ -228,6 +229,7 @@ func (p *Partition) Delete() error {
 
 func (p *Partition) shut(f func() error) error {
 	p.closed.Store(true)
+	p.release()
 	p.syncer.stop()
 	if stop := p.stopCompaction.Load(); stop != nil {
 		(*stop)()

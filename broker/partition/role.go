@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -61,6 +62,7 @@ func (p *Partition) lead(rec replica.Record) (out replica.Outcome, enough bool) 
 		cfg := p.cfg.Load()
 		p.epoch.Store(int32(rec.Epoch))
 		p.log.AssignEpoch(rec.Epoch, p.log.End())
+		p.release()
 		r.follower = nil
 		r.leader = replica.NewLeader(replica.LeaderConfig{
 			Self: p.deps.Broker, Record: rec,
@@ -95,6 +97,7 @@ func (p *Partition) follow(rec replica.Record) (begun bool, err error) {
 		return false, nil
 	}
 	p.epoch.Store(int32(rec.Epoch))
+	p.release()
 	r.leader, r.follower = nil, replica.NewFollower(rec, record.Offset(p.hw.Load()))
 	d := r.follower.Begin(p.log, record.Offset(p.tieredEnd.Load()))
 	r.mu.Unlock()
@@ -136,10 +139,48 @@ func (p *Partition) Rest() {
 	p.role.mu.Lock()
 	was := p.role.leader != nil || p.role.follower != nil
 	p.role.leader, p.role.follower = nil, nil
+	p.release()
 	p.role.mu.Unlock()
 	p.mu.Unlock()
 	if was {
 		p.waiters.abort(p.notLeader())
+	}
+}
+
+// hold is what clients' appends wait for: the replica's next role.
+type hold struct {
+	over  chan struct{}
+	until time.Time // they go on all the same
+}
+
+// Hold has clients' appends to a leader wait until it has another role, or until
+// the time given: one that is about to hand over appends nothing more that
+// the next one may not have, and that every follower would have to cut off.
+func (p *Partition) Hold(until time.Time) {
+	p.role.mu.Lock()
+	defer p.role.mu.Unlock()
+	if p.role.leader != nil {
+		p.held.CompareAndSwap(nil, &hold{over: make(chan struct{}), until: until})
+	}
+}
+
+// release ends what Hold began.
+func (p *Partition) release() {
+	if h := p.held.Swap(nil); h != nil {
+		close(h.over)
+	}
+}
+
+func (h *hold) wait() {
+	left := time.Until(h.until)
+	if left <= 0 {
+		return
+	}
+	t := time.NewTimer(left)
+	defer t.Stop()
+	select {
+	case <-h.over:
+	case <-t.C:
 	}
 }
 
