@@ -269,3 +269,58 @@ func TestFollowerIsDurableBeforeItsLeader(t *testing.T) {
 		t.Error("the fetch did not count")
 	}
 }
+
+// A leader that is about to hand over has producers wait, and those of
+// coordinators not; when another leads it has nothing that must be cut off.
+func TestHold(t *testing.T) {
+	x := newThree(t, false)
+	x.append("before")
+	old := x.p[0]
+	x.p[1].Hold(time.Now().Add(time.Hour)) // a follower: nobody waits
+	if _, err := x.p[1].Append(plain(t, 1, "to a follower"), Client); !errors.Is(err, kerr.NotLeaderForPartition) {
+		t.Errorf("a follower: %v", err)
+	}
+	old.Hold(time.Now()) // over already
+	x.append("after a hold that is over")
+	x.rec.Epoch++
+	x.tell() // releases
+	old.Hold(time.Now().Add(time.Hour))
+	if _, err := old.Append(plain(t, 1, "of a coordinator"), Coordinator); err != nil {
+		t.Errorf("a coordinator: %v", err)
+	}
+	end := old.log.End()
+	held := make(chan error)
+	for range 3 {
+		go func() {
+			_, err := old.Append(plain(t, 1, "held"), Client)
+			held <- err
+		}()
+	}
+	select {
+	case err := <-held:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	x.rec.Leader, x.rec.Epoch = 1, x.rec.Epoch+1
+	x.tell()
+	for range 3 {
+		if err := <-held; !errors.Is(err, kerr.NotLeaderForPartition) {
+			t.Errorf("held: %v", err)
+		}
+	}
+	if now := old.log.End(); now != end {
+		t.Errorf("the log grew from %d to %d", end, now)
+	}
+	x.rec.Leader, x.rec.Epoch = 0, x.rec.Epoch+1
+	x.tell()
+	x.append("it leads again")
+	old.Hold(time.Now().Add(time.Hour))
+	go func() {
+		_, err := old.Append(plain(t, 1, "held"), Client)
+		held <- err
+	}()
+	old.Rest()
+	if err := <-held; !errors.Is(err, kerr.NotLeaderForPartition) {
+		t.Errorf("at rest: %v", err)
+	}
+}
