@@ -254,6 +254,9 @@ func (l *Log) syncData() error {
 			if l.segs.Load() != all {
 				return l.syncData() // what took its place may not be synced
 			}
+			if l.released.Load() {
+				return ErrClosed // synced or not, as CloseErr says
+			}
 			continue
 		}
 		if err != nil {

@@ -89,6 +89,7 @@ type Log struct {
 	size      atomic.Int64 // of all segments
 	failed    atomic.Pointer[error]
 	closed    atomic.Bool
+	released  atomic.Bool  // closed, and the files too
 	cuts      atomic.Int64 // goes up when the log begins to be cut back, and when it is: odd in between
 
 	segsMu   sync.Mutex // of edit: the writer and a compaction change segs; never held across I/O
@@ -574,6 +575,7 @@ func (l *Log) Remove() error {
 }
 
 func (l *Log) release() {
+	l.released.Store(true)
 	l.flush.stop()
 	l.trash.stop()
 	segs := *l.segs.Load()
