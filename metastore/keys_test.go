@@ -164,6 +164,8 @@ func roundTrip[T any](t *rapid.T, v T, encode func(T) []byte, decode func([]byte
 		b[0] = version
 		if got, err := decode(b); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("version %d is read as %+v, %v", version, got, err)
+		} else if told := strings.Contains(err.Error(), "upgrade it"); told != (version > 0) {
+			t.Fatalf("version %d: %v", version, err)
 		}
 	}
 }

@@ -270,6 +270,9 @@ func newDecoder(b []byte, newest byte) *decoder {
 }
 
 func (d *decoder) end(what string) error {
+	if d.version > d.newest {
+		return fmt.Errorf("%w: a %s value of version %d was written by a later version of firn, this one knows 1 to %d: upgrade it", ErrCorrupt, what, d.version, d.newest)
+	}
 	if d.bad || len(d.b) != 0 {
 		return fmt.Errorf("%w: not a %s value of version 1 to %d", ErrCorrupt, what, d.newest)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const (
@@ -67,7 +68,11 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 	}
 	pctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := cl.Ping(pctx); err != nil {
+	if _, err := askAny(pctx, cl, func() kmsg.Request {
+		req := kmsg.NewPtrMetadataRequest()
+		req.Topics = []kmsg.MetadataRequestTopic{} // only the brokers
+		return req
+	}); err != nil {
 		cl.Close()
 		if ctx.Err() != nil {
 			return nil, failf("", "stopped before a broker answered")
@@ -75,6 +80,35 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 		return nil, a.unreachable(err)
 	}
 	return cl, nil
+}
+
+// askAny asks all brokers that the command line named at the same time, and
+// gives the first answer: one of them may hang. newReq makes a request for each.
+func askAny(ctx context.Context, cl *kgo.Client, newReq func() kmsg.Request) (resp kmsg.Response, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		resp kmsg.Response
+		err  error
+	}
+	seeds := cl.SeedBrokers()
+	answers := make(chan answer, len(seeds))
+	for _, b := range seeds {
+		go func() {
+			resp, err := b.Request(ctx, newReq())
+			answers <- answer{resp, err}
+		}()
+	}
+	for range seeds {
+		a := <-answers
+		if a.err == nil {
+			return a.resp, nil
+		}
+		if err == nil {
+			err = a.err
+		}
+	}
+	return nil, err
 }
 
 // softwareVersion is the version in the form that ApiVersions allows

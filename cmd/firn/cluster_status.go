@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/firnlog/firn/broker/health"
 	"github.com/firnlog/firn/broker/replica"
@@ -268,7 +267,7 @@ that is named as a replica or a member of etcd and does not run.`,
 			if err != nil {
 				return err
 			}
-			nodes := nodesOf(ctx, cl, v)
+			nodes := nodesOf(ctx, v)
 			if a.json() {
 				return a.printJSON(nodes)
 			}
@@ -281,8 +280,8 @@ that is named as a replica or a member of etcd and does not run.`,
 	}
 }
 
-func nodesOf(ctx context.Context, cl *kgo.Client, v *clusterView) []nodeInfo {
-	sizes := diskBytes(ctx, cl, v)
+func nodesOf(ctx context.Context, v *clusterView) []nodeInfo {
+	sizes := v.diskBytes(ctx)
 	nodes := []nodeInfo{}
 	at := map[record.BrokerID]int{}
 	for _, id := range v.all() {

@@ -12,9 +12,9 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -32,6 +32,7 @@ type clusterView struct {
 	brokers []kmsg.DescribeClusterResponseBroker // that are registered, by id
 	voters  []quorumMember
 	nodes   map[int32]map[string]string // listeners by broker and name
+	handles map[int32]*kgo.Broker       // by which each broker is asked, without asking another where it is
 	detail  *clusterDetail              // nil: no broker's HTTP address answers
 }
 
@@ -75,10 +76,14 @@ type memberDetail struct {
 // viewCluster asks what there is to know. Partitions are left out unless asked
 // for: there may be many.
 func (a *app) viewCluster(ctx context.Context, cl *kgo.Client, partitions bool) (*clusterView, error) {
-	v := &clusterView{nodes: map[int32]map[string]string{}}
-	req := kmsg.NewPtrDescribeClusterRequest()
-	req.EndpointType, req.IncludeFencedBrokers = 1, true
-	resp, err := req.RequestWith(ctx, cl)
+	v := &clusterView{nodes: map[int32]map[string]string{}, handles: map[int32]*kgo.Broker{}}
+	resp, err := askFor[*kmsg.DescribeClusterResponse](ctx, func(ctx context.Context, _ kmsg.Request) (kmsg.Response, error) {
+		return askAny(ctx, cl, func() kmsg.Request {
+			req := kmsg.NewPtrDescribeClusterRequest()
+			req.EndpointType, req.IncludeFencedBrokers = 1, true
+			return req
+		})
+	}, nil)
 	if err == nil {
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}
@@ -89,6 +94,9 @@ func (a *app) viewCluster(ctx context.Context, cl *kgo.Client, partitions bool) 
 	slices.SortFunc(v.brokers, func(x, y kmsg.DescribeClusterResponseBroker) int { return int(x.NodeID) - int(y.NodeID) })
 	for _, b := range v.brokers {
 		v.Brokers = append(v.Brokers, health.Broker{ID: record.BrokerID(b.NodeID), Fenced: b.IsFenced})
+	}
+	if err := v.reach(a, cl); err != nil {
+		return nil, err
 	}
 	ask := v.asker(cl)
 	if err := v.quorum(ctx, ask); err != nil {
@@ -106,16 +114,36 @@ func (a *app) viewCluster(ctx context.Context, cl *kgo.Client, partitions bool) 
 // requestFunc sends a request to whoever is to answer it.
 type requestFunc func(context.Context, kmsg.Request) (kmsg.Response, error)
 
+// reach makes the handles: seeds of the client, which need no metadata, after
+// those that the command line named.
+func (v *clusterView) reach(a *app, cl *kgo.Client) error {
+	addrs, err := a.seeds()
+	if err != nil {
+		return err
+	}
+	first := len(addrs)
+	for _, b := range v.brokers {
+		addrs = append(addrs, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+	}
+	if err := cl.UpdateSeedBrokers(addrs...); err != nil {
+		return failf("", "addresses of the brokers: %w", err)
+	}
+	for i, h := range cl.SeedBrokers()[first:] {
+		v.handles[v.brokers[i].NodeID] = h
+	}
+	return nil
+}
+
 const askOneWithin = 5 * time.Second // when there are others to ask
 
 // asker asks the controller, or else the other brokers in turn, and stays with
 // the one that answers.
 func (v *clusterView) asker(cl *kgo.Client) requestFunc {
-	var order []int
+	var order []int32
 	for _, b := range v.brokers {
-		order = append(order, int(b.NodeID))
+		order = append(order, b.NodeID)
 	}
-	if i := slices.Index(order, int(v.Controller)); i > 0 {
+	if i := slices.Index(order, int32(v.Controller)); i > 0 {
 		order[0], order[i] = order[i], order[0]
 	}
 	return func(ctx context.Context, req kmsg.Request) (resp kmsg.Response, err error) {
@@ -124,7 +152,7 @@ func (v *clusterView) asker(cl *kgo.Client) requestFunc {
 			if len(order) > 1 {
 				one, cancel = context.WithTimeout(ctx, askOneWithin)
 			}
-			resp, err = cl.Broker(order[0]).Request(one, req)
+			resp, err = v.handles[order[0]].Request(one, req)
 			cancel()
 			if err == nil || ctx.Err() != nil || len(order) == 1 {
 				return resp, err
@@ -389,16 +417,39 @@ func (m quorumMember) memberID() string {
 }
 
 // diskBytes asks each broker how much its logs take, -1 where it does not say.
-func diskBytes(ctx context.Context, cl *kgo.Client, v *clusterView) map[record.BrokerID]int64 {
+func (v *clusterView) diskBytes(ctx context.Context) map[record.BrokerID]int64 {
+	ctx, cancel := context.WithTimeout(ctx, askOneWithin)
+	defer cancel()
+	var mu sync.Mutex
+	var asked sync.WaitGroup
 	sizes := map[record.BrokerID]int64{}
-	dirs, _ := kadm.NewClient(cl).DescribeAllLogDirs(ctx, nil) // what did not answer is missing
-	for _, b := range v.Brokers {
-		sizes[b.ID] = -1
-		for _, d := range dirs[int32(b.ID)] {
-			if d.Err == nil {
-				sizes[b.ID] = max(0, sizes[b.ID]) + d.Size()
+	for id, h := range v.handles {
+		asked.Go(func() {
+			n := logBytes(ctx, h)
+			mu.Lock()
+			defer mu.Unlock()
+			sizes[record.BrokerID(id)] = n
+		})
+	}
+	asked.Wait()
+	return sizes
+}
+
+func logBytes(ctx context.Context, h *kgo.Broker) int64 {
+	resp, err := askFor[*kmsg.DescribeLogDirsResponse](ctx, h.Request, kmsg.NewPtrDescribeLogDirsRequest())
+	if err != nil || resp.ErrorCode != 0 {
+		return -1
+	}
+	n := int64(0)
+	for _, d := range resp.Dirs {
+		if d.ErrorCode != 0 {
+			return -1
+		}
+		for _, t := range d.Topics {
+			for _, p := range t.Partitions {
+				n += p.Size
 			}
 		}
 	}
-	return sizes
+	return n
 }
