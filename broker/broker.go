@@ -177,7 +177,7 @@ func (b *Broker) startReplication() {
 	b.endBackground = cancel
 	b.background.Go(func() { b.isr.run(ctx) })
 	b.background.Go(func() { b.traffic.run(ctx, b.topics.all) })
-	b.neighbours = newNeighbours(record.BrokerID(b.cfg.NodeID), b.meta, b.log)
+	b.neighbours = newNeighbours(record.BrokerID(b.cfg.NodeID), b.meta.RevokeRegistration, b.log)
 	b.controller = controller.New(controller.Deps{
 		Log:  b.log,
 		Meta: b.meta,
@@ -214,7 +214,7 @@ func (b *Broker) address(id record.BrokerID) string {
 	if !ok {
 		return ""
 	}
-	return net.JoinHostPort(o.Host, strconv.Itoa(int(o.Port)))
+	return o.Addr()
 }
 
 func (b *Broker) openMetastore(ctx context.Context) (err error) {

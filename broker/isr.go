@@ -73,8 +73,7 @@ func (c *isrChanges) run(ctx context.Context) {
 func (c *isrChanges) write(ctx context.Context, parts map[*partition.Partition]struct{}) {
 	img, epoch := c.meta.Image(), c.meta.BrokerEpoch()
 	mayEnter := func(id record.BrokerID, epoch int64) bool {
-		b := img.Brokers[id]
-		return img.Eligible(id) && b.Epoch == epoch && !b.Leaving
+		return img.Stays(id) && img.Brokers[id].Epoch == epoch
 	}
 	type wanted struct {
 		p   *partition.Partition

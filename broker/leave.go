@@ -60,8 +60,8 @@ func othersStay(img *metastore.Image, node record.BrokerID) bool {
 	if !img.Eligible(node) {
 		return false
 	}
-	for id, b := range img.Brokers {
-		if id != node && !b.Leaving && img.Eligible(id) {
+	for id := range img.Brokers {
+		if id != node && img.Stays(id) {
 			return true
 		}
 	}
@@ -72,7 +72,7 @@ func othersStay(img *metastore.Image, node record.BrokerID) bool {
 // could lead.
 func stillLed(img *metastore.Image, node record.BrokerID) iter.Seq[record.TopicPartition] {
 	could := func(id record.BrokerID) bool {
-		return id != node && img.Eligible(id) && !img.Brokers[id].Leaving
+		return id != node && img.Stays(id)
 	}
 	return func(yield func(record.TopicPartition) bool) {
 		for name, t := range img.Topics {

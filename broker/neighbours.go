@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -35,7 +34,6 @@ type neighbours struct {
 	node   record.BrokerID
 	log    *slog.Logger
 	revoke func(ctx context.Context, id record.BrokerID, epoch int64) error
-	dial   func(ctx context.Context, addr string) (net.Conn, error)
 
 	ctx  context.Context
 	end  context.CancelFunc
@@ -52,13 +50,10 @@ type neighbour struct {
 	end   context.CancelFunc
 }
 
-func newNeighbours(node record.BrokerID, meta *metastore.Store, log *slog.Logger) *neighbours {
-	n := &neighbours{
-		node: node, log: log, revoke: meta.RevokeRegistration, watched: map[record.BrokerID]neighbour{},
-		dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-		},
-	}
+// newNeighbours watches nobody yet. revoke takes a registration back, if it still
+// is the one of that epoch.
+func newNeighbours(node record.BrokerID, revoke func(ctx context.Context, id record.BrokerID, epoch int64) error, log *slog.Logger) *neighbours {
+	n := &neighbours{node: node, log: log, revoke: revoke, watched: map[record.BrokerID]neighbour{}}
 	n.ctx, n.end = context.WithCancel(context.Background())
 	return n
 }
@@ -80,7 +75,7 @@ func (n *neighbours) apply(img *metastore.Image) {
 		if _, ok := n.watched[id]; ok || !n.mine(img, id) {
 			continue
 		}
-		w := neighbour{epoch: b.Epoch, addr: net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))}
+		w := neighbour{epoch: b.Epoch, addr: b.Addr()}
 		ctx, cancel := context.WithCancel(n.ctx)
 		w.end = cancel
 		n.watched[id] = w
@@ -97,16 +92,18 @@ func (n *neighbours) mine(img *metastore.Image, id record.BrokerID) bool {
 // watch holds a connection to w until ctx ends.
 func (n *neighbours) watch(ctx context.Context, id record.BrokerID, w neighbour) {
 	for ctx.Err() == nil {
-		dial, cancel := context.WithTimeout(ctx, neighbourDial)
-		c, err := n.dial(dial, w.addr)
-		cancel()
+		d := net.Dialer{Timeout: neighbourDial}
+		c, err := d.DialContext(ctx, "tcp", w.addr)
 		switch {
 		case err == nil:
+			began := time.Now()
 			n.hold(ctx, c)
 			if ctx.Err() == nil {
 				neighboursLost.Inc()
 			}
-			continue
+			if time.Since(began) > neighbourAgain { // else it has too many, perhaps
+				continue
+			}
 		case errors.Is(err, syscall.ECONNREFUSED):
 			neighboursRevoked.Inc()
 			n.log.Warn("nothing listens where a broker did: its registration is taken back", "broker", int32(id), "address", w.addr)

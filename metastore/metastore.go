@@ -4,7 +4,12 @@
 // and objects do not belong here.
 package metastore
 
-import "github.com/firnlog/firn/record"
+import (
+	"net"
+	"strconv"
+
+	"github.com/firnlog/firn/record"
+)
 
 // Image is the metadata at one etcd revision. It is never changed once
 // published; readers may keep it.
@@ -28,6 +33,12 @@ func (img *Image) Eligible(id record.BrokerID) bool {
 	return registered && img.Unfenced[id].Epoch == b.Epoch
 }
 
+// Stays says whether a broker is eligible and does not leave: others may count
+// on it.
+func (img *Image) Stays(id record.BrokerID) bool {
+	return img.Eligible(id) && !img.Brokers[id].Leaving
+}
+
 // Broker is a registered broker; its key has a lease.
 type Broker struct {
 	ID        record.BrokerID
@@ -42,6 +53,9 @@ type Broker struct {
 	Leaving   bool   // it wants to stop and gives its leaderships away
 	Peer      string // host:port where its etcd member is reached by others, "" when it has none
 }
+
+// Addr is where clients and other brokers reach it, host:port.
+func (b Broker) Addr() string { return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))) }
 
 // Unfenced says which registration of a broker the controller has taken in,
 // after the partition records that follow from it were written. It stays when

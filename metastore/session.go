@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -208,7 +206,7 @@ func (s *Store) waitForID(ctx context.Context, key string) error {
 		if ttl.TTL > least {
 			renewed++
 		}
-		addr := net.JoinHostPort(other.Host, strconv.Itoa(int(other.Port)))
+		addr := other.Addr()
 		// A lease runs longer, once, when etcd elects a leader.
 		if renewed > 1 || renewed == 1 && reachable(ctx, addr) {
 			return fmt.Errorf("%w: broker %d runs at %s with another data folder; give this one another --node-id, or stop that one",

@@ -142,7 +142,7 @@ func quorumNode(b metastore.Broker) kmsg.DescribeQuorumResponseNode {
 		l.Name, l.Host, l.Port = name, host, uint16(port)
 		n.Listeners = append(n.Listeners, l)
 	}
-	add("PLAINTEXT", net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+	add("PLAINTEXT", b.Addr())
 	add("HTTP", b.HTTP)
 	add("PEER", b.Peer)
 	return n

@@ -277,7 +277,7 @@ func moveOf(img *metastore.Image, cfg BalanceConfig, m balance.Move) (metastore.
 
 // usable says whether a broker may be given replicas.
 func usable(img *metastore.Image, drained []int32, id record.BrokerID) bool {
-	return img.Eligible(id) && !img.Brokers[id].Leaving && !slices.Contains(drained, int32(id))
+	return img.Stays(id) && !slices.Contains(drained, int32(id))
 }
 
 // ClusterOf gives brokers and partitions as package balance has them, in an

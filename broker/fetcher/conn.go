@@ -29,7 +29,7 @@ const (
 	keepAnswer = 32 << 20
 )
 
-var errNotDurable = errors.New("fetcher: what was fetched did not become durable")
+var errInterrupted = errors.New("fetcher: asks anew")
 
 // conn is a connection on which one request at a time is under way.
 type conn struct {

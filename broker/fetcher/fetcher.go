@@ -5,7 +5,6 @@ package fetcher
 
 import (
 	"context"
-	"errors"
 	"hash/maphash"
 	"log/slog"
 	"net"
@@ -151,5 +150,3 @@ func (f *Fetcher) Close() {
 	f.mu.Unlock()
 	f.done.Wait()
 }
-
-var errInterrupted = errors.New("fetcher: asks anew")

@@ -2,6 +2,7 @@ package fetcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -22,6 +23,8 @@ const (
 	gather         = 5 * time.Millisecond
 	interruptEvery = 100 * time.Millisecond
 )
+
+var errNotDurable = errors.New("fetcher: what was fetched did not become durable")
 
 // follower is a replica on its link. It belongs to the link's goroutine, but
 // for what it was made with.
