@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,4 +352,30 @@ func TestChangesWhileARequestIsMade(t *testing.T) {
 	for n := 0; n < 2; {
 		n, _ = l.next().parts()
 	}
+}
+
+// A replica that has nothing to ask yet is asked again soon, also when it is the
+// only one.
+func TestReplicaThatIsNotReady(t *testing.T) {
+	l := newLeader(t)
+	f := start(t, l)
+	r := &unready{follows: replicaOf(1)}
+	r.left.Store(3)
+	f.Follow(r, 1)
+	if n, _ := l.next().parts(); n != 1 || r.left.Load() >= 0 {
+		t.Errorf("%d partitions named, %d times left", n, r.left.Load())
+	}
+}
+
+// unready has nothing to ask the first few times.
+type unready struct {
+	*follows
+	left atomic.Int64
+}
+
+func (u *unready) NextFetch() (replica.Ask, record.Offset, bool) {
+	if u.left.Add(-1) >= 0 {
+		return replica.Ask{}, 0, false
+	}
+	return u.follows.NextFetch()
 }

@@ -130,7 +130,6 @@ func (l *link) run() {
 	for l.ctx.Err() == nil {
 		topics, forgotten, n, next := l.ask()
 		if n == 0 {
-			l.session.reset() // the leader is not told what was forgotten
 			l.pause(next)
 			continue
 		}
@@ -159,6 +158,8 @@ func (l *link) ask() (topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchReq
 		case !fo.until.After(now):
 			delete(l.paused, k)
 			l.dirty[k] = struct{}{}
+		case next.IsZero() || fo.until.Before(next):
+			next = fo.until
 		}
 	}
 	if l.session.epoch == 0 {
@@ -180,16 +181,14 @@ func (l *link) ask() (topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchReq
 		}
 		if pause > 0 {
 			fo.until = now.Add(pause)
+			if next.IsZero() || fo.until.Before(next) {
+				next = fo.until
+			}
 			l.paused[k] = fo
 			r.forget(k)
 			continue
 		}
 		r.want(k, want{ask, start}, l.f.cfg.PartitionMax)
-	}
-	for _, fo := range l.paused {
-		if next.IsZero() || fo.until.Before(next) {
-			next = fo.until
-		}
 	}
 	clear(l.dirty)
 	select {

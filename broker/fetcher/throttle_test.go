@@ -57,18 +57,3 @@ func TestFollowerThrottle(t *testing.T) {
 		a.answer(9, 0, reply(fast.id, 2, 0, []byte("records")))
 	}
 }
-
-// Where all replicas of a link are held back, it asks on by itself when the
-// quota has room: nothing else wakes it.
-func TestFollowerThrottleEnds(t *testing.T) {
-	l := newLeader(t)
-	f := start(t, l)
-	q := throttle.New("fetcher test")
-	q.Set(1000)
-	f.deps.Quota = func(record.TopicID, record.PartitionID) *throttle.Quota { return q }
-	r := replicaOf(1)
-	f.Follow(r, 1)
-	for range 3 {
-		l.next().answer(9, 0, reply(r.id, 1, 0, make([]byte, 1050)))
-	}
-}
