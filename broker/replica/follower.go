@@ -18,8 +18,9 @@ type Log interface {
 // one with NewFollower for each new leader epoch, and do first what Begin says.
 // From then on the log changes only as a Decision says.
 type Follower struct {
-	epoch record.Epoch
-	hw    record.Offset
+	epoch  record.Epoch
+	hw     record.Offset
+	awaits bool // Begin gave AwaitTiered, and is to be called again
 }
 
 // NewFollower begins to follow under r's leader epoch. hw is the high watermark
@@ -30,6 +31,9 @@ func NewFollower(r Record, hw record.Offset) *Follower { return &Follower{epoch:
 // what was decided is done.
 func (f *Follower) HighWatermark() record.Offset { return f.hw }
 
+// Awaits says that Begin is to be called again, with where the tiered part ends.
+func (f *Follower) Awaits() bool { return f.awaits }
+
 // Ask is what the next fetch asks for.
 type Ask struct {
 	Epoch     record.Epoch  // current leader epoch
@@ -37,11 +41,12 @@ type Ask struct {
 	LastEpoch record.Epoch  // of the last record, -1 when there is none (KIP-595)
 }
 
-// Next gives the next fetch; false while not all of the log is durable: the
-// offset of a fetch is an acknowledgement.
+// Next gives the next fetch; false while not all of the log is durable, since
+// the offset of a fetch is an acknowledgement, and while Begin is to be called
+// again.
 func (f *Follower) Next(log Log, durable record.Offset) (Ask, bool) {
 	end := log.End()
-	if durable < end {
+	if durable < end || f.awaits {
 		return Ask{}, false
 	}
 	return Ask{Epoch: f.epoch, Offset: end, LastEpoch: lastEpoch(log)}, true
@@ -82,10 +87,14 @@ type Answer struct {
 	// LogStart is where the leader's log begins, what is in the object store
 	// counted; -1 when the answer does not say.
 	LogStart record.Offset
-	// Tiered is where what is in the object store ends, 0 for nothing; for
-	// OutOfRange and Diverging.
+	// Tiered is where what is in the object store ends, 0 for nothing,
+	// TieredUnknown while that is not known; for OutOfRange and Diverging. It may be
+	// of a while ago: what the store had then it has still, or it is deleted.
 	Tiered record.Offset
 }
+
+// TieredUnknown says that it has to be learnt first where the tiered part ends.
+const TieredUnknown record.Offset = -1
 
 // Action is what to do with an answer.
 type Action uint8
@@ -107,6 +116,9 @@ const (
 	BackOff
 	// AwaitRecord: a newer record is on its way, ask nothing under this one.
 	AwaitRecord
+	// AwaitTiered: learn where the tiered part ends; then call Begin again if it
+	// was Begin that said so, else ask the leader again.
+	AwaitTiered
 )
 
 // Decision is what follows from an answer. HighWatermark holds once Action is
@@ -118,15 +130,22 @@ type Decision struct {
 	HighWatermark record.Offset
 }
 
-// Begin says what to do before the first fetch. A replica that has nothing
-// starts anew where what is in the object store ends: what is there it need not
-// copy. Any other truncates its log to the end that it has: a leader epoch that
+// Begin says what to do before the first fetch. tiered is where what is in the
+// object store ends, as in Answer. A replica that has nothing, and knows nothing
+// of what there was, starts anew there: what is there it need not copy. Any other truncates its log to the end that it has: a leader epoch that
 // it began itself, and had no record in, is forgotten so; the new leader may
 // have older ones to give (Kafka's UnifiedLog.truncateTo does the same).
 func (f *Follower) Begin(log Log, tiered record.Offset) Decision {
-	end := log.End()
-	if log.Start() == end && end < tiered {
-		return f.startAnew(tiered, log.Start())
+	end, known := log.End(), lastEpoch(log) >= 0
+	f.awaits = false
+	if log.Start() == end || !known {
+		switch {
+		case tiered < 0:
+			f.awaits = true
+			return Decision{Action: AwaitTiered, HighWatermark: f.hw}
+		case end < tiered, end == tiered && end > 0 && !known:
+			return f.startAnew(tiered, log.Start())
+		}
 	}
 	f.hw = min(f.hw, end)
 	return Decision{Action: Truncate, Offset: end, HighWatermark: f.hw}
@@ -153,8 +172,8 @@ func (f *Follower) Answered(log Log, a Answer) Decision {
 	case Diverging:
 		return f.diverging(log, a)
 	case OutOfRange:
-		if to := max(a.LogStart, a.Tiered); to > end {
-			return f.startAnew(to, a.LogStart)
+		if a.Tiered < 0 || max(a.LogStart, a.Tiered) > end {
+			return f.beginAt(a)
 		}
 	case Fenced:
 		return Decision{Action: AwaitRecord, HighWatermark: f.hw}
@@ -168,7 +187,7 @@ func (f *Follower) diverging(log Log, a Answer) Decision {
 		if a.LogStart < 0 || a.DivergingEnd < 0 { // nonsense
 			return Decision{Action: BackOff, HighWatermark: f.hw}
 		}
-		return f.startAnew(max(a.LogStart, a.Tiered), a.LogStart)
+		return f.beginAt(a)
 	}
 	to := min(a.DivergingEnd, end)
 	if _, own := log.EpochEnd(a.DivergingEpoch); own >= 0 {
@@ -178,7 +197,7 @@ func (f *Follower) diverging(log Log, a Answer) Decision {
 	case to == end && a.DivergingEpoch < a.Ask.LastEpoch && a.LogStart >= 0:
 		// Only the epoch before the log's start is known, and it differs: there is
 		// nothing to cut, and nothing in common.
-		return f.startAnew(max(a.LogStart, a.Tiered), a.LogStart)
+		return f.beginAt(a)
 	case a.DivergingEnd < 0 || to == end: // nonsense, and nothing to gain
 		return Decision{Action: BackOff, HighWatermark: f.hw}
 	case to < log.Start(): // all that there is differs
@@ -186,6 +205,15 @@ func (f *Follower) diverging(log Log, a Answer) Decision {
 	}
 	f.hw = min(f.hw, to)
 	return Decision{Action: Truncate, Offset: to, HighWatermark: f.hw}
+}
+
+// beginAt starts anew where the tiered part ends, or where the leader's log
+// begins.
+func (f *Follower) beginAt(a Answer) Decision {
+	if a.Tiered < 0 {
+		return Decision{Action: AwaitTiered, HighWatermark: f.hw}
+	}
+	return f.startAnew(max(a.LogStart, a.Tiered), a.LogStart)
 }
 
 // startAnew begins an empty log at offset o, which is not above the leader's

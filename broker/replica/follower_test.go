@@ -42,6 +42,20 @@ func TestBegin(t *testing.T) {
 	if d := aFollower(4, 0).Begin(&empty, 40); d != (Decision{Action: StartAnew, Offset: 40, HighWatermark: 40}) {
 		t.Errorf("%+v", d)
 	}
+	if d := aFollower(4, 0).Begin(&empty, 0); d != (Decision{Action: Truncate}) {
+		t.Errorf("%+v", d)
+	}
+	f := aFollower(4, 0)
+	if d := f.Begin(&empty, TieredUnknown); d.Action != AwaitTiered {
+		t.Errorf("%+v", d)
+	}
+	if ask, ok := f.Next(&empty, 0); ok {
+		t.Errorf("before it knows where to begin it asks %+v", ask)
+	}
+	f.Begin(&empty, 0)
+	if _, ok := f.Next(&empty, 0); !ok {
+		t.Error("it knows where to begin, and asks nothing")
+	}
 	l := aLog([2]int{1, 10})
 	if d := aFollower(4, 7).Begin(l, 40); d != (Decision{Action: Truncate, Offset: 10, HighWatermark: 7}) {
 		t.Errorf("%+v", d) // it may have what the leader has still
@@ -69,6 +83,9 @@ func TestAnswered(t *testing.T) {
 		{"behind the leader's log", Answer{Ask: ask, Result: OutOfRange, LogStart: 20}, Decision{StartAnew, 20, 20, 20}},
 		{"behind the leader's disk", Answer{Ask: ask, Result: OutOfRange, LogStart: 3, Tiered: 25}, Decision{StartAnew, 25, 3, 25}},
 		{"out of range without a reason", Answer{Ask: ask, Result: OutOfRange, LogStart: 3, Tiered: 5}, Decision{BackOff, 0, 0, 6}},
+		{"behind the leader's disk, and nobody knows where to begin", Answer{Ask: ask, Result: OutOfRange, LogStart: 3, Tiered: TieredUnknown}, Decision{AwaitTiered, 0, 0, 6}},
+		{"cannot be compared, likewise", Answer{Ask: ask, Result: Diverging, DivergingEpoch: -1, DivergingEnd: 3, LogStart: 3, Tiered: TieredUnknown}, Decision{AwaitTiered, 0, 0, 6}},
+		{"to cut, whatever is tiered", Answer{Ask: ask, Result: Diverging, DivergingEpoch: 3, DivergingEnd: 12, Tiered: TieredUnknown}, Decision{Truncate, 12, 0, 6}},
 		{"fenced", Answer{Ask: ask, Result: Fenced}, Decision{AwaitRecord, 0, 0, 6}},
 		{"not yet", Answer{Ask: ask, Result: NotYet}, Decision{BackOff, 0, 0, 6}},
 		{"failed", Answer{Ask: ask, Result: Failed}, Decision{BackOff, 0, 0, 6}},

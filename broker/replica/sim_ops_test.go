@@ -318,6 +318,9 @@ func (w *world) fetch(b *broker) {
 	if b.follower == nil {
 		return
 	}
+	if b.follower.awaits {
+		w.act(b, b.follower.Begin(&b.log, w.tieredFor(b)))
+	}
 	durable := w.durable(b)
 	if w.without == durableEnds {
 		durable = b.log.End()

@@ -22,10 +22,10 @@ const stepsOfRun = 3000
 // sightings counts what happened in all runs of a test: a simulation in which
 // something never happens says nothing about it.
 type sightings struct {
-	moved, elected, electedELR, leaderless, unclean, zombies        int
-	entered, shrunk, refused, overtaken, unknown, ctlRefused        int
-	diverged, truncated, anew, uncounted, takenInLost, lastStays    int
-	reassigned, appendRefused, settledRuns, committedRecords, stuck int
+	moved, elected, electedELR, leaderless, unclean, zombies              int
+	entered, shrunk, refused, overtaken, unknown, ctlRefused              int
+	diverged, truncated, anew, awaited, uncounted, takenInLost, lastStays int
+	reassigned, appendRefused, settledRuns, committedRecords, stuck       int
 }
 
 func (s *sightings) missing() (names []string) {

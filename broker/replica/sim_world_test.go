@@ -123,10 +123,12 @@ type broker struct {
 	leader   *Leader
 	follower *Follower
 	leads    record.BrokerID // whom it follows
-	call     *Change         // the ISR change whose outcome it waits for
-	calls    int             // counts them
-	promise  int             // min.insync.replicas, as far as it knows
-	ctlEpoch int64           // of the controller key that it put, 0 for none
+	asked    bool            // where the tiered part ends: at tiered, then
+	tiered   record.Offset
+	call     *Change // the ISR change whose outcome it waits for
+	calls    int     // counts them
+	promise  int     // min.insync.replicas, as far as it knows
+	ctlEpoch int64   // of the controller key that it put, 0 for none
 	took     [maxBrokers]int64
 	owes     [maxBrokers]Loss // without recordsFirst: what the records do not say yet, plus one
 }
@@ -372,13 +374,28 @@ func (w *world) apply(b *broker) {
 			if w.without == truncateByEpoch && b.hw < b.log.End() {
 				b.log.cut(b.hw)
 			}
-			if d := b.follower.Begin(&b.log, w.tiered); w.without != emptyEpoch {
-				w.act(b, d)
+			if w.without == emptyEpoch {
+				b.follower.Begin(&b.log, w.tiered)
+			} else {
+				w.act(b, b.follower.Begin(&b.log, w.tieredFor(b)))
 			}
 		}
 	default:
 		b.rest()
 	}
+}
+
+// tieredFor is what a follower knows of the tiered end: nothing, or where it was
+// when the follower asked, which counts once.
+func (w *world) tieredFor(b *broker) record.Offset {
+	if w.plain {
+		return w.tiered
+	}
+	t := TieredUnknown
+	if b.asked {
+		t, b.asked = b.tiered, false
+	}
+	return t
 }
 
 func (w *world) minOf(s *snapshot) int {
@@ -478,7 +495,7 @@ func (w *world) serve(b *broker, m *msg) {
 	if w.without == historyFirst {
 		w.fetched(b, f)
 	}
-	a.answer.LogStart, a.answer.Tiered = b.log.start, w.tiered
+	a.answer.LogStart = b.log.start
 	if m.ask.Offset < b.log.local {
 		a.answer.Result = OutOfRange
 		return
@@ -529,7 +546,7 @@ func describe(m *msg) string {
 	case Diverging:
 		return fmt.Sprintf("differs, epoch %d ends at %d", a.DivergingEpoch, a.DivergingEnd)
 	case OutOfRange:
-		return fmt.Sprintf("out of range, log begins at %d, tiered to %d", a.LogStart, a.Tiered)
+		return fmt.Sprintf("out of range, log begins at %d", a.LogStart)
 	case Fenced:
 		return "fenced epoch"
 	}
@@ -546,6 +563,9 @@ func (w *world) answered(b *broker, m *msg) {
 		a.Ask = Ask{b.follower.epoch, b.log.End(), lastEpoch(&b.log)}
 	}
 	before := b.log.End()
+	if a.Result == OutOfRange || a.Result == Diverging {
+		a.Tiered = w.tieredFor(b)
+	}
 	d := b.follower.Answered(&b.log, a)
 	if d.Action == Append {
 		for i := range m.n {
@@ -590,6 +610,9 @@ func (w *world) act(b *broker, d Decision) {
 		b.log.beginAt(d.Offset, d.LogStart, &w.committed)
 		b.hw = d.HighWatermark
 		w.say("    broker %d starts anew at %d", b.id, d.Offset)
+	case AwaitTiered:
+		w.seen.awaited++
+		b.asked, b.tiered = true, w.tiered
 	case Ignore, BackOff, AwaitRecord:
 	}
 }
