@@ -501,7 +501,7 @@ func (b *Broker) followTiers(ctx context.Context) {
 			if ctx.Err() != nil || p.Leads() || !p.Config().Tiered {
 				return
 			}
-			if err := b.tier.Tell(ctx, p); err != nil && ctx.Err() == nil {
+			if err := errors.Join(b.tier.Follow(p), b.tier.Tell(ctx, p)); err != nil && ctx.Err() == nil {
 				b.log.Warn("a follower cannot be told what is in the object store; it is tried again", "partition", p.TP().String(), "error", err)
 			}
 		})

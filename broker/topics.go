@@ -387,10 +387,33 @@ func (t *topics) toLead(mt *metastore.Topic, was *openTopic) (n int) {
 // attach puts a partition that this broker leads now into tiering's charge.
 func (t *topics) attach(p *partition.Partition, mt *metastore.Topic, mp *metastore.Partition, cfg topicconfig.Topic, pointers func(record.PartitionID) (metastore.TierPointer, error)) error {
 	tp, err := pointers(mp.ID)
+	if err == nil && cfg.Tiered {
+		err = t.beginTiered(p, tp)
+	}
 	if err == nil {
 		err = t.tier.Attach(p, tp, policy(cfg, mp.Epoch))
 	}
 	return err
+}
+
+// beginTime is how long a leader's begin at the tiered end may take that needs
+// to be looked up in the object store.
+const beginTime = 10 * time.Second
+
+// beginTiered has a partition that this broker is to lead begin where the tiered
+// part ends, if its log does not continue that. A pointer that is damaged is told
+// by Attach.
+func (t *topics) beginTiered(p *partition.Partition, tp metastore.TierPointer) error {
+	end, err := t.tier.EndOf(p.TopicID(), p.TP(), tp)
+	if err != nil || p.Continues(end) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), beginTime)
+	defer cancel()
+	if end, err = t.tier.ColdEnd(ctx, p.TopicID(), p.TP()); err != nil {
+		return err
+	}
+	return p.BeginAtTiered(end)
 }
 
 // assignment is what mp says of the replica here.
@@ -429,6 +452,11 @@ func (t *topics) assign(p *partition.Partition, was assignment, mt *metastore.To
 		t.fetcher.Stop(mt.ID, mp.ID)
 		p.Rest()
 	default:
+		if cfg.Tiered {
+			if err := t.tier.Follow(p); err != nil {
+				return was, err
+			}
+		}
 		if err := p.Follow(rec); err != nil {
 			return was, err
 		}

@@ -16,6 +16,19 @@ type SealedFiles struct {
 	Close       func()
 }
 
+// TieredEnd is where a partition's part in object storage ends, and what a log
+// has to know that begins there.
+type TieredEnd struct {
+	Start, End Offset // records of [Start, End) are there; Start == End: none
+	// Epochs are the leader epochs up to End, ascending, those of which something
+	// is known: the last one is that of the record before End. Empty: not known.
+	Epochs    []EpochStart
+	Producers []byte // producer state at End, as in SealedFiles; nil: not known
+	// Missing says why Epochs (but for the last one) and Producers are not known:
+	// the object could not be read. nil: they are, or there is nothing.
+	Missing error
+}
+
 // IndexEntry says at which byte of its segment the batch with base offset
 // Offset begins.
 type IndexEntry struct {

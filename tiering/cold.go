@@ -38,7 +38,7 @@ func (m *Manager) ColdRange(id record.TopicID, tp record.TopicPartition) (start,
 }
 
 // locate gives the partition, its view and the entry that holds o.
-func (m *Manager) locate(id record.TopicID, tp record.TopicPartition, o record.Offset) (*part, *view, int, error) {
+func (m *Manager) locate(ctx context.Context, id record.TopicID, tp record.TopicPartition, o record.Offset) (*part, *view, int, error) {
 	if m.ctx.Err() != nil {
 		return nil, nil, 0, storageErr(tp, o, ErrClosed)
 	}
@@ -47,6 +47,9 @@ func (m *Manager) locate(id record.TopicID, tp record.TopicPartition, o record.O
 		// Whether it is in the tiered part is not known: clients must not
 		// reset their offsets because of that.
 		return nil, nil, 0, storageErr(tp, o, errNotAttached)
+	}
+	if err := m.catchUp(ctx, p, o); err != nil {
+		return nil, nil, 0, storageErr(tp, o, err)
 	}
 	v := p.view.Load()
 	if v == nil {
@@ -81,7 +84,7 @@ func (m *Manager) locate(id record.TopicID, tp record.TopicPartition, o record.O
 // the fetch goes on and its bytes stay cached.
 func (m *Manager) ReadCold(ctx context.Context, id record.TopicID, tp record.TopicPartition, from record.Offset, maxBytes int) ([]record.Span, []record.AbortedTxn, error) {
 	coldReads.Inc()
-	p, v, i, err := m.locate(id, tp, from)
+	p, v, i, err := m.locate(ctx, id, tp, from)
 	if err != nil {
 		coldReadFailures.Inc()
 		return nil, nil, err

@@ -62,7 +62,9 @@ type part struct {
 	copied     copyState
 	streams    streams
 
-	ahead atomic.Int32 // readahead GETs under way
+	ahead     atomic.Int32  // readahead GETs under way
+	reads     chan struct{} // one place, for who reads the pointer of a followed partition; nil: it is attached
+	refreshed time.Time     // when that was done last, guarded by the place
 }
 
 // Open starts a Manager. It makes no call to the store. ctx is not kept.
@@ -157,6 +159,15 @@ func (m *Manager) Attach(hot Hot, tp metastore.TierPointer, policy Policy) error
 		p.cancel()
 		return fmt.Errorf("tiering: %v: %w", p.tp, err)
 	}
+	if err := m.add(p); err != nil {
+		return err
+	}
+	m.poke()
+	return nil
+}
+
+// add makes p the one part of its partition.
+func (m *Manager) add(p *part) error {
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
@@ -168,25 +179,6 @@ func (m *Manager) Attach(hot Hot, tp metastore.TierPointer, policy Policy) error
 	m.mu.Unlock()
 	if old != nil {
 		old.cancel()
-	}
-	m.poke()
-	return nil
-}
-
-// Tell says to a log that is not attached, that of a follower, what its leader
-// has put into the object store, so that local copies may go there too. It asks
-// the metastore.
-func (m *Manager) Tell(ctx context.Context, hot Hot) error {
-	p := &part{key: partKey{hot.TopicID(), hot.TP().Partition}, tp: hot.TP(), hot: hot}
-	tp, err := m.deps.Meta.TierPointer(ctx, p.key.id, p.key.p)
-	if err == nil {
-		err = m.install(p, tp)
-	}
-	if err == nil {
-		err = p.tellHot()
-	}
-	if err != nil {
-		return fmt.Errorf("tiering: pointer of %v: %w", p.tp, err)
 	}
 	return nil
 }
@@ -314,11 +306,14 @@ func (m *Manager) part(id record.TopicID, p record.PartitionID) *part {
 	return m.parts[partKey{id, p}]
 }
 
+// attached lists those that are attached, not only followed.
 func (m *Manager) attached() []*part {
 	m.mu.RLock()
 	parts := make([]*part, 0, len(m.parts))
 	for _, p := range m.parts {
-		parts = append(parts, p)
+		if p.reads == nil {
+			parts = append(parts, p)
+		}
 	}
 	m.mu.RUnlock()
 	slices.SortFunc(parts, func(a, b *part) int { return a.key.compare(b.key) })

@@ -13,7 +13,7 @@ import (
 // record: the manifest says which runs can hold it, the time index where in
 // the run to begin, batch headers which batch, and the records the rest.
 func (m *Manager) ColdTimestamp(ctx context.Context, id record.TopicID, tp record.TopicPartition, ts int64) (record.TimestampOffset, error) {
-	p, v, err := m.whole(id, tp)
+	p, v, err := m.whole(ctx, id, tp)
 	if err != nil || v == nil {
 		return record.NoTimestampOffset, err
 	}
@@ -36,7 +36,7 @@ func (m *Manager) ColdTimestamp(ctx context.Context, id record.TopicID, tp recor
 // ColdMaxTimestamp finds the tiered record with the greatest timestamp, the
 // first one where several have it.
 func (m *Manager) ColdMaxTimestamp(ctx context.Context, id record.TopicID, tp record.TopicPartition) (record.TimestampOffset, error) {
-	p, v, err := m.whole(id, tp)
+	p, v, err := m.whole(ctx, id, tp)
 	if err != nil || v == nil {
 		return record.NoTimestampOffset, err
 	}
@@ -68,12 +68,17 @@ func (m *Manager) ColdMaxTimestamp(ctx context.Context, id record.TopicID, tp re
 }
 
 // whole gives a partition with all of its entries; no view: nothing is tiered.
-func (m *Manager) whole(id record.TopicID, tp record.TopicPartition) (*part, *view, error) {
+func (m *Manager) whole(ctx context.Context, id record.TopicID, tp record.TopicPartition) (*part, *view, error) {
+	if p := m.part(id, tp.Partition); p != nil {
+		if err := m.catchUp(ctx, p, 0); err != nil {
+			return nil, nil, storageErr(tp, 0, err)
+		}
+	}
 	start, end := m.ColdRange(id, tp)
 	if p := m.part(id, tp.Partition); p != nil && start == end && p.view.Load() != nil {
 		return nil, nil, nil
 	}
-	p, v, _, err := m.locate(id, tp, start)
+	p, v, _, err := m.locate(ctx, id, tp, start)
 	return p, v, err
 }
 

@@ -382,6 +382,11 @@ func (f *fetchCall) readOne(state *readState, fp *fetchPart) {
 		return
 	}
 	budget := min(state.left(f), max(0, int(fp.want.maxBytes)))
+	if f.replica.isBroker() && p.IsCold(record.Offset(fp.want.offset)) {
+		f.movedToTier(fp, p)
+		state.failed = true
+		return
+	}
 	if p.IsCold(record.Offset(fp.want.offset)) && checkEpoch(fp.want.leaderEpoch, p.State().Epoch) == nil {
 		f.offsets(fp, p)
 		if (budget > 0 || state.first()) && len(state.cold) < coldPerFetch {
@@ -522,6 +527,18 @@ func (f *fetchCall) failPart(fp *fetchPart, err error) {
 	if c := fp.reply.code; c == kerr.UnknownServerError.Code || c == kerr.KafkaStorageError.Code {
 		f.a.failed("fetch failed", "topic", fp.topic, "partition", fp.key.p, "offset", fp.want.offset, "error", err)
 	}
+}
+
+// movedToTier tells a follower that what it asks for is in object storage, where
+// it need not copy it from (KIP-405).
+func (f *fetchCall) movedToTier(fp *fetchPart, p *partition.Partition) {
+	if err := p.Answers(record.Epoch(fp.want.leaderEpoch), false); err != nil {
+		f.failPart(fp, err)
+		return
+	}
+	f.failPart(fp, kerr.OffsetMovedToTieredStorage)
+	e := p.Extent(false)
+	fp.reply.extent.LogStart, fp.reply.extent.HighWatermark = e.LogStart, e.HighWatermark
 }
 
 // encode gives the reply of fp as it is sent, without its records.

@@ -421,3 +421,34 @@ func TestReplicaBelowTheLogStart(t *testing.T) {
 		t.Errorf("the log start is told as %d, want 4", got.LogStartOffset)
 	}
 }
+
+// A follower that asks for what is in the object store only is told so, with
+// where the log starts, and does not count as having it; a consumer reads it, at
+// a follower, too.
+func TestReplicaBelowTheLocalStart(t *testing.T) {
+	want := batch(t, 10)
+	topic := coldTopic(t, &slowCold{fn: func(context.Context) ([]record.Span, error) { return []record.Span{{Bytes: want}}, nil }}, 1)
+	p := shared.Get(topic.Name, 0)
+	if !p.IsCold(0) {
+		t.Fatal("nothing is cold")
+	}
+	p.Lead(threeOf(7, 5, 7, 8, 9))
+	a := nearAPI(t, 0)
+	req := replicaFetch(topic, 0)
+	req.MaxWaitMillis = 60_000 // it does not wait
+	got := partOf(t, a, req)
+	wantCode(t, "a replica", got.ErrorCode, kerr.OffsetMovedToTieredStorage)
+	if got.LogStartOffset != int64(p.State().LogStart) || len(got.RecordBatches) > 0 {
+		t.Errorf("%+v", got)
+	}
+	req.Topics[0].Partitions[0].CurrentLeaderEpoch = 4
+	req.SessionID, req.SessionEpoch = 0, 0
+	wantCode(t, "a replica of an old epoch", partOf(t, a, req).ErrorCode, kerr.FencedLeaderEpoch)
+	follow(t, p)
+	if !p.IsCold(0) {
+		t.Fatal("nothing is cold at the follower")
+	}
+	if got := onePart(t, fetchRequest(topic, 12, 0)); string(got.RecordBatches) != string(want) {
+		t.Errorf("a consumer at a follower: %+v", got)
+	}
+}

@@ -412,6 +412,10 @@ func (s *slowCold) ColdTimestamp(context.Context, record.TopicID, record.TopicPa
 func (s *slowCold) ColdMaxTimestamp(context.Context, record.TopicID, record.TopicPartition) (record.TimestampOffset, error) {
 	return record.NoTimestampOffset, nil
 }
+func (s *slowCold) ColdEnd(context.Context, record.TopicID, record.TopicPartition) (record.TieredEnd, error) {
+	return record.TieredEnd{End: 10}, nil
+}
+
 func (s *slowCold) ColdRange(record.TopicID, record.TopicPartition) (record.Offset, record.Offset) {
 	return 0, 10
 }

@@ -12,7 +12,13 @@ var (
 	hotReads         = metrics.NewCounter("firn_partition_hot_reads_total")
 	truncations      = metrics.NewCounter("firn_partition_truncations_total") // of followers whose log differed from their leader's
 	restarts         = metrics.NewCounter("firn_partition_starts_anew_total") // of followers whose log ended before their leader's began
-	backgroundSyncs  = metrics.NewCounter("firn_partition_background_syncs_total")
+	// Of replicas that began at the tiered end: all, those that know no producers
+	// and epochs from before, and look-ups of where that is that failed.
+	tieredBeginnings     = metrics.NewCounter("firn_partition_tiered_beginnings_total")
+	blindBeginnings      = metrics.NewCounter("firn_partition_tiered_beginnings_without_footer_total")
+	tieredLookupFailures = metrics.NewCounter("firn_partition_tiered_lookup_failures_total")
+
+	backgroundSyncs = metrics.NewCounter("firn_partition_background_syncs_total")
 
 	cleanerRuns           = metrics.NewCounter("firn_cleaner_runs_total")
 	cleanerFailures       = metrics.NewCounter("firn_cleaner_failures_total")

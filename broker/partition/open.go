@@ -52,6 +52,8 @@ type Partition struct {
 	stopCompaction atomic.Pointer[context.CancelFunc]
 	uncleanable    atomic.Pointer[Uncleanable] // why it is not compacted any more, nil: it is
 
+	beginning beginning
+
 	waiters waiters
 	synced  waiters // those who wait for the durable end
 }
@@ -230,6 +232,7 @@ func (p *Partition) Delete() error {
 func (p *Partition) shut(f func() error) error {
 	p.closed.Store(true)
 	p.release()
+	p.beginning.stop()
 	p.syncer.stop()
 	if stop := p.stopCompaction.Load(); stop != nil {
 		(*stop)()

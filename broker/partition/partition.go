@@ -70,6 +70,9 @@ type Cold interface {
 	ColdMaxTimestamp(ctx context.Context, id record.TopicID, tp record.TopicPartition) (record.TimestampOffset, error)
 	// ColdRange gives what is tiered: [start, end). Empty: start == end.
 	ColdRange(id record.TopicID, tp record.TopicPartition) (start, end record.Offset)
+	// ColdEnd gives where what is tiered ends now, whoever tiers it, and what a
+	// log has to know that begins there.
+	ColdEnd(ctx context.Context, id record.TopicID, tp record.TopicPartition) (record.TieredEnd, error)
 }
 
 // Deps are what a partition uses and does not own.

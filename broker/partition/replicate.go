@@ -18,8 +18,11 @@ func (p *Partition) NextFetch() (ask replica.Ask, logStart record.Offset, ok boo
 	r := &p.role
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.follower == nil || p.closed.Load() {
+	if r.follower == nil || r.begins || p.closed.Load() {
 		return replica.Ask{}, 0, false
+	}
+	if r.follower.Awaits() {
+		p.learnTiered()
 	}
 	ask, ok = r.follower.Next(p.log, r.durable)
 	return ask, p.log.Start(), ok
@@ -44,7 +47,6 @@ func (p *Partition) Replicate(a replica.Answer, batches []byte, durable func(err
 	if n := len(*list); n > 0 {
 		a.RecordsEnd = (*list)[n-1].Batch.LastOffset() + 1
 	}
-	a.Tiered = record.Offset(p.tieredEnd.Load())
 	before := p.Extent(false)
 	end, err := p.replicate(a, batches, *list)
 	if p.Extent(false) != before {
@@ -69,20 +71,29 @@ func (p *Partition) replicate(a replica.Answer, batches []byte, entries []commit
 		r.mu.Unlock()
 		return 0, fmt.Errorf("%w: partition %v does not follow", errAskLater, p.tp)
 	}
+	var known *record.TieredEnd
+	if a.Result == replica.OutOfRange || a.Result == replica.Diverging {
+		known = p.learntTiered()
+		a.Tiered = p.tieredFor(known)
+	}
 	d := r.follower.Answered(p.log, a)
 	r.mu.Unlock()
+	if d.Action == replica.AwaitTiered {
+		p.learnTiered()
+		return 0, fmt.Errorf("%w: partition %v begins where its tiered part ends, and that is looked up", errAskLater, p.tp)
+	}
 	if d.Action == replica.BackOff || d.Action == replica.AwaitRecord {
 		return 0, fmt.Errorf("%w: partition %v, epoch %d, offset %d, result %d", errAskLater, p.tp, a.Ask.Epoch, a.Ask.Offset, a.Result)
 	}
-	if err := p.decided(d, batches, entries); err != nil {
+	if err := p.decided(d, batches, entries, known); err != nil {
 		return 0, err
 	}
 	return p.log.End(), nil
 }
 
 // decided does what a follower's decision says, with the batches that were
-// answered. p.mu is held.
-func (p *Partition) decided(d replica.Decision, batches []byte, entries []commitlog.Entry) (err error) {
+// answered, and what is known of the tiered end, nil for nothing. p.mu is held.
+func (p *Partition) decided(d replica.Decision, batches []byte, entries []commitlog.Entry, known *record.TieredEnd) (err error) {
 	end := p.log.End()
 	switch d.Action {
 	case replica.Append:
@@ -96,7 +107,10 @@ func (p *Partition) decided(d replica.Decision, batches []byte, entries []commit
 	case replica.StartAnew:
 		restarts.Inc()
 		p.deps.Log.Info("a follower's log starts anew", "partition", p.tp.String(), "epoch", p.epoch.Load(), "end", end, "start", d.Offset)
-		err = p.startAtLocked(d.Offset, nil, nil)
+		if known == nil || known.End != d.Offset {
+			known = &record.TieredEnd{End: d.Offset}
+		}
+		err = p.beginLocked(known)
 	default:
 		return nil
 	}

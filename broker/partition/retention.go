@@ -8,7 +8,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/commitlog"
-	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/record"
 )
 
@@ -67,32 +66,10 @@ func (p *Partition) dropBelowStart() (int, error) {
 }
 
 // SetTieredEnd says that everything below end is safely in object storage, so
-// that local copies may go by local retention. When the local log ends before
-// it (its disk was lost, or a tail that was not synced), the local records
-// are dropped and the log goes on at end: no offset is used twice.
+// that local copies may go by local retention.
 func (p *Partition) SetTieredEnd(end record.Offset) {
-	if p.usable() != nil {
-		return
-	}
-	p.mu.Lock()
-	moved := false
-	if end > p.log.End() {
-		p.deps.Log.Warn("object storage is ahead of the local log, going on after it", "partition", p.tp.String(), "local_end", p.log.End(), "tiered_end", end)
-		if err := p.log.StartAt(end, commitlog.Beginning{LogStart: p.log.Start(), Epochs: p.log.Epochs()}); err != nil {
-			p.mu.Unlock()
-			p.deps.Log.Error("cannot go on after the tiered part", "partition", p.tp.String(), "err", err)
-			return
-		}
-		p.log.AssignEpoch(record.Epoch(p.epoch.Load()), end)
-		p.durableTo(journal.Mark{End: end, LastStable: end})
-		moved = true
-	}
-	if int64(end) > p.tieredEnd.Load() {
-		p.tieredEnd.Store(int64(end))
-	}
-	p.mu.Unlock()
-	if moved {
-		p.waiters.advance(end)
+	if p.usable() == nil {
+		raise(&p.tieredEnd, int64(end))
 	}
 }
 

@@ -21,6 +21,7 @@ type role struct {
 	mu       sync.Mutex
 	leader   *replica.Leader
 	follower *replica.Follower
+	begins   bool          // the log is about to begin elsewhere: nothing is asked until it does
 	durable  record.Offset // up to where the log survives, by the topic's ack policy
 	// unstable are the marks above the high watermark whose last stable offset
 	// is below their end; passed is the last one that it went by. There is one
@@ -99,9 +100,10 @@ func (p *Partition) follow(rec replica.Record) (begun bool, err error) {
 	p.epoch.Store(int32(rec.Epoch))
 	p.release()
 	r.leader, r.follower = nil, replica.NewFollower(rec, record.Offset(p.hw.Load()))
-	d := r.follower.Begin(p.log, record.Offset(p.tieredEnd.Load()))
+	known := p.learntTiered()
+	d := r.follower.Begin(p.log, p.tieredFor(known))
 	r.mu.Unlock()
-	if err := p.decided(d, nil, nil); err != nil {
+	if err := p.decided(d, nil, nil, known); err != nil {
 		r.mu.Lock()
 		r.follower = nil
 		r.mu.Unlock()

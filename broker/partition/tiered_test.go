@@ -81,6 +81,14 @@ func (c *fakeCold) ColdRange(record.TopicID, record.TopicPartition) (start, end 
 	return 0, c.end
 }
 
+func (c *fakeCold) ColdEnd(context.Context, record.TopicID, record.TopicPartition) (record.TieredEnd, error) {
+	end := record.TieredEnd{End: c.end}
+	if n := len(c.batches); n > 0 {
+		end.Epochs = []record.EpochStart{{Epoch: c.batches[n-1].LeaderEpoch(), Start: c.end - 1}}
+	}
+	return end, nil
+}
+
 func tieredPartition(t *testing.T, dir string) (*Partition, *fakeCold, Config) {
 	t.Helper()
 	cfg := testConfig()
@@ -180,10 +188,20 @@ func TestLocalLogLost(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		p = open(t, dir, cfg, Deps{Cold: cold, Epoch: 4})
+		p = open(t, dir, cfg, Deps{Cold: cold, Epoch: 4, Standby: true})
 		called := false
 		p.AwaitHighWatermark(100, func(err error) { called = err == nil })
-		p.SetTieredEnd(cold.end)
+		end, _ := cold.ColdEnd(t.Context(), p.id, p.tp)
+		if p.Continues(end) {
+			t.Errorf("%s: a log up to %d has all that is tiered up to %d", how, p.log.End(), end.End)
+		}
+		if err := p.BeginAtTiered(end); err != nil {
+			t.Fatal(err)
+		}
+		if !p.Continues(end) {
+			t.Errorf("%s: it has begun there, and does not continue it", how)
+		}
+		p.Lead(p.alone())
 		if !called {
 			t.Fatal("the high watermark did not move")
 		}

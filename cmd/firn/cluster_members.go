@@ -8,11 +8,9 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -91,8 +89,7 @@ func (a *app) clusterRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove BROKER",
 		Short: "Remove a broker, or only its member of etcd",
-		Long: `Remove a broker for good: its member of etcd, if it has one, and what the cluster knows of it,
-that it was decommissioned, too.
+		Long: `Remove a broker for good: its member of etcd, if it has one, and what the cluster knows of it.
 A running member deletes what it has of etcd and stops. Stop it yourself before, and it hands over
 what it leads; a running broker without a member has to be stopped before. It must have no
 replicas: have others take their place first.
@@ -170,30 +167,8 @@ func (a *app) remove(ctx context.Context, cl *kgo.Client, v *clusterView, given 
 	if memberOnly {
 		return out, nil
 	}
-	if err := a.forget(ctx, cl, v, id, out.MemberRemoved); err != nil {
-		return out, err
-	}
 	out.Forgotten = true
-	return out, a.undrain(ctx, cl, id)
-}
-
-// undrain takes a broker that is gone off the list of those that get no
-// replicas: another one may come under its number.
-func (a *app) undrain(ctx context.Context, cl *kgo.Client, id record.BrokerID) error {
-	adm, value := kadm.NewClient(cl), strconv.Itoa(int(id))
-	all, err := adm.DescribeBrokerConfigs(ctx) // what is set for all brokers
-	if err == nil && len(all) > 0 {
-		err = all[0].Err
-	}
-	if err == nil && len(all) > 0 && slices.ContainsFunc(all[0].Configs, func(c kadm.Config) bool {
-		return c.Key == drainedConfig && slices.Contains(strings.Split(c.MaybeValue(), ","), value)
-	}) {
-		var altered kadm.AlterConfigsResponses
-		if altered, err = adm.AlterBrokerConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SubtractConfig, Name: drainedConfig, Value: &value}}); err == nil && len(altered) > 0 {
-			err = altered[0].Err
-		}
-	}
-	return a.explain("config "+drainedConfig+" of all brokers, which still names the broker", err, "")
+	return out, a.forget(ctx, cl, v, id, out.MemberRemoved)
 }
 
 // named finds a broker by its number, or its member's peer address.

@@ -173,12 +173,7 @@ func TestDevCluster(t *testing.T) {
 	d.unregister(3, kerr.InvalidRequest, "is a member of etcd")
 	d.unregister(1, kerr.InvalidRequest, "is running")
 	d.quorum([]int32{1, 2, 3}, 3)
-	d.run(0, "config", "alter", "brokers", "--set", "firn.drained.brokers=3")
-	d.wants(d.run(0, "config", "describe", "brokers"), "firn.drained.brokers")
 	d.wants(d.run(0, "cluster", "remove", "3"), "broker 3 is removed")
-	if said := d.run(0, "config", "describe", "brokers", "-o", "json"); strings.Contains(said, `"value": "3"`) {
-		t.Errorf("it is still drained: %s", said)
-	}
 	d.quorum([]int32{1, 2}, -1)
 	d.wants(d.run(1, "cluster", "remove", "3"), "there is no broker 3")
 	d.wants(d.run(0, "cluster", "nodes"), "in sync")
