@@ -2,7 +2,7 @@
 // all partitions of a broker that died, or was stopped, take writes again: from
 // the signal to the last acknowledgement of one record to each of them.
 //
-//	go run ./bench/failover [-firn BINARY] [-partitions 1000] [-rounds 50] [-stop]
+//	go run ./bench/failover [-firn BINARY] [-partitions 1000] [-rounds 50] [-stop] [-idle 30s]
 //
 // The client is franz-go, told to look for new leaders at once, so that the
 // brokers are measured and not its pauses.
@@ -38,6 +38,7 @@ func main() {
 	partitions := flag.Int("partitions", 1000, "partitions in all; each broker leads a third")
 	rounds := flag.Int("rounds", 50, "how many brokers die, one after another")
 	stop := flag.Bool("stop", false, "stop brokers (SIGTERM) instead of killing them (SIGKILL)")
+	idle := flag.Duration("idle", 0, "before it, say what the brokers take while nothing is asked of them for so long")
 	keep := flag.Bool("keep", false, "keep the brokers' folders and logs, and say where they are")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "failover-")
@@ -47,7 +48,7 @@ func main() {
 		} else {
 			defer os.RemoveAll(dir)
 		}
-		err = run(dir, *firn, *partitions, *rounds, *stop)
+		err = run(dir, *firn, *partitions, *rounds, *stop, *idle)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "failover:", err)
@@ -55,7 +56,7 @@ func main() {
 	}
 }
 
-func run(dir, firn string, partitions, rounds int, stop bool) error {
+func run(dir, firn string, partitions, rounds int, stop bool, idle time.Duration) error {
 	ctx := context.Background()
 	c, err := newCluster(dir, firn)
 	if err != nil {
@@ -80,12 +81,29 @@ func run(dir, firn string, partitions, rounds int, stop bool) error {
 	if err := c.ready(ctx, adm); err != nil {
 		return err
 	}
+	before, err := c.sizes()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
 	min := "2"
 	if _, err := adm.CreateTopic(ctx, int32(partitions), brokers, map[string]*string{"min.insync.replicas": &min}, topic); err != nil {
 		return err
 	}
+	created := time.Since(began)
 	if err := write(ctx, cl, every(partitions)); err != nil {
 		return err
+	}
+	after, err := c.sizes()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d partitions on %d brokers each: made in %v, all took a write after %v; %.0f writes to etcd\n", partitions, brokers,
+		created.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), after.revision-before.revision)
+	if idle > 0 {
+		if err := c.idle(idle); err != nil {
+			return err
+		}
 	}
 	var took []time.Duration
 	for round := range rounds {
@@ -116,6 +134,9 @@ func run(dir, firn string, partitions, rounds int, stop bool) error {
 		if err := c.start(victim); err != nil {
 			return err
 		}
+	}
+	if len(took) == 0 {
+		return nil
 	}
 	slices.Sort(took)
 	at := func(q float64) time.Duration { return took[int(q*float64(len(took)-1)+0.5)].Round(time.Millisecond) }
