@@ -86,8 +86,7 @@ func run(dir, firn string, partitions, rounds int, stop bool, idle time.Duration
 		return err
 	}
 	began := time.Now()
-	min := "2"
-	if _, err := adm.CreateTopic(ctx, int32(partitions), brokers, map[string]*string{"min.insync.replicas": &min}, topic); err != nil {
+	if err := create(ctx, adm, partitions); err != nil {
 		return err
 	}
 	created := time.Since(began)
@@ -141,6 +140,28 @@ func run(dir, firn string, partitions, rounds int, stop bool, idle time.Duration
 	slices.Sort(took)
 	at := func(q float64) time.Duration { return took[int(q*float64(len(took)-1)+0.5)].Round(time.Millisecond) }
 	fmt.Printf("%d rounds: least %v, p50 %v, p90 %v, p99 %v, most %v\n", len(took), at(0), at(0.5), at(0.9), at(0.99), at(1))
+	return nil
+}
+
+// atOnce is how many partitions are asked for with one request.
+const atOnce = 5000
+
+// create makes the topic.
+func create(ctx context.Context, adm *kadm.Client, partitions int) error {
+	least := "2"
+	if _, err := adm.CreateTopic(ctx, int32(min(partitions, atOnce)), brokers, map[string]*string{"min.insync.replicas": &least}, topic); err != nil {
+		return err
+	}
+	for n := atOnce; n < partitions; {
+		n = min(n+atOnce, partitions)
+		resp, err := adm.UpdatePartitions(ctx, n, topic)
+		if err == nil {
+			err = resp.Error()
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
