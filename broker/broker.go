@@ -286,6 +286,7 @@ func (b *Broker) openPartitions(ctx context.Context) error {
 	}
 	coord := group.New(groupConfig(b.configs.values(), offsetsParts), group.Deps{Log: b.log, TopicID: topicID(b.meta)})
 	b.groups = newGroups(coord, b.meta, record.BrokerID(b.cfg.NodeID), offsetsParts, b.log)
+	b.groups.members = len(b.cfg.Seeds)
 	b.groups.replicas = b.configs.values().Groups.OffsetsReplicas
 	b.groups.drained = func() []int32 { return b.configs.values().Balance.Drained }
 	b.groups.segmentBytes = b.configs.values().Groups.OffsetsSegmentBytes

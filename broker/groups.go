@@ -31,6 +31,7 @@ type groups struct {
 	parts        int32
 	log          *slog.Logger
 	replicas     int16          // of offsetsTopic, when it is made; fewer if there are fewer brokers
+	members      int            // of etcd: the topic is not made with fewer replicas for want of those
 	segmentBytes int            // of offsetsTopic, when it is made
 	drained      func() []int32 // brokers that it is not put on
 	await        func(ctx context.Context, revision int64) error
@@ -64,22 +65,9 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 	if g.meta.Image().Topics[offsetsTopic] != nil {
 		return nil
 	}
-	spec := metastore.TopicSpec{
-		Name:       offsetsTopic,
-		Internal:   true,
-		Configs:    map[string]string{"segment.bytes": strconv.Itoa(g.segmentBytes), "retention.ms": "-1"},
-		Assignment: make([][]record.BrokerID, g.parts),
-	}
-	brokers := slices.DeleteFunc(slices.Sorted(maps.Keys(g.meta.Image().Brokers)), func(id record.BrokerID) bool {
-		return slices.Contains(g.drained(), int32(id))
-	})
-	if len(brokers) == 0 {
-		return fmt.Errorf("create %s: firn.drained.brokers names every live broker", offsetsTopic)
-	}
-	for i := range spec.Assignment {
-		for r := range min(int(g.replicas), len(brokers)) {
-			spec.Assignment[i] = append(spec.Assignment[i], brokers[(i+r)%len(brokers)])
-		}
+	spec, err := g.spec(g.meta.Image())
+	if err != nil {
+		return fmt.Errorf("create %s: %w", offsetsTopic, err)
 	}
 	results, rev, err := g.meta.CreateTopics(ctx, []metastore.TopicSpec{spec})
 	if err != nil {
@@ -89,6 +77,36 @@ func (g *groups) ensureTopic(ctx context.Context) error {
 		return fmt.Errorf("create %s: %w", offsetsTopic, err)
 	}
 	return g.await(ctx, rev)
+}
+
+// spec is offsetsTopic as it is made. Three replicas or more: what is committed
+// is on two of them at least, and the loss of a disk takes none of it.
+func (g *groups) spec(img *metastore.Image) (metastore.TopicSpec, error) {
+	spec := metastore.TopicSpec{
+		Name:       offsetsTopic,
+		Internal:   true,
+		Configs:    map[string]string{"segment.bytes": strconv.Itoa(g.segmentBytes), "retention.ms": "-1"},
+		Assignment: make([][]record.BrokerID, g.parts),
+	}
+	brokers := slices.DeleteFunc(slices.Sorted(maps.Keys(img.Brokers)), func(id record.BrokerID) bool {
+		return slices.Contains(g.drained(), int32(id))
+	})
+	if len(brokers) == 0 {
+		return spec, errors.New("firn.drained.brokers names every live broker")
+	}
+	replicas := min(int(g.replicas), len(brokers))
+	if want := min(int(g.replicas), g.members); replicas < want {
+		return spec, fmt.Errorf("%d brokers of those that --seeds names are here, %d replicas are wanted (offsets.topic.replication.factor): start the others", len(brokers), want)
+	}
+	if replicas > 2 {
+		spec.Configs["min.insync.replicas"] = "2"
+	}
+	for i := range spec.Assignment {
+		for r := range replicas {
+			spec.Assignment[i] = append(spec.Assignment[i], brokers[(i+r)%len(brokers)])
+		}
+	}
+	return spec, nil
 }
 
 // apply loads what of ot this broker leads, under a leader epoch that was not

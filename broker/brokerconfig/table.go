@@ -223,7 +223,7 @@ var rows = []Definition{
 		Doc: "Partitions of __consumer_offsets; used when that topic is made.",
 		put: number(func(v *Values) *int32 { return &v.Groups.OffsetsPartitions })},
 	{Name: "offsets.topic.replication.factor", Type: short, Default: "3", check: between(1, math.MaxInt16), Valid: "1 and up",
-		Doc: "Replicas of __consumer_offsets, used when that topic is made: as many as there are brokers then, if those are fewer.",
+		Doc: "Replicas of __consumer_offsets, used when that topic is made: as many as there are brokers then, if those are fewer, but not fewer than there are etcd members. With three or more its min.insync.replicas is 2.",
 		put: number(func(v *Values) *int16 { return &v.Groups.OffsetsReplicas })},
 	{Name: "offsets.topic.segment.bytes", Type: integer, Default: "104857600", check: asTopic("segment.bytes"), Valid: "1048576 and up",
 		Doc: "The config segment.bytes of __consumer_offsets; used when that topic is made.",
