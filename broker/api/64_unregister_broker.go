@@ -36,7 +36,7 @@ func (a *API) forget(c *call, id record.BrokerID) error {
 		return running
 	}
 	if n, one := replicasOf(img, id); n > 0 {
-		return fail(kerr.InvalidRequest, "broker %d is not running, but is named as a replica of %d partitions, %s for one: have others take its place first", id, n, one)
+		return fail(kerr.InvalidRequest, "broker %d is not running, but has replicas (partitions: %d, one of them %s): have others take its place first", id, n, one)
 	}
 	members, err := a.deps.Meta.Members(ctx)
 	if err != nil {

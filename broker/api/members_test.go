@@ -1,12 +1,17 @@
 package api
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metastore"
+	"github.com/firnlog/firn/record"
 )
 
 // What a member was when it last answered stays known, for as long as it is a
@@ -57,5 +62,169 @@ func TestQuorumNode(t *testing.T) {
 	b.HTTP, b.Peer = "127.0.0.1:1", ""
 	if got := quorumNode(b).Listeners; len(got) != 2 || got[1].Host != "127.0.0.1" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// fakeMembers is metadata of a cluster: broker 1, which is asked, 2 that does
+// not answer, 3 that joins, and one that has never run.
+type fakeMembers struct {
+	Metadata
+	img     *metastore.Image
+	refuse  error    // of what is to be changed
+	changed []string // what was
+}
+
+func (f *fakeMembers) Image() *metastore.Image { return f.img }
+
+func (f *fakeMembers) Members(context.Context) (all []metastore.Member, _ error) {
+	for _, m := range f.health() {
+		all = append(all, m.Member)
+	}
+	return all, nil
+}
+
+func (f *fakeMembers) Health(context.Context) ([]metastore.MemberHealth, error) {
+	return f.health(), nil
+}
+
+func (f *fakeMembers) health() []metastore.MemberHealth {
+	return []metastore.MemberHealth{
+		{Member: metastore.Member{ID: 11, Broker: 1, Peer: "a:1"}, Leader: true, Term: 7, Revision: 100},
+		{Member: metastore.Member{ID: 12, Broker: 2, Peer: "b:1"}, Err: errors.New("silent")},
+		{Member: metastore.Member{ID: 13, Broker: 3, Peer: "c:1", Learner: true}, Term: 7, Revision: 90, Lag: 10},
+		{Member: metastore.Member{ID: 14, Broker: -1, Peer: "d:1"}, Err: errors.New("never")},
+	}
+}
+
+func (f *fakeMembers) change(what string) error {
+	if f.refuse == nil {
+		f.changed = append(f.changed, what)
+	}
+	return f.refuse
+}
+
+func (f *fakeMembers) AddMember(_ context.Context, peer string) error {
+	return f.change("add " + peer)
+}
+
+func (f *fakeMembers) RemoveMember(_ context.Context, peer string) error {
+	return f.change("remove " + peer)
+}
+
+func (f *fakeMembers) Forget(_ context.Context, id record.BrokerID) (int64, error) {
+	return 0, f.change(fmt.Sprintf("forget %d", id))
+}
+
+// newFakeMembers gives an API over it; brokers 1 and 9 are registered, 2, 4 and
+// 5 were, and 5 has a replica.
+func newFakeMembers() (*API, *fakeMembers) {
+	img := takenIn(1, 9)
+	img.ClusterID = "ours"
+	for _, id := range []record.BrokerID{2, 4, 5} {
+		img.Unfenced[id] = metastore.Unfenced{Epoch: 3}
+	}
+	img.Topics = map[string]*metastore.Topic{"t": {Name: "t", Partitions: []metastore.Partition{{Replicas: []record.BrokerID{1, 5}}}}}
+	f := &fakeMembers{img: img}
+	deps := shared.deps
+	deps.Meta = f
+	return New(Config{BrokerID: 1}, deps), f
+}
+
+// Voters and observers are told apart, with what is known of each.
+func TestDescribeQuorumOfCluster(t *testing.T) {
+	a, _ := newFakeMembers()
+	for version := range int16(3) {
+		req := kmsg.NewPtrDescribeQuorumRequest()
+		req.Version = version
+		req.Topics = []kmsg.DescribeQuorumRequestTopic{{Topic: metadataTopic, Partitions: []kmsg.DescribeQuorumRequestTopicPartition{{}}}}
+		resp := serve(t, a, "test", req).resp.(*kmsg.DescribeQuorumResponse)
+		p := resp.Topics[0].Partitions[0]
+		if p.LeaderID != 1 || p.LeaderEpoch != 7 || p.HighWatermark != 100 || len(p.CurrentVoters) != 3 || len(p.Observers) != 1 {
+			t.Fatalf("version %d: %+v", version, p)
+		}
+		o, silent, never := p.Observers[0], p.CurrentVoters[1], p.CurrentVoters[2]
+		if o.ReplicaID != 3 || o.LogEndOffset != 90 || silent.ReplicaID != 2 || silent.LogEndOffset != -1 || never.ReplicaID != -1 {
+			t.Errorf("version %d: %+v", version, p)
+		}
+		if version >= 1 && (o.LastFetchTimestamp < 0 || o.LastCaughtUpTimestamp != -1 || silent.LastFetchTimestamp != -1) {
+			t.Errorf("version %d: %+v, %+v", version, o, silent)
+		}
+		if version >= 2 && (o.ReplicaDirectoryID != memberUUID(13) || len(resp.Nodes) != 2) {
+			t.Errorf("version %d: %+v, nodes %+v", version, o, resp.Nodes)
+		}
+	}
+}
+
+// What cannot be done to members is refused with its reason, and nothing is
+// changed.
+func TestChangeMembers(t *testing.T) {
+	add := func(cluster string, id int32, host string, port uint16) kmsg.Request {
+		req := kmsg.NewPtrAddRaftVoterRequest()
+		req.ClusterID, req.VoterID = &cluster, id
+		req.Listeners = []kmsg.AddRaftVoterRequestListener{{Name: "PEER", Host: host, Port: port}}
+		return req
+	}
+	remove := func(cluster string, id int32, member uint64) kmsg.Request {
+		req := kmsg.NewPtrRemoveRaftVoterRequest()
+		req.ClusterID, req.VoterID, req.VoterDirectoryID = &cluster, id, memberUUID(member)
+		return req
+	}
+	unregister := func(id int32) kmsg.Request {
+		req := kmsg.NewPtrUnregisterBrokerRequest()
+		req.BrokerID = id
+		return req
+	}
+	for name, c := range map[string]struct {
+		req    kmsg.Request
+		refuse error // of the metastore
+		want   *kerr.Error
+		says   string
+		done   string
+	}{
+		"add":                      {add("ours", 4, "e", 1), nil, nil, "", "add e:1"},
+		"add to another cluster":   {add("theirs", 4, "e", 1), nil, kerr.InconsistentClusterID, `cluster "theirs"`, ""},
+		"add nobody":               {add("ours", -1, "e", 1), nil, kerr.InvalidRequest, "node id", ""},
+		"add without an address":   {add("ours", 4, "", 1), nil, kerr.InvalidRequest, "--peer", ""},
+		"add without a port":       {add("ours", 4, "e", 0), nil, kerr.InvalidRequest, "--peer", ""},
+		"add one that is there":    {add("ours", 2, "e", 1), nil, kerr.DuplicateVoter, "broker 2", ""},
+		"add an address again":     {add("ours", 4, "c", 1), nil, kerr.DuplicateVoter, "c:1", ""},
+		"remove":                   {remove("ours", 2, 12), nil, nil, "", "remove b:1"},
+		"remove a learner":         {remove("ours", 3, 13), nil, nil, "", "remove c:1"},
+		"remove one never run":     {remove("ours", -1, 14), nil, nil, "", "remove d:1"},
+		"remove of another":        {remove("theirs", 2, 12), nil, kerr.InconsistentClusterID, "theirs", ""},
+		"remove a stranger":        {remove("ours", 8, 12), nil, kerr.VoterNotFound, "broker 8", ""},
+		"remove an earlier disk":   {remove("ours", 2, 99), nil, kerr.VoterNotFound, "broker 2", ""},
+		"remove without a folder":  {remove("ours", 2, 0), nil, kerr.InvalidRequest, "folder id", ""},
+		"remove too many":          {remove("ours", 2, 12), fmt.Errorf("no: %w", metastore.ErrQuorum), kerr.InvalidRequest, "too few", ""},
+		"removed meanwhile":        {remove("ours", 2, 12), fmt.Errorf("no: %w", metastore.ErrConflict), kerr.VoterNotFound, "any more", ""},
+		"forget":                   {unregister(4), nil, nil, "", "forget 4"},
+		"forget one that runs":     {unregister(9), nil, kerr.InvalidRequest, "is running", ""},
+		"forget one with replicas": {unregister(5), nil, kerr.InvalidRequest, "partitions: 1, one of them t-0", ""},
+		"forget a member":          {unregister(2), nil, kerr.InvalidRequest, "member of etcd", ""},
+		"forget a stranger":        {unregister(8), nil, kerr.BrokerIDNotRegistered, "no broker 8", ""},
+		"forget nobody":            {unregister(-1), nil, kerr.BrokerIDNotRegistered, "no broker -1", ""},
+		"it is back":               {unregister(4), fmt.Errorf("no: %w", metastore.ErrConflict), kerr.InvalidRequest, "is running", ""},
+	} {
+		a, f := newFakeMembers()
+		f.refuse = c.refuse
+		var code int16
+		var message *string
+		switch r := serve(t, a, "test", c.req).resp.(type) {
+		case *kmsg.AddRaftVoterResponse:
+			code, message = r.ErrorCode, r.ErrorMessage
+		case *kmsg.RemoveRaftVoterResponse:
+			code, message = r.ErrorCode, r.ErrorMessage
+		case *kmsg.UnregisterBrokerResponse:
+			code, message = r.ErrorCode, r.ErrorMessage
+		}
+		wantCode(t, name, code, c.want)
+		if c.want != nil && message == nil {
+			t.Errorf("%s: it says nothing", name)
+		} else if c.want != nil && !strings.Contains(*message, c.says) {
+			t.Errorf("%s: it says %q, not %q", name, *message, c.says)
+		}
+		if done := strings.Join(f.changed, ","); done != c.done {
+			t.Errorf("%s: done is %q, want %q", name, done, c.done)
+		}
 	}
 }

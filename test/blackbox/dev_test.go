@@ -168,7 +168,7 @@ func TestDevCluster(t *testing.T) {
 	d.counts(2, 4, 1)
 	d.wants(d.run(1, "cluster", "status", "--partitions"), "1 dead (3)", "1 partition is under-replicated", "1,2,3")
 	d.wants(d.run(1, "cluster", "remove", "3"), "broker 3 has replicas of 1 partition, wide-0")
-	d.unregister(3, kerr.InvalidRequest, "named as a replica of 1 partitions, wide-0")
+	d.unregister(3, kerr.InvalidRequest, "partitions: 1, one of them wide-0")
 	d.run(0, "topic", "delete", "wide", "--yes")
 	d.unregister(3, kerr.InvalidRequest, "is a member of etcd")
 	d.unregister(1, kerr.InvalidRequest, "is running")
