@@ -130,6 +130,7 @@ func (l *link) run() {
 	for l.ctx.Err() == nil {
 		topics, forgotten, n, next := l.ask()
 		if n == 0 {
+			l.session.reset() // of what was forgotten the leader is not told
 			l.pause(next)
 			continue
 		}
