@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -48,8 +49,10 @@ type tieredCluster struct {
 	values  [][]byte
 }
 
-func newTieredCluster(t *testing.T, topic string) *tieredCluster {
-	c := &tieredCluster{t: t, topic: topic, brokers: firntest.StartCluster(t, 3, nil)}
+func newTieredCluster(t *testing.T, topic string, configs map[string]string) *tieredCluster {
+	c := &tieredCluster{t: t, topic: topic, brokers: firntest.StartCluster(t, 3, func(id int) []string {
+		return []string{"--rack", string(rune('a' + id - 1)), "--set", "replica.selector.class=RackAwareReplicaSelector"}
+	})}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
 	c.ctx = ctx
@@ -62,7 +65,9 @@ func newTieredCluster(t *testing.T, topic string) *tieredCluster {
 	assigned := kmsg.NewCreateTopicsRequestTopicReplicaAssignment()
 	assigned.Replicas = []int32{1, 2}
 	rt.ReplicaAssignment = append(rt.ReplicaAssignment, assigned)
-	for k, v := range map[string]string{"remote.storage.enable": "true", "segment.bytes": "1048576", "local.retention.ms": "1", "retention.ms": "-1"} {
+	all := map[string]string{"remote.storage.enable": "true", "segment.bytes": "1048576", "local.retention.ms": "1", "retention.ms": "-1"}
+	maps.Copy(all, configs)
+	for k, v := range all {
 		cfg := kmsg.NewCreateTopicsRequestTopicConfig()
 		cfg.Name, cfg.Value = k, &v
 		rt.Configs = append(rt.Configs, cfg)
@@ -142,19 +147,29 @@ func (c *tieredCluster) produce(n int) {
 // localStart is the first offset on the leader's disk.
 func (c *tieredCluster) localStart() int64 {
 	c.t.Helper()
+	at, err := c.offset(-4)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return at
+}
+
+// offset asks the leader for one of Kafka's special offsets.
+func (c *tieredCluster) offset(special int64) (int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
 	rt := kmsg.NewListOffsetsRequestTopic()
 	rt.Topic = c.topic
 	rp := kmsg.NewListOffsetsRequestTopicPartition()
-	rp.Timestamp = -4
+	rp.Timestamp = special
 	rt.Partitions = append(rt.Partitions, rp)
 	req.Topics = append(req.Topics, rt)
 	resp, err := req.RequestWith(c.ctx, c.client)
 	if err != nil {
-		c.t.Fatal(err)
+		return -1, err
 	}
-	return resp.Topics[0].Partitions[0].Offset
+	p := &resp.Topics[0].Partitions[0]
+	return p.Offset, kerr.ErrorForCode(p.ErrorCode)
 }
 
 // awaitTiered waits until all but the last records are gone from the leader's
@@ -212,7 +227,7 @@ func (c *tieredCluster) verify(b *firntest.Broker) {
 // only what is on its leader's disk is copied. All is readable there when the old
 // replicas are gone, at its offsets, and producers' batches are recognised.
 func TestMoveOfTieredPartitionCopiesTheHotPart(t *testing.T) {
-	c := newTieredCluster(t, "moved")
+	c := newTieredCluster(t, "moved", nil)
 	c.produce(300) // 9 MB
 	c.awaitTiered()
 	c.produce(20)
@@ -239,4 +254,85 @@ func TestMoveOfTieredPartitionCopiesTheHotPart(t *testing.T) {
 	c.produce(100)
 	c.awaitTiered()
 	c.verify(third)
+}
+
+// A leader that was elected uncleanly and lacks most of what is in the object
+// store goes on after that: all of it is readable, no offset is used twice, and
+// the producer goes on, too.
+func TestUncleanLeaderGoesOnAfterTheTieredPart(t *testing.T) {
+	c := newTieredCluster(t, "unclean", map[string]string{"unclean.leader.election.enable": "true"})
+	c.produce(50)
+	c.brokers[1].Kill()
+	c.produce(150)
+	c.awaitTiered()
+	c.brokers[0].Kill()
+	c.brokers[1].Start()
+	var end int64
+	firntest.Eventually(t, "the second broker leading", func() (err error) {
+		end, err = c.offset(-1)
+		return err
+	})
+	t.Logf("it goes on at %d", end)
+	if end < 120 || end > int64(len(c.values)) {
+		t.Fatalf("it goes on at %d of %d", end, len(c.values))
+	}
+	c.values = c.values[:end]
+	c.verify(c.brokers[1])
+	if at, _ := c.send(int(end) - 1); at != end-1 {
+		t.Errorf("sequence %d, sent a second time, is at offset %d", end-1, at)
+	}
+	c.produce(50)
+	c.verify(c.brokers[1])
+	c.brokers[0].Start() // with another history from there on
+	firntest.Eventually(t, "the first broker in sync", func() error {
+		md, err := c.adm.Metadata(c.ctx, c.topic)
+		if err == nil && len(md.Topics[c.topic].Partitions[0].ISR) < 2 {
+			err = fmt.Errorf("%+v", md.Topics[c.topic].Partitions[0])
+		}
+		return err
+	})
+	c.brokers[1].Stop()
+	c.verify(c.brokers[0])
+}
+
+// A consumer reads what is in the object store only at the follower in its rack.
+func TestColdReadsAtNearFollower(t *testing.T) {
+	c := newTieredCluster(t, "coldnear", nil)
+	c.produce(150)
+	c.awaitTiered()
+	c.move(1, 3) // which has the end on its disk alone
+	firntest.Eventually(t, "reading all from broker 3", func() error { // its leader has to hear from it first
+		by := &batchesBy{from: map[int32]int{}}
+		c.readAll(by)
+		if from := by.take(); from[3] == 0 || len(from) != 1 {
+			return fmt.Errorf("batches came from %v", from)
+		}
+		return nil
+	})
+	if c.brokers[2].Metric("firn_tiering_cold_reads_total") == 0 {
+		t.Error("the follower has read nothing from the object store")
+	}
+}
+
+// readAll reads all as a consumer in rack c does, and compares it.
+func (c *tieredCluster) readAll(by *batchesBy) {
+	c.t.Helper()
+	reader, err := kgo.NewClient(kgo.SeedBrokers(c.brokers[0].Kafka), kgo.Rack("c"), kgo.WithHooks(by), kgo.FetchMaxWait(time.Second),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{c.topic: {0: kgo.NewOffset().At(0)}}))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer reader.Close()
+	for n := 0; n < len(c.values); {
+		fetches := reader.PollFetches(c.ctx)
+		if c.ctx.Err() != nil {
+			c.t.Fatalf("%d records of %d were read", n, len(c.values))
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if r.Offset != int64(n) || !bytes.Equal(r.Value, c.values[n]) {
+				c.t.Fatalf("record %d, at offset %d, is not what was sent", n, r.Offset)
+			}
+			n++
+		})
+	}
 }
