@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -106,7 +107,7 @@ func TestMoves(t *testing.T) {
 	if code == 0 || !strings.Contains(stderr, "cannot be emptied") {
 		t.Errorf("of three brokers one is emptied, with three replicas: exit code %d, %s", code, stderr)
 	}
-	firntest.Start(t, slices.Concat(common, []string{"--node-id", "4"})...)
+	fourth := firntest.Start(t, slices.Concat(common, []string{"--node-id", "4"})...)
 	even := func() error {
 		p, err := planOf(t, brokers)
 		if replicas, leaders := p.on(4); err != nil || replicas != 6 || leaders != 2 || len(p.Moves) > 0 {
@@ -149,6 +150,7 @@ func TestMoves(t *testing.T) {
 	cancelled(t, brokers)
 	n := stop()
 	readNumbers(t, brokers, "moved", n)
+	elections(t, members[0].Kafka, members[2], fourth)
 }
 
 // cancelled begins a move that cannot be completed, because nothing may be
@@ -211,6 +213,73 @@ func cancelled(t *testing.T, brokers string) {
 	})
 	run("config", "alter", "topic/moved", "--unset", "follower.replication.throttled.replicas")
 	run("config", "alter", "brokers", "--unset", "follower.replication.throttled.rate")
+}
+
+// elections has brokers 3 and 4, one after the other, lose a partition's leader,
+// and asks for another (KIP-460).
+func elections(t *testing.T, seed string, three, four *firntest.Broker) {
+	ctx, cancel := firntest.Context(t)
+	defer cancel()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(seed), kgo.MetadataMinAge(10*time.Millisecond), kgo.DefaultProduceTopic("voted"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	create := kmsg.NewPtrCreateTopicsRequest()
+	create.TimeoutMillis = 30_000
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = "voted", -1, -1
+	topic.ReplicaAssignment = []kmsg.CreateTopicsRequestTopicReplicaAssignment{{Replicas: []int32{4, 3}}}
+	create.Topics = append(create.Topics, topic)
+	if resp, err := create.RequestWith(ctx, cl); err != nil || resp.Topics[0].ErrorCode != 0 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	until := func(what string, leader int32, isr ...int32) {
+		t.Helper()
+		firntest.Eventually(t, what, func() error {
+			req := kmsg.NewPtrMetadataRequest()
+			req.Topics = []kmsg.MetadataRequestTopic{{Topic: kmsg.StringPtr("voted")}}
+			resp, err := req.RequestWith(ctx, cl)
+			if err != nil || len(resp.Topics[0].Partitions) != 1 {
+				return fmt.Errorf("%+v, %w", resp, err)
+			}
+			if p := resp.Topics[0].Partitions[0]; p.Leader != leader || !slices.Equal(slices.Sorted(slices.Values(p.ISR)), isr) {
+				return fmt.Errorf("%+v", p)
+			}
+			return nil
+		})
+	}
+	elect := func(kind int8, want *kerr.Error) {
+		t.Helper()
+		req := kmsg.NewPtrElectLeadersRequest()
+		req.ElectionType, req.TimeoutMillis, req.Topics = kind, 30_000, []kmsg.ElectLeadersRequestTopic{{Topic: "voted", Partitions: []int32{0}}}
+		resp, err := req.RequestWith(ctx, cl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode); !errors.Is(got, want) && (got != nil || want != nil) {
+			t.Fatalf("election of kind %d: %v, want %v", kind, got, want)
+		}
+	}
+	const preferred, unclean = 0, 1
+	until("the first replica leads", 4, 3, 4)
+	elect(preferred, kerr.ElectionNotNeeded)
+	elect(unclean, kerr.ElectionNotNeeded)
+	three.Kill()
+	until("broker 4 is alone", 4, 4)
+	if err := cl.ProduceSync(ctx, kgo.StringRecord("only on broker 4")).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	four.Kill()
+	three.Start()
+	until("nobody leads", -1)
+	elect(preferred, kerr.PreferredLeaderNotAvailable)
+	elect(unclean, nil)
+	until("broker 3 leads", 3, 3)
+	four.Start()
+	until("broker 4 is in sync", 3, 3, 4)
+	elect(preferred, nil)
+	until("broker 4 leads", 4, 3, 4)
 }
 
 // readNumbers reads a topic and wants each of the numbers below n once, in order
