@@ -281,15 +281,26 @@ func (p *produceCall) failed(topic *metastore.Topic, out *kmsg.ProduceResponseTo
 		}
 		p.fails = fmt.Sprintf("partition %s-%d: %v", name, out.Partition, err)
 	}
-	if out.ErrorCode == kerr.NotLeaderForPartition.Code && p.req.Version >= 10 && topic != nil && int(out.Partition) < len(topic.Partitions) {
-		mp := topic.Partitions[out.Partition]
-		out.CurrentLeader.LeaderID, out.CurrentLeader.LeaderEpoch = int32(mp.Leader), int32(mp.Epoch)
-		p.addBroker(mp.Leader)
+	if out.ErrorCode == kerr.NotLeaderForPartition.Code && p.req.Version >= 10 && topic != nil {
+		p.tellLeader(topic.ID, out)
 	}
 }
 
-func (p *produceCall) addBroker(id record.BrokerID) {
-	b, ok := p.img.Brokers[id]
+// tellLeader says who leads now (KIP-951), which may not be who led when the
+// request came: an epoch that the client knows already tells it nothing.
+func (p *produceCall) tellLeader(id record.TopicID, out *kmsg.ProduceResponseTopicPartition) {
+	img := p.a.deps.Meta.Image()
+	topic := img.TopicIDs[id]
+	if topic == nil || int(out.Partition) >= len(topic.Partitions) {
+		return
+	}
+	mp := topic.Partitions[out.Partition]
+	out.CurrentLeader.LeaderID, out.CurrentLeader.LeaderEpoch = int32(mp.Leader), int32(mp.Epoch)
+	p.addBroker(img, mp.Leader)
+}
+
+func (p *produceCall) addBroker(img *metastore.Image, id record.BrokerID) {
+	b, ok := img.Brokers[id]
 	if !ok {
 		return
 	}

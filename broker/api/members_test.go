@@ -228,3 +228,32 @@ func TestChangeMembers(t *testing.T) {
 		}
 	}
 }
+
+// A producer that waited for acknowledgements while another broker took over is
+// told who leads now, not who led when it asked: a hint with the epoch that it
+// knows is none to it (KIP-951), and it waits for its next look at metadata.
+func TestProduceIsToldOfTheNewLeader(t *testing.T) {
+	a, f := newFakeMembers()
+	image := func(leader record.BrokerID, epoch record.Epoch) *metastore.Image {
+		img := takenIn(1, 9)
+		topic := &metastore.Topic{Name: "t", ID: [16]byte{1}, Partitions: []metastore.Partition{{Leader: leader, Epoch: epoch}}}
+		img.Topics, img.TopicIDs = map[string]*metastore.Topic{"t": topic}, map[record.TopicID]*metastore.Topic{topic.ID: topic}
+		return img
+	}
+	before := image(1, 3)
+	req := kmsg.NewPtrProduceRequest()
+	req.Version = 10
+	for what, now := range map[string]*metastore.Image{"another leads": image(9, 4), "the topic is gone": takenIn(1)} {
+		f.img = now
+		p := &produceCall{a: a, req: req, resp: kmsg.NewPtrProduceResponse(), img: before}
+		out := kmsg.NewProduceResponseTopicPartition()
+		p.failed(before.Topics["t"], &out, kerr.NotLeaderForPartition)
+		want := kmsg.NewProduceResponseTopicPartitionCurrentLeader()
+		if len(now.Topics) > 0 {
+			want.LeaderID, want.LeaderEpoch = 9, 4
+		}
+		if got := out.CurrentLeader; got.LeaderID != want.LeaderID || got.LeaderEpoch != want.LeaderEpoch || (len(p.resp.Brokers) == 1) != (want.LeaderID == 9) {
+			t.Errorf("%s: %+v, %+v", what, got, p.resp.Brokers)
+		}
+	}
+}
