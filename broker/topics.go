@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/broker/brokerconfig"
+	"github.com/firnlog/firn/broker/commitlog"
 	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/controller"
 	"github.com/firnlog/firn/broker/fetcher"
@@ -532,7 +533,23 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 			t.fail(fmt.Errorf("partition %v: its disk failed: %w", tp, err))
 		},
 	}
-	return partition.Open(t.folder(mt.Name, mt.ID, mp.ID), tp, mt.ID, cfg.Partition, deps)
+	folder := t.folder(mt.Name, mt.ID, mp.ID)
+	if !slices.Contains(mp.ISR, t.node) && !slices.Contains(mp.ELR, t.node) {
+		t.forgetFormer(folder, journal.Partition{Topic: mt.ID, Index: int32(mp.ID)})
+	}
+	return partition.Open(folder, tp, mt.ID, cfg.Partition, deps)
+}
+
+// forgetFormer has a replica that is new here begin with nothing. It may have
+// been here before: then its folder went, and what the journal had of it is only
+// forgotten when the journal's files are used again. A log that went on from
+// there would begin in the middle of the partition, and so would the partition
+// under such a leader. Of a replica that counts as having records, a folder that
+// is missing is another matter: no offset of it may be used twice.
+func (t *topics) forgetFormer(folder string, p journal.Partition) {
+	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
+		t.journal.Drop(p)
+	}
 }
 
 // reportOpening says how opening a partition went, before being the error of
@@ -579,7 +596,7 @@ func (t *topics) delete(name string, ot *openTopic) {
 	t.tier.DropTopicSoon(ot.id)
 }
 
-// setStraysAside moves folders of topics that img does not have out of the
+// setStraysAside removes what is left of replicas that were being removed, and moves folders of topics that img does not have out of the
 // way: what was deleted while this broker was down, or something worse. They
 // are kept, since guessing wrong would lose data.
 func (t *topics) setStraysAside(img *metastore.Image) error {
@@ -596,6 +613,12 @@ func (t *topics) setStraysAside(img *metastore.Image) error {
 			return err
 		}
 		for _, f := range folders {
+			if strings.HasSuffix(f.Name(), commitlog.RemovedSuffix) {
+				if err := os.RemoveAll(filepath.Join(t.dir, n.Name(), f.Name())); err != nil {
+					return err
+				}
+				continue
+			}
 			if id, ok := partitionFolder(f.Name()); !ok || img.TopicIDs[id] != nil {
 				continue
 			}
