@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,7 @@ type cluster struct {
 	bin     string
 	net     *network // nil where there can be none: then all share the loopback
 	brokers []*broker
+	members int // of etcd, the first of the brokers
 	http    *http.Client
 	log     func(format string, args ...any)
 }
@@ -45,6 +47,7 @@ type broker struct {
 	mu      sync.Mutex // orders what is done to the process
 	proc    *process   // nil while there is none
 	down    int        // steps that want it to be down
+	leaving bool       // its member of etcd is taken out
 	paused  int        // steps that want it to be stopped by signal
 	filled  int        // steps that keep its disk full
 	drained time.Time  // when its disk was full last
@@ -58,6 +61,15 @@ type process struct {
 	began time.Time
 	ended chan struct{}
 	err   error // valid once ended is closed
+}
+
+// membersOf says how many of so many brokers have a member of etcd, the first
+// of them.
+func membersOf(brokers int) int {
+	if brokers < 3 {
+		return 1
+	}
+	return 3
 }
 
 // newCluster prepares brokers in folders below dir; open starts them.
@@ -75,13 +87,9 @@ func newCluster(c Config, n *network, dir string) (*cluster, error) {
 		}
 		cl.brokers = append(cl.brokers, b)
 	}
-	if c.Brokers > 1 {
-		members := 3
-		if c.Brokers == 2 {
-			members = 1
-		}
+	if cl.members = membersOf(c.Brokers); c.Brokers > 1 {
 		var seeds []string
-		for _, b := range cl.brokers[:members] {
+		for _, b := range cl.brokers[:cl.members] {
 			seeds = append(seeds, b.peer)
 		}
 		for _, b := range cl.brokers {
@@ -225,6 +233,9 @@ func (b *broker) watch(p *process) {
 		return
 	}
 	b.proc = nil
+	if b.leaving {
+		return // join starts it again
+	}
 	if b.isFull() {
 		b.cluster.log("broker %d ended while its disk was full: %v", b.id, p.err)
 	} else {
@@ -311,6 +322,62 @@ func (b *broker) back() error {
 		b.proc.cmd.Process.Signal(syscall.SIGSTOP)
 	}
 	return nil
+}
+
+// leave has the broker's member of etcd taken out, upon which the broker ends.
+func (b *broker) leave(ctx context.Context, t *topics) error {
+	b.mu.Lock()
+	b.down++
+	b.leaving = true
+	p := b.proc
+	b.mu.Unlock()
+	rctx, cancel := context.WithTimeout(ctx, 3*patience)
+	defer cancel()
+	if err := t.takeOut(rctx, int32(b.id)); err != nil {
+		return fmt.Errorf("%w: %w", errLeftOut, err) // join undoes it all the same
+	}
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.ended:
+		return nil
+	case <-time.After(stopPatience):
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.proc != p {
+		return nil // another step has ended it
+	}
+	if b.paused == 0 {
+		b.unclean("did not end within %v of its member's removal", stopPatience)
+	}
+	b.proc = nil
+	p.cmd.Process.Kill()
+	<-p.ended
+	return nil
+}
+
+// join lets the member in again and starts the broker, which may not have
+// ended.
+func (b *broker) join(ctx context.Context, t *topics) error {
+	host, port, err := net.SplitHostPort(b.peer)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return err
+	}
+	jctx, cancel := context.WithTimeout(ctx, healing)
+	defer cancel()
+	if err := eventually(jctx, func(ctx context.Context) error { return t.letIn(ctx, int32(b.id), host, uint16(n)) }); err != nil {
+		return fmt.Errorf("let its member in again: %w", err)
+	}
+	b.mu.Lock()
+	b.leaving = false
+	b.mu.Unlock()
+	return b.back()
 }
 
 // pause stops the process where it is, until resume.

@@ -22,6 +22,8 @@ type nemesis struct {
 	topics  *topics
 	log     func(format string, args ...any)
 
+	loss sync.Mutex // held while a broker loses its disk or its place in etcd: one at a time
+
 	mu    sync.Mutex
 	count map[Action]int // steps taken
 	errs  []error
@@ -95,14 +97,13 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Pause:
 		return n.each(s, func(b *broker) error { b.pause(); return nil }, func(b *broker) error { b.resume(); return nil })
 	case Wipe:
-		// A disk is lost while the others are good: two at once would be a loss
-		// that nobody promised to survive.
-		hctx, cancel := context.WithTimeout(ctx, 2*patience)
-		defer cancel()
-		if err := eventually(hctx, n.topics.healthy); err != nil {
-			return nothing, fmt.Errorf("%w: %w", errLeftOut, err)
-		}
-		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(true) }, (*broker).back)
+		return n.alone(ctx, func() (func() error, error) {
+			return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(true) }, (*broker).back)
+		})
+	case Leave:
+		return n.alone(ctx, func() (func() error, error) {
+			return n.each(s, func(b *broker) error { return b.leave(ctx, n.topics) }, func(b *broker) error { return b.join(ctx, n.topics) })
+		})
 	case Forget:
 		return n.each(s, func(b *broker) error { b.end(syscall.SIGKILL, 0); return b.wipe(false) }, (*broker).back)
 	case Fill:
@@ -127,6 +128,34 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 		return nothing, n.topics.move(ctx, s.Seed)
 	}
 	return nothing, fmt.Errorf("nobody knows how to %s", s.Action)
+}
+
+// alone takes a step by which a broker loses its disk or its member of etcd,
+// while the others are good and none of them loses anything: two at once would
+// be a loss that nobody promised to survive.
+func (n *nemesis) alone(ctx context.Context, step func() (func() error, error)) (func() error, error) {
+	if !n.loss.TryLock() {
+		return nothing, fmt.Errorf("%w: another broker has lost something", errLeftOut)
+	}
+	hctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	well := func(ctx context.Context) error {
+		return errors.Join(n.topics.healthy(ctx), n.topics.members(ctx, n.cluster.members))
+	}
+	if err := eventually(hctx, well); err != nil {
+		n.loss.Unlock()
+		return nothing, fmt.Errorf("%w: %w", errLeftOut, err)
+	}
+	undo, err := step()
+	return func() error {
+		defer n.loss.Unlock()
+		err := undo()
+		hctx, cancel := context.WithTimeout(ctx, healing)
+		defer cancel()
+		// Other faults go on: when it does not get well, that is seen at the end.
+		_ = eventually(hctx, func(ctx context.Context) error { return n.topics.members(ctx, n.cluster.members) })
+		return err
+	}, err
 }
 
 // each does something to all brokers of a step at once.

@@ -27,6 +27,7 @@ const (
 	Topic   Action = "topic"    // a topic is made; it is deleted
 	Leaders Action = "leaders"  // preferred leaders are elected
 	Move    Action = "reassign" // partitions are moved to other brokers
+	Leave   Action = "leave"    // its member of etcd is taken out, which ends the broker; let in again and started
 )
 
 // Step is one thing that is done to the brokers.
@@ -49,6 +50,7 @@ const (
 	Anybody    Whom = ""
 	Controller Whom = "controller"
 	Leader     Whom = "leader" // of some partition
+	EtcdLeader Whom = "etcd"   // etcd's leader
 )
 
 // Link is one direction between two brokers; 0 stands for the clients.
@@ -110,6 +112,7 @@ type PlanConfig struct {
 	Disks   bool          // disks can be filled
 	Syncs   bool          // syncs can be held up
 	Wipe    bool          // a broker may lose its disk: others have what it had
+	Members int           // of etcd, the first of the brokers: with three or more one can leave
 }
 
 // Plan makes the steps of a run, in the order in which they begin. It is a pure
@@ -132,6 +135,7 @@ func Plan(seed uint64, c PlanConfig) []Step {
 		{(*planner).topic, span(2000, 15000), span(3000, 30000), true},
 		{(*planner).leaders, span(5000, 20000), span(0, 0), c.Brokers > 1},
 		{(*planner).move, span(5000, 25000), span(1000, 5000), c.Brokers > 1},
+		{(*planner).leave, span(25000, 60000), span(200, 3000), c.Members > 2},
 	} {
 		if !k.if_ {
 			continue
@@ -193,7 +197,7 @@ func (p *planner) few() []int {
 func (p *planner) process() Step {
 	s := Step{Action: []Action{Kill, Kill, Stop, Pause}[p.rnd.IntN(4)], Brokers: p.few()}
 	if p.Brokers > 1 && len(s.Brokers) == 1 {
-		s.Whom = []Whom{Anybody, Controller, Leader}[p.rnd.IntN(3)]
+		s.Whom = []Whom{Anybody, Controller, Leader, EtcdLeader}[p.rnd.IntN(4)]
 	}
 	return s
 }
@@ -208,6 +212,10 @@ func (p *planner) sync() Step {
 }
 
 func (p *planner) wipe() Step { return Step{Action: Wipe, Brokers: p.some(1)} }
+
+func (p *planner) leave() Step {
+	return Step{Action: Leave, Brokers: []int{1 + p.rnd.IntN(p.Members)}}
+}
 
 func (p *planner) topic() Step   { return Step{Action: Topic} }
 func (p *planner) leaders() Step { return Step{Action: Leaders} }

@@ -94,7 +94,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	} else {
 		defer r.net.close()
 	}
-	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Syncs: true, Wipe: c.Replicas >= 3})
+	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Syncs: true, Wipe: c.Replicas >= 3, Members: membersOf(c.Brokers)})
 	if c.Plan != nil {
 		plan = c.Plan
 	}

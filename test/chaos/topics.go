@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/test/chaos/history"
 )
@@ -35,6 +36,7 @@ type target struct {
 // there is.
 type topics struct {
 	rec      *history.Recorder
+	cl       *kgo.Client
 	adm      *kadm.Client
 	brokers  int
 	replicas int // of each partition
@@ -51,7 +53,7 @@ type topics struct {
 func newTopics(rec *history.Recorder, cl *kgo.Client, brokers, replicas int) *topics {
 	adm := kadm.NewClient(cl)
 	adm.SetTimeoutMillis(int32(patience.Milliseconds()))
-	return &topics{rec: rec, adm: adm, brokers: brokers, replicas: replicas, keys: map[string][]int32{}, leader: map[target]int32{}, epoch: map[target]int32{}}
+	return &topics{rec: rec, cl: cl, adm: adm, brokers: brokers, replicas: replicas, keys: map[string][]int32{}, leader: map[target]int32{}, epoch: map[target]int32{}}
 }
 
 // create makes a topic; from then on records are sent to it.
@@ -212,8 +214,101 @@ func (t *topics) who(ctx context.Context, whom Whom, seed uint64) int32 {
 		}
 	case Leader:
 		return t.leaderOf(t.pick(rand.New(rand.NewPCG(seed, 0))))
+	case EtcdLeader:
+		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		if q, err := t.quorum(ctx); err == nil {
+			return q.LeaderID
+		}
 	}
 	return -1
+}
+
+// quorum asks for etcd's members, which Kafka's API has in the place of the
+// voters of its metadata log.
+func (t *topics) quorum(ctx context.Context) (*kmsg.DescribeQuorumResponseTopicPartition, error) {
+	req := kmsg.NewPtrDescribeQuorumRequest()
+	rt, rp := kmsg.NewDescribeQuorumRequestTopic(), kmsg.NewDescribeQuorumRequestTopicPartition()
+	rt.Topic, rt.Partitions = "__cluster_metadata", append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := req.RequestWith(ctx, t.cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return nil, fmt.Errorf("an answer about %d topics", len(resp.Topics))
+	}
+	p := &resp.Topics[0].Partitions[0]
+	return p, kerr.ErrorForCode(p.ErrorCode)
+}
+
+// members says whether so many brokers have a vote in etcd.
+func (t *topics) members(ctx context.Context, want int) error {
+	q, err := t.quorum(ctx)
+	if err == nil && len(q.CurrentVoters) != want {
+		err = fmt.Errorf("%d of %d members of etcd vote: %w", len(q.CurrentVoters), want, errNotHealthy)
+	}
+	return err
+}
+
+// takeOut takes a broker's member out of etcd: another broker does it.
+func (t *topics) takeOut(ctx context.Context, id int32) error {
+	q, err := t.quorum(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range q.CurrentVoters {
+		if v.ReplicaID != id {
+			continue
+		}
+		req := kmsg.NewPtrRemoveRaftVoterRequest()
+		req.VoterID, req.VoterDirectoryID = id, v.ReplicaDirectoryID
+		brokers, listed := t.adm.ListBrokers(ctx)
+		if err = listed; err != nil {
+			return err
+		}
+		for _, other := range brokers.NodeIDs() {
+			if other == id {
+				continue
+			}
+			var resp kmsg.Response
+			if resp, err = t.cl.Broker(int(other)).Request(ctx, req); err == nil {
+				r := resp.(*kmsg.RemoveRaftVoterResponse)
+				return answered(r.ErrorCode, r.ErrorMessage)
+			}
+		}
+		return err
+	}
+	return fmt.Errorf("broker %d has no member of etcd", id)
+}
+
+// letIn lets a broker's member, which was taken out, join again; one that is
+// there is no error.
+func (t *topics) letIn(ctx context.Context, id int32, host string, port uint16) error {
+	req := kmsg.NewPtrAddRaftVoterRequest()
+	req.VoterID, req.TimeoutMillis = id, int32(patience.Milliseconds())
+	l := kmsg.NewAddRaftVoterRequestListener()
+	l.Name, l.Host, l.Port = "PEER", host, port
+	req.Listeners = append(req.Listeners, l)
+	resp, err := req.RequestWith(ctx, t.cl)
+	if err == nil {
+		err = answered(resp.ErrorCode, resp.ErrorMessage)
+	}
+	if errors.Is(err, kerr.DuplicateVoter) {
+		return nil
+	}
+	return err
+}
+
+func answered(code int16, message *string) error {
+	err := kerr.ErrorForCode(code)
+	if err != nil && message != nil {
+		err = fmt.Errorf("%w: %s", err, *message)
+	}
+	return err
 }
 
 // healthy says whether every partition has a leader and all its replicas are
