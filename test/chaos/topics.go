@@ -277,7 +277,10 @@ func (t *topics) takeOut(ctx context.Context, id int32) error {
 			var resp kmsg.Response
 			if resp, err = t.cl.Broker(int(other)).Request(ctx, req); err == nil {
 				r := resp.(*kmsg.RemoveRaftVoterResponse)
-				return answered(r.ErrorCode, r.ErrorMessage)
+				if err := answered(r.ErrorCode, r.ErrorMessage); !errors.Is(err, kerr.VoterNotFound) {
+					return err
+				}
+				return nil // by a try whose answer was lost
 			}
 		}
 		return err
