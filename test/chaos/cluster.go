@@ -94,7 +94,7 @@ func newCluster(c Config, n *network, dir string) (*cluster, error) {
 		}
 		for _, b := range cl.brokers {
 			b.args = append(b.args, "--node-id", fmt.Sprint(b.id), "--peer", b.peer, "--peer-client", b.peerClient, "--seeds", strings.Join(seeds, ","),
-				"--store", "file://"+filepath.Join(dir, "objects"))
+				"--store", "file://"+filepath.Join(dir, "objects"), "--upload-check", "1s", "--upload-wait", "0s")
 		}
 	}
 	for _, b := range cl.brokers {

@@ -93,13 +93,16 @@ func (r *runner) onDisk(process int32, at target, dir string) error {
 	}
 	defer batches.Close()
 	sequences := check.Sequences{}
-	for {
+	for first := true; ; first = false {
 		b, err := batches.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
+		}
+		if first {
+			sequences.Midway = b.BaseOffset() > 0
 		}
 		if what := sequences.Next(b); what != "" {
 			r.found = append(r.found, check.Anomaly{Kind: check.Duplicate, Time: -1, Where: dir, What: what})

@@ -187,8 +187,12 @@ func (r *replicaReader) at() string {
 // Sequences checks the sequence numbers of a partition's idempotent producers,
 // batch by batch: in one epoch of a producer they begin at 0 and go up by one
 // from record to record (KIP-98), so a batch that is there twice, or one that is
-// missing, shows. It is for logs that have their first record still.
-type Sequences map[session]int32 // what is to come next
+// missing, shows. Of a log whose first records are gone (in the object store,
+// say) Midway is to be set: a producer's first batch there has any sequence.
+type Sequences struct {
+	Midway bool
+	next   map[session]int32 // what is to come
+}
 
 type session struct {
 	id    int64
@@ -196,14 +200,17 @@ type session struct {
 }
 
 // Next takes the next batch and says what is wrong with it, or nothing.
-func (s Sequences) Next(b record.Batch) string {
+func (s *Sequences) Next(b record.Batch) string {
 	p := session{b.ProducerID(), b.ProducerEpoch()}
 	if p.id < 0 || b.IsControl() {
 		return ""
 	}
-	want := s[p]
-	s[p] = int32((int64(b.LastSequence()) + 1) & math.MaxInt32)
-	if b.BaseSequence() == want {
+	if s.next == nil {
+		s.next = map[session]int32{}
+	}
+	want, known := s.next[p]
+	s.next[p] = int32((int64(b.LastSequence()) + 1) & math.MaxInt32)
+	if b.BaseSequence() == want || s.Midway && !known {
 		return ""
 	}
 	return fmt.Sprintf("the batch at offset %d has sequence %d of producer %d, epoch %d, and %d was to come", b.BaseOffset(), b.BaseSequence(), p.id, p.epoch, want)

@@ -159,4 +159,10 @@ func TestSequences(t *testing.T) {
 			t.Errorf("batch %d: %q", i, what)
 		}
 	}
+	midway := Sequences{Midway: true}
+	for i, good := range []bool{true, true, false, true} {
+		if what := midway.Next(batch(5, 0, []int32{7, 8, 8, 9}[i], 1)); (what == "") != good {
+			t.Errorf("midway, batch %d: %q", i, what)
+		}
+	}
 }
