@@ -34,6 +34,10 @@ type Verified struct {
 	// Metadata is why the metadata cannot be read, nil when it can. Then the
 	// folders' names say what there should be.
 	Metadata error
+	// Elsewhere says that the folder has no metadata, as that of a broker which is
+	// no member of etcd: what there should be is not known. A broker on its own
+	// has lost it.
+	Elsewhere bool
 	// Journal is why the journal does not open, nil when it does. Partitions
 	// are then judged as if there were none.
 	Journal    error
@@ -49,6 +53,7 @@ type VerifiedPartition struct {
 	Folder string
 	Absent bool // there is no folder, and there should be one
 	Tiered bool // the metadata says so
+	Others int  // brokers that have a replica too, by the metadata
 	commitlog.Verified
 }
 
@@ -68,7 +73,7 @@ func (p *VerifiedPartition) Gone() commitlog.Range {
 func (v *Verified) Lost(p *VerifiedPartition) bool {
 	gone := p.Gone()
 	// The folder of a partition that nothing was synced of is not synced.
-	return len(p.Damage) > 0 || gone.From < gone.To || p.Absent && !v.PowerLost && p.End == 0
+	return len(p.Damage) > 0 || gone.From < gone.To || p.Absent && !v.PowerLost && p.End == 0 && p.Others == 0
 }
 
 // AtRisk says whether anything acknowledged may be lost.
@@ -182,7 +187,11 @@ func (v *verifier) metadata(ctx context.Context) (*metastore.Image, error) {
 	}
 	home := filepath.Join(v.scratch, "metadata")
 	from := filepath.Join(v.dir, "etcd")
-	if _, err := os.Stat(filepath.Join(from, "etcd")); err != nil {
+	switch _, err := os.Stat(filepath.Join(from, "etcd")); {
+	case errors.Is(err, fs.ErrNotExist):
+		v.out.Elsewhere = true
+		return &metastore.Image{}, nil
+	case err != nil:
 		v.out.Metadata = err
 		return &metastore.Image{}, nil
 	}
@@ -213,12 +222,13 @@ func (v *verifier) list(img *metastore.Image) ([]expected, error) {
 			return nil, fmt.Errorf("topic %s: %w", name, err)
 		}
 		for _, mp := range mt.Partitions {
-			if mp.Leader != v.topics.node {
+			if !slices.Contains(mp.Replicas, v.topics.node) {
 				continue
 			}
 			p := expected{id: mt.ID, cfg: cfg}
 			p.TopicPartition = record.TopicPartition{Topic: name, Partition: mp.ID}
 			p.Folder, p.Tiered = v.topics.folder(name, mt.ID, mp.ID), cfg.Partition.Tiered
+			p.Others = len(mp.Replicas) - 1
 			if _, err := os.Stat(p.Folder); err != nil {
 				p.Absent = true
 			}
@@ -234,7 +244,7 @@ func (v *verifier) list(img *metastore.Image) ([]expected, error) {
 		id, ok := partitionFolder(filepath.Base(folder))
 		switch {
 		case !ok || known[folder]:
-		case v.out.Metadata == nil:
+		case v.out.Metadata == nil && !v.out.Elsewhere:
 			v.out.Strays = append(v.out.Strays, folder)
 		default:
 			p := expected{id: id}

@@ -226,9 +226,12 @@ func (a *app) printVerified(v *broker.Verified) {
 	} else {
 		fmt.Fprintln(a.out, "the machine was not restarted since the broker last ran: nothing that was written should be missing")
 	}
-	if v.Metadata != nil {
+	switch {
+	case v.Elsewhere:
+		fmt.Fprintln(a.out, "metadata: none here; other brokers have it. If this broker was on its own, it is lost: bring the folder etcd back from a copy of this disk")
+	case v.Metadata != nil:
 		fmt.Fprintf(a.out, "metadata: DAMAGED: %v; the broker would not start: bring the folder etcd back from a copy of this disk\n", v.Metadata)
-	} else {
+	default:
 		fmt.Fprintln(a.out, "metadata: fine")
 	}
 	switch {
@@ -264,6 +267,7 @@ type (
 		PowerLost  bool                    `json:"powerLossAssumed"`
 		AtRisk     bool                    `json:"atRisk"`
 		Metadata   string                  `json:"metadataDamage,omitempty"`
+		Elsewhere  bool                    `json:"metadataElsewhere,omitempty"`
 		Journal    string                  `json:"journalDamage,omitempty"`
 		Waiting    int                     `json:"journalPartitions"`
 		Bytes      int64                   `json:"journalBytes"`
@@ -314,7 +318,7 @@ type (
 func verifyJSON(v *broker.Verified) verifiedJSON {
 	out := verifiedJSON{
 		NodeID: v.NodeID, ClusterID: v.ClusterID, PowerLost: v.PowerLost, AtRisk: v.AtRisk(),
-		Waiting: v.Waiting, Bytes: v.Bytes, Strays: append([]string{}, v.Strays...), Partitions: []verifiedPartitionJSON{},
+		Elsewhere: v.Elsewhere, Waiting: v.Waiting, Bytes: v.Bytes, Strays: append([]string{}, v.Strays...), Partitions: []verifiedPartitionJSON{},
 	}
 	if v.Metadata != nil {
 		out.Metadata = v.Metadata.Error()
