@@ -36,7 +36,7 @@ func (r *runner) disks() error {
 			r.problem("%v", err)
 			return nil
 		}
-		processes[b.id] = r.clients.process(fmt.Sprintf("disk of broker %d", b.id), "", 0)
+		processes[b.id] = r.clients.process(fmt.Sprintf("disk of broker %d", b.id), "", history.Disk)
 	}
 	for _, at := range r.topics.all() {
 		name := fmt.Sprintf("%s-%d", at.topic, at.partition)

@@ -91,6 +91,7 @@ func lines(events ...history.Event) []history.Event {
 		{Kind: history.Client, Process: 5, Text: "n", Group: "g"},
 		{Kind: history.Client, Process: 6, Text: "all", Traits: history.Final},
 		{Kind: history.Client, Process: 7, Text: "c", Traits: plain},
+		{Kind: history.Client, Process: 8, Text: "d", Traits: history.Disk},
 	}
 	return append(all, events...)
 }
@@ -124,6 +125,9 @@ func TestBorders(t *testing.T) {
 		{"nobody has read", "", lines(sends(1, 0), ack(1, 0, 0))},
 		{"nobody has read to the end", "", lines(sends(1, 0), ack(1, 0, 0), sends(1, 1), ack(1, 1, 1), poll(3, 2, history.Record{Offset: 0, Value: v(1, 0)}))},
 		{"a topic that was deleted", "", lines(sends(1, 0), ack(1, 0, 0), sends(1, 1), ack(1, 1, 1), poll(3, 2, history.Record{Offset: 1, Value: v(1, 1)}), history.Event{Kind: history.Delete})},
+		{"on disk, after all was read", "", lines(sends(1, 0), ack(1, 0, 0), sends(1, 1), poll(6, 1, history.Record{Offset: 0, Value: v(1, 0)}), history.Event{Kind: history.End, Offset: 1}, poll(8, -1, history.Record{Offset: 0, Value: v(1, 0)}, history.Record{Offset: 1, Value: v(1, 1)}))},
+		{"read, and after the end", DirtyRead, lines(sends(1, 0), ack(1, 0, 0), sends(1, 1), poll(3, -1, history.Record{Offset: 1, Value: v(1, 1)}), poll(6, 1, history.Record{Offset: 0, Value: v(1, 0)}), history.Event{Kind: history.End, Offset: 1}, poll(8, -1, history.Record{Offset: 1, Value: v(1, 1)}))},
+		{"on disk, and not where all was read", DirtyRead, lines(sends(1, 0), ack(1, 0, 1), sends(1, 1), poll(6, 2, history.Record{Offset: 1, Value: v(1, 0)}), history.Event{Kind: history.End, Offset: 2}, poll(8, -1, history.Record{Offset: 0, Value: v(1, 1)}))},
 		{"two records acknowledged at one offset", InconsistentOffset, lines(sends(1, 0), sends(7, 0), ack(1, 0, 0), ack(7, 0, 0))},
 		{"read elsewhere than acknowledged", Duplicate, lines(sends(1, 0), ack(1, 0, 0), poll(6, 9, history.Record{Offset: 0, Value: v(1, 0)}), poll(3, 9, history.Record{Offset: 5, Value: v(1, 0)}))},
 		{"a record far beyond", "", lines(poll(3, -1), sends(1, 0), ack(1, 0, 1e17), poll(3, -1, history.Record{Offset: 1e17, Value: v(1, 0)}))},

@@ -90,6 +90,8 @@ const (
 	Ordered
 	// Final: it reads everything when everything has healed.
 	Final
+	// Disk: it is no client but a replica's folder, looked at when all is over.
+	Disk
 )
 
 // Record is one record as it was read.
