@@ -286,9 +286,14 @@ func (f *fetchCall) wait(state readState) bool {
 	defer f.a.waitingParts.Add(-int64(len(f.fc.parts)))
 	wake := make(chan struct{}, 1)
 	defer f.subscribe(wake)()
+	var hurried chan struct{}
+	if f.replica.isBroker() { // which asks for something else when it does not wait for this
+		hurried = make(chan struct{}, 1)
+		f.c.req.Hurried(hurried)
+	}
 	timer := time.NewTimer(time.Until(f.deadline))
 	defer timer.Stop()
-	hurried := false
+	soon := false
 	for over := false; ; fetchWakeUps.Inc() {
 		if len(state.cold) == 0 {
 			f.readMoved(&state) // at first: what came before subscribing
@@ -300,13 +305,15 @@ func (f *fetchCall) wait(state readState) bool {
 		if over || state.enough(f) || !time.Now().Before(f.deadline) {
 			return true
 		}
-		if state.news && !hurried {
-			hurried = true
+		if state.news && !soon {
+			soon = true
 			timer.Reset(min(tellWithin, time.Until(f.deadline)))
 		}
 		select {
 		case <-wake:
 		case <-timer.C:
+			over = true
+		case <-hurried:
 			over = true
 		case <-f.c.ctx.Done():
 			f.release()

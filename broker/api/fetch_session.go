@@ -201,7 +201,11 @@ func resolve(key fetchKey, img *metastore.Image) string {
 func (s *session) update(wanted []*fetchPart, forget []fetchKey) {
 	for _, w := range wanted {
 		if e := s.parts[w.key]; e != nil {
-			e.Value.(*sessionPart).want = w.want
+			sp := e.Value.(*sessionPart)
+			if w.want.leaderEpoch >= 0 && sp.want.leaderEpoch >= 0 && w.want.leaderEpoch != sp.want.leaderEpoch {
+				sp.sentHW = -1 // who follows anew may not have taken in what was sent
+			}
+			sp.want = w.want
 			continue
 		}
 		s.parts[w.key] = s.order.PushBack(&sessionPart{key: w.key, want: w.want, sentHW: -1, sentLogS: -1})

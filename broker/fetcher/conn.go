@@ -31,12 +31,15 @@ const (
 
 var errInterrupted = errors.New("fetcher: asks anew")
 
-// conn is a connection on which one request at a time is under way.
+// conn is a connection to a leader, which answers requests in their order.
 type conn struct {
 	nc          net.Conn
 	format      *kmsg.RequestFormatter
 	correlation int32
 	out, in     []byte
+	owed        int32   // answers that come before that to the last request
+	head        [4]byte // the beginning of an answer, got bytes of it
+	got         int
 	size        int // of the answer that is read
 	interrupted atomic.Bool
 }
@@ -62,24 +65,29 @@ func (c *conn) send(req kmsg.Request, timeout time.Duration) error {
 }
 
 // await waits for the beginning of an answer. errInterrupted: interrupt was
-// called first; the connection is of no use any more.
+// called first, and the answer is still to come; resume makes the connection
+// usable again.
 func (c *conn) await(timeout time.Duration) error {
 	c.nc.SetReadDeadline(time.Now().Add(timeout))
 	if c.interrupted.Load() { // before the deadline was set
 		return errInterrupted
 	}
-	var b [4]byte
-	if _, err := io.ReadFull(c.nc, b[:]); err != nil {
+	n, err := io.ReadFull(c.nc, c.head[c.got:])
+	if c.got += n; err != nil {
 		if c.interrupted.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 			return errInterrupted
 		}
 		return fmt.Errorf("waiting for an answer: %w", err)
 	}
-	if c.size = int(binary.BigEndian.Uint32(b[:])); c.size < 5 || c.size > maxAnswer {
+	c.got = 0
+	if c.size = int(binary.BigEndian.Uint32(c.head[:])); c.size < 5 || c.size > maxAnswer {
 		return fmt.Errorf("an answer of %d bytes: what answers is no Kafka broker", c.size)
 	}
 	return nil
 }
+
+// resume takes back an interrupt. Nobody may interrupt meanwhile.
+func (c *conn) resume() { c.interrupted.Store(false) }
 
 // receive reads the rest of the answer. Its records are valid until the next.
 func (c *conn) receive(timeout time.Duration) (*kmsg.FetchResponse, error) {
@@ -101,8 +109,8 @@ func (c *conn) receive(timeout time.Duration) (*kmsg.FetchResponse, error) {
 			return nil, fmt.Errorf("reading an answer: %w", err)
 		}
 	}
-	if got := int32(binary.BigEndian.Uint32(c.in)); got != c.correlation {
-		return nil, fmt.Errorf("an answer to request %d, not %d", got, c.correlation)
+	if got, want := int32(binary.BigEndian.Uint32(c.in)), c.correlation-c.owed; got != want {
+		return nil, fmt.Errorf("an answer to request %d, not %d", got, want)
 	}
 	resp := kmsg.NewPtrFetchResponse()
 	resp.Version = fetchVersion

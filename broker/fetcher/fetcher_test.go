@@ -224,22 +224,48 @@ func TestSession(t *testing.T) {
 	}
 	a.answer(10, 0)
 	a = l.next()
-	// While that is waited for, another comes: everything is asked anew at once.
+	// While that is waited for, another comes: it is asked for at once, behind.
 	f.Follow(two, 1)
 	b := l.next()
-	if n, _ := b.parts(); n != 2 || b.conn == a.conn {
-		t.Errorf("%d partitions, connection %d after %d", n, b.conn, a.conn)
+	if n, _ := b.parts(); n != 1 || b.conn != a.conn || b.req.SessionID != 10 || b.req.SessionEpoch != a.req.SessionEpoch+1 || record.TopicID(b.req.Topics[0].TopicID) != two.id {
+		t.Errorf("%d partitions, connection %d after %d, %+v", n, b.conn, a.conn, b.req)
 	}
-	b.answer(11, 0)
-	b = l.next()
+	a.answer(10, 0) // as another waits
+	b.answer(10, 0, reply(two.id, 2, 0, []byte("records")))
+	a = l.next()
+	if n, _ := a.parts(); n != 1 || a.req.Topics[0].Partitions[0].FetchOffset != 1 || a.req.SessionEpoch != b.req.SessionEpoch+1 {
+		t.Errorf("%d partitions, %+v", n, a.req)
+	}
+	// One that leaves is told at once, too, and an answer that was on its way
+	// counts, but for that one.
 	f.Stop(two.id, two.tp.Partition)
-	b.answer(11, 0)
-	for b = l.next(); ; b = l.next() { // the stop may be seen by a new connection or by this one
-		n, forgotten := b.parts()
-		if b.req.SessionEpoch == 0 && n == 1 || forgotten == 1 {
-			break
-		}
-		b.answer(11, 0)
+	b = l.next()
+	if n, forgotten := b.parts(); n != 0 || forgotten != 1 || b.conn != a.conn {
+		t.Errorf("%d partitions, %d forgotten, connection %d after %d", n, forgotten, b.conn, a.conn)
+	}
+	a.answer(10, 0, reply(one.id, 1, 0, []byte("records")), reply(two.id, 2, 0, []byte("records")))
+	b.answer(10, 0)
+	a = l.next()
+	if n, _ := a.parts(); n != 1 || a.req.Topics[0].Partitions[0].FetchOffset != 2 {
+		t.Errorf("%d partitions, %+v", n, a.req)
+	}
+	two.mu.Lock()
+	defer two.mu.Unlock()
+	if two.end != 1 {
+		t.Errorf("the one that left is at %d", two.end)
+	}
+}
+
+// Before the leader has said which session it is, all is asked anew.
+func TestAsksAnewWithoutASession(t *testing.T) {
+	l := newLeader(t)
+	f := start(t, l)
+	f.Follow(replicaOf(1), 1)
+	a := l.next()
+	f.Follow(replicaOf(2), 1)
+	b := l.next()
+	if n, _ := b.parts(); n != 2 || b.conn == a.conn || b.req.SessionEpoch != 0 {
+		t.Errorf("%d partitions, connection %d after %d, %+v", n, b.conn, a.conn, b.req)
 	}
 }
 
@@ -378,4 +404,25 @@ func (u *unready) NextFetch() (replica.Ask, record.Offset, bool) {
 		return replica.Ask{}, 0, false
 	}
 	return u.follows.NextFetch()
+}
+
+// A leader that hangs, and owes answers, does not hold up the end.
+func TestEndsWhileAnswersAreOwed(t *testing.T) {
+	l := newLeader(t)
+	f := start(t, l)
+	f.Follow(replicaOf(1), 1)
+	l.next().answer(9, 0)
+	l.next()
+	f.Follow(replicaOf(2), 1)
+	l.next()
+	ended := make(chan struct{})
+	go func() {
+		f.Close()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(8 * time.Second): // the answers are awaited for 10 s
+		t.Error("it waits for the leader")
+	}
 }

@@ -17,11 +17,14 @@ import (
 
 const (
 	firstPause = 20 * time.Millisecond // after a first error; twice as long after each further one
-	// An answer that is waited for is given up when something else is to be
-	// asked, after gather, in which more may come, and interruptEvery after the
-	// last time: each costs a connection and a request of everything.
+	// When something else is to be asked while an answer is waited for, it is
+	// asked behind that, after gather, in which more may come, and interruptEvery
+	// after the last time. The leader then ends the wait. Before there is a
+	// session it cannot: a new connection has to ask for everything, which costs
+	// more and is done less often.
 	gather         = 5 * time.Millisecond
-	interruptEvery = 100 * time.Millisecond
+	interruptEvery = 20 * time.Millisecond
+	reconnectEvery = 100 * time.Millisecond
 )
 
 var errNotDurable = errors.New("fetcher: what was fetched did not become durable")
@@ -50,7 +53,8 @@ type link struct {
 	dirty     map[key]struct{} // what changed since the last request was made
 	changed   chan struct{}    // dirty is not empty, or the link ends
 	waiting   *conn            // an answer is waited for, of which nothing has come
-	broken    time.Time        // when waiting was last given up
+	every     time.Duration    // least time between interrupts of waiting
+	broken    time.Time        // when waiting was last interrupted
 	breaking  bool             // it is about to be
 
 	// Of the goroutine.
@@ -98,13 +102,13 @@ func (l *link) wakeLocked() {
 	l.breakLocked()
 }
 
-// breakLocked has the answer that is waited for given up, soon.
+// breakLocked interrupts the wait for an answer, soon.
 func (l *link) breakLocked() {
 	if l.waiting == nil || l.breaking {
 		return
 	}
 	l.breaking = true
-	time.AfterFunc(max(gather, interruptEvery-time.Since(l.broken)), func() {
+	time.AfterFunc(max(gather, l.every-time.Since(l.broken)), func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.breaking = false
@@ -116,30 +120,42 @@ func (l *link) breakLocked() {
 	})
 }
 
+// interrupt ends the wait for an answer, if there is one.
+func (l *link) interrupt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting != nil {
+		l.broken = time.Now()
+		l.waiting.interrupt()
+		l.waiting = nil
+	}
+}
+
 // run is the link's goroutine.
 func (l *link) run() {
 	defer l.disconnect()
-	stop := context.AfterFunc(l.ctx, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.waiting != nil {
-			l.waiting.interrupt()
-		}
-	})
-	defer stop()
+	defer context.AfterFunc(l.ctx, l.interrupt)()
 	for l.ctx.Err() == nil {
 		topics, forgotten, n, next := l.ask()
 		if n == 0 {
 			l.session.reset() // of what was forgotten the leader is not told
+			if l.conn != nil && l.conn.owed > 0 {
+				l.disconnect() // nobody asks it to end its wait
+			}
 			l.pause(next)
 			continue
 		}
-		resp, err := l.fetch(topics, forgotten)
+		resp, err := l.fetch(topics, forgotten, next)
 		switch {
 		case err == nil:
 			l.retry = 0
 			l.take(resp)
 		case l.ctx.Err() != nil:
+		case err == errInterrupted && l.session.lasts():
+			// What waits is answered when the next request comes.
+			l.session.answered(l.session.id)
+			l.conn.owed++
+			l.conn.resume()
 		default:
 			l.lost(err)
 		}
@@ -214,8 +230,9 @@ func (l *link) pause(until time.Time) {
 	}
 }
 
-// fetch sends a request and reads the answer.
-func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequestForgottenTopic) (*kmsg.FetchResponse, error) {
+// fetch sends a request and reads the answer. At until, if that is not zero,
+// something else is to be asked.
+func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequestForgottenTopic, until time.Time) (*kmsg.FetchResponse, error) {
 	cfg := &l.f.cfg
 	if l.conn == nil {
 		addr := l.f.deps.Addr(l.key.leader)
@@ -239,8 +256,13 @@ func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequ
 	if err := l.conn.send(req, cfg.SocketTimeout); err != nil {
 		return nil, err
 	}
+	if err := l.takeOwed(topics); err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
-	l.waiting = l.conn
+	if l.waiting, l.every = l.conn, interruptEvery; !l.session.lasts() {
+		l.every = reconnectEvery
+	}
 	if len(l.dirty) > 0 { // since the request was made
 		l.breakLocked()
 	}
@@ -248,6 +270,10 @@ func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequ
 	l.mu.Unlock()
 	if over != nil {
 		return nil, over
+	}
+	if !until.IsZero() && l.session.lasts() {
+		due := time.AfterFunc(time.Until(until), l.interrupt)
+		defer due.Stop()
 	}
 	err := l.conn.await(cfg.MaxWait + cfg.SocketTimeout)
 	l.mu.Lock()
@@ -257,6 +283,36 @@ func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequ
 		return nil, err
 	}
 	return l.conn.receive(cfg.SocketTimeout)
+}
+
+// takeOwed takes in the answers to requests before the last, which is for topics.
+// They come at once; partitions about which was asked again are left out.
+func (l *link) takeOwed(topics []kmsg.FetchRequestTopic) error {
+	c := l.conn
+	if c.owed == 0 {
+		return nil
+	}
+	defer context.AfterFunc(l.ctx, c.interrupt)()
+	for c.owed > 0 {
+		if err := c.await(l.f.cfg.SocketTimeout); err != nil {
+			return err
+		}
+		resp, err := c.receive(l.f.cfg.SocketTimeout)
+		if err != nil {
+			return err
+		}
+		c.owed--
+		if resp.ErrorCode == 0 {
+			again := map[key]struct{}{}
+			for _, t := range topics {
+				for _, p := range t.Partitions {
+					again[key{t.TopicID, record.PartitionID(p.Partition)}] = struct{}{}
+				}
+			}
+			l.takeIn(resp, again)
+		}
+	}
+	return nil
 }
 
 // lost drops the connection after an error, and waits before the next one.
@@ -299,6 +355,12 @@ func (l *link) take(resp *kmsg.FetchResponse) {
 		return
 	}
 	l.session.answered(resp.SessionID)
+	l.takeIn(resp, nil)
+}
+
+// takeIn has replicas do what the answer says of them, but for those about which
+// was asked again.
+func (l *link) takeIn(resp *kmsg.FetchResponse, again map[key]struct{}) {
 	fetches.Inc()
 	t := taking{link: l}
 	t.cuts.SetLimit(maxCuts)
@@ -311,7 +373,7 @@ func (l *link) take(resp *kmsg.FetchResponse) {
 			l.mu.Lock()
 			fo := l.followers[k]
 			l.mu.Unlock()
-			if !ok || fo == nil {
+			if _, twice := again[k]; !ok || fo == nil || twice {
 				continue // it has another place by now
 			}
 			a := answerOf(asked.Ask, p)

@@ -34,6 +34,10 @@ func (s *session) reset() {
 	clear(s.told)
 }
 
+// lasts says whether the leader keeps the session, so that its next request
+// ends the wait of the one before.
+func (s *session) lasts() bool { return s.id != 0 && s.epoch > 0 }
+
 // request begins the partitions of the next request.
 func (s *session) request() *request {
 	return &request{s: s, topicAt: map[record.TopicID]int{}, forgottenAt: map[record.TopicID]int{}}

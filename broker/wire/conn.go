@@ -67,20 +67,22 @@ type conn struct {
 	change chan struct{} // for the reader: a reply came or was sent, or the writer ended
 	failed sync.Once
 
-	mu          sync.Mutex // guards what follows
-	draining    bool       // no further request is read
-	gone        bool       // nothing more is sent
-	writing     bool       // a writer is at work
-	serving     *pending   // a Fetch in Serve: when it is answered there, the reader writes
-	first, last *pending   // requests whose reply is not sent, in the order they came
-	inflight    int        // of them
-	unanswered  int        // of them, without a reply yet
-	alone       bool       // the last is not of Produce: nothing is served beside it
-	queued      int64      // bytes of them, see maxQueued
-	held        int64      // bytes that Server.held has of this connection
-	waiting     bool       // the reader waits for memory
-	used        time.Time  // when it was accepted or the last reply was sent
-	moved       time.Time  // when it last took in or sent something, or tried to
+	mu          sync.Mutex      // guards what follows
+	draining    bool            // no further request is read
+	gone        bool            // nothing more is sent
+	writing     bool            // a writer is at work
+	serving     *pending        // a Fetch in Serve: when it is answered there, the reader writes
+	first, last *pending        // requests whose reply is not sent, in the order they came
+	inflight    int             // of them
+	unanswered  int             // of them, without a reply yet
+	alone       bool            // the last is not of Produce: nothing is served beside it
+	behind      bool            // the reader has another that waits for its turn
+	hurry       chan<- struct{} // who wants to know of that, nil: nobody
+	queued      int64           // bytes of them, see maxQueued
+	held        int64           // bytes that Server.held has of this connection
+	waiting     bool            // the reader waits for memory
+	used        time.Time       // when it was accepted or the last reply was sent
+	moved       time.Time       // when it last took in or sent something, or tried to
 }
 
 func newConn(s *Server, id uint64, nc net.Conn) *conn {
@@ -270,6 +272,35 @@ func (c *conn) isTurn(key int16) bool {
 	return c.unanswered == 0 || key == keyProduce && !c.alone
 }
 
+// takeTurn is isTurn; when it is not, whoever is being served and wants to know
+// that somebody waits is told.
+func (c *conn) takeTurn(key int16) bool {
+	if c.isTurn(key) {
+		c.behind, c.hurry = false, nil
+		return true
+	}
+	c.behind = true
+	tell(c.hurry)
+	return false
+}
+
+// hurried has wake told when another request has come.
+func (c *conn) hurried(wake chan<- struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hurry = wake
+	if c.behind {
+		tell(wake)
+	}
+}
+
+func tell(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // told before, or nobody
+	}
+}
+
 // readDeadline gives the next reads until t; false when the reader shall
 // stop.
 func (c *conn) readDeadline(t time.Time) bool {
@@ -388,7 +419,7 @@ func (c *conn) readFrame() bool {
 		c.refuse(reasonVersion, fmt.Errorf("%w: key %d, version %d", ErrUnsupported, h.key, h.version))
 		return false
 	}
-	if !c.await(func() bool { return c.isTurn(h.key) }) {
+	if !c.await(func() bool { return c.takeTurn(h.key) }) {
 		return false
 	}
 	p := &pending{c: c, api: api, version: h.version}

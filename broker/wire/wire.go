@@ -53,6 +53,15 @@ func (r *Request) AwaitRoom() bool {
 	}
 }
 
+// Hurried has wake told, without blocking, when another request has come on the
+// connection while this one is not answered: that waits for it. Only the last
+// who asks of a connection's requests is told.
+func (r *Request) Hurried(wake chan<- struct{}) {
+	if r.conn != nil {
+		r.conn.hurried(wake)
+	}
+}
+
 // Reply is the answer to one Request.
 type Reply struct {
 	// Body is the response; its version must be set to the request's. Nil
