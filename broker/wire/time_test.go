@@ -267,3 +267,41 @@ func TestHeaderTags(t *testing.T) {
 		t.Fatalf("%+v, %x, %v", h, body, err)
 	}
 }
+
+// Whoever waits can be told that another request of its connection waits for it.
+func TestHurried(t *testing.T) {
+	h := handlerFunc(func(ctx context.Context, req *Request, reply func(Reply)) {
+		go func() {
+			hurried := make(chan struct{}, 1)
+			req.Hurried(hurried)
+			select {
+			case <-hurried:
+			case <-time.After(time.Hour):
+			}
+			echo.Serve(ctx, req, reply)
+		}()
+	})
+	inBubble(t, Config{}, h, func(t *testing.T, l *pipeListener, _ *logLines) {
+		nc := l.dial()
+		defer nc.Close()
+		start := time.Now()
+		sent := make(chan error, 1)
+		go func() {
+			_, err := nc.Write(frame(1, heartbeat(0)))
+			time.Sleep(time.Minute)
+			if _, err2 := nc.Write(frame(2, heartbeat(0))); err == nil {
+				err = err2
+			}
+			sent <- err
+		}()
+		for i, want := range []time.Duration{time.Minute, time.Minute + time.Hour} {
+			id, _, err := readReply(nc)
+			if err != nil || id != int32(i+1) || time.Since(start) != want {
+				t.Errorf("reply %d after %v, %v, want %d after %v", id, time.Since(start), err, i+1, want)
+			}
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
+}
