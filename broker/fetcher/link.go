@@ -112,18 +112,20 @@ func (l *link) breakLocked() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.breaking = false
-		if l.waiting != nil && len(l.dirty) > 0 {
-			l.broken = time.Now()
-			l.waiting.interrupt()
-			l.waiting = nil
+		if len(l.dirty) > 0 {
+			l.interruptLocked()
 		}
 	})
 }
 
-// interrupt ends the wait for an answer, if there is one.
 func (l *link) interrupt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.interruptLocked()
+}
+
+// interruptLocked ends the wait for an answer, if there is one.
+func (l *link) interruptLocked() {
 	if l.waiting != nil {
 		l.broken = time.Now()
 		l.waiting.interrupt()
@@ -272,7 +274,7 @@ func (l *link) fetch(topics []kmsg.FetchRequestTopic, forgotten []kmsg.FetchRequ
 		return nil, over
 	}
 	if !until.IsZero() && l.session.lasts() {
-		due := time.AfterFunc(time.Until(until), l.interrupt)
+		due := time.AfterFunc(max(time.Until(until), interruptEvery), l.interrupt)
 		defer due.Stop()
 	}
 	err := l.conn.await(cfg.MaxWait + cfg.SocketTimeout)
