@@ -596,9 +596,10 @@ func (t *topics) delete(name string, ot *openTopic) {
 	t.tier.DropTopicSoon(ot.id)
 }
 
-// setStraysAside removes what is left of replicas that were being removed, and moves folders of topics that img does not have out of the
-// way: what was deleted while this broker was down, or something worse. They
-// are kept, since guessing wrong would lose data.
+// setStraysAside removes what is left of replicas that were being removed, and
+// moves folders of topics that img does not have out of the way: what was
+// deleted while this broker was down, or something worse. They are kept, since
+// guessing wrong would lose data.
 func (t *topics) setStraysAside(img *metastore.Image) error {
 	names, err := os.ReadDir(t.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
