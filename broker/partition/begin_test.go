@@ -256,3 +256,27 @@ func TestLeaderBeginsAtTheTieredEnd(t *testing.T) {
 		})
 	}
 }
+
+// A leader that has just started knows of no high watermark, but of what is in
+// object storage: a reader that gets that is not told that nothing is readable.
+func TestHighWatermarkIsNotBelowTheTieredEnd(t *testing.T) {
+	dir, cfg := t.TempDir(), testConfig()
+	cfg.Tiered = true
+	p := open(t, dir, cfg, Deps{Log: testLog})
+	for range 10 {
+		if _, err := p.Append(plain(t, 1, "value"), Client); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p = open(t, dir, cfg, Deps{Log: testLog, Standby: true})
+	defer p.Close()
+	p.SetTieredEnd(7)
+	all := []record.BrokerID{0, 1, 2}
+	p.Lead(replica.Record{Leader: 0, Epoch: 5, Revision: 1, Replicas: all, ISR: all, Unfenced: []int64{1, 1, 1}})
+	if hw := p.State().HighWatermark; hw != 7 {
+		t.Errorf("the high watermark is %d, want 7", hw)
+	}
+}

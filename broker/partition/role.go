@@ -65,9 +65,12 @@ func (p *Partition) lead(rec replica.Record) (out replica.Outcome, enough bool) 
 		p.log.AssignEpoch(rec.Epoch, p.log.End())
 		p.release()
 		r.follower = nil
+		// What is in object storage was below a high watermark, and the caller has
+		// seen to it that the log continues it.
+		hw := max(record.Offset(p.hw.Load()), min(record.Offset(p.tieredEnd.Load()), p.log.End()))
 		r.leader = replica.NewLeader(replica.LeaderConfig{
 			Self: p.deps.Broker, Record: rec,
-			EpochStart: p.log.End(), Durable: r.durable, HighWatermark: record.Offset(p.hw.Load()),
+			EpochStart: p.log.End(), Durable: r.durable, HighWatermark: hw,
 			MinInsync: cfg.MinInsync, MaxLag: cfg.ReplicaLag,
 		}, p.now())
 		out.Moved = true

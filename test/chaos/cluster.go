@@ -48,6 +48,7 @@ type broker struct {
 	proc    *process   // nil while there is none
 	down    int        // steps that want it to be down
 	leaving bool       // its member of etcd is taken out
+	unsure  bool       // perhaps: it may still come to that
 	paused  int        // steps that want it to be stopped by signal
 	filled  int        // steps that keep its disk full
 	drained time.Time  // when its disk was full last
@@ -334,6 +335,9 @@ func (b *broker) leave(ctx context.Context, t *topics) error {
 	rctx, cancel := context.WithTimeout(ctx, 3*patience)
 	defer cancel()
 	if err := t.takeOut(rctx, int32(b.id)); err != nil {
+		b.mu.Lock()
+		b.unsure = true
+		b.mu.Unlock()
 		return fmt.Errorf("%w: %w", errLeftOut, err) // join undoes it all the same
 	}
 	if p == nil {
@@ -358,6 +362,9 @@ func (b *broker) leave(ctx context.Context, t *topics) error {
 	return nil
 }
 
+// takeOutLimit is longer than a broker tries to take a member out.
+const takeOutLimit = 25 * time.Second
+
 // join lets the member in again and starts the broker, which may not have
 // ended.
 func (b *broker) join(ctx context.Context, t *topics) error {
@@ -373,6 +380,17 @@ func (b *broker) join(ctx context.Context, t *topics) error {
 	defer cancel()
 	if err := eventually(jctx, func(ctx context.Context) error { return t.letIn(ctx, int32(b.id), host, uint16(n)) }); err != nil {
 		return fmt.Errorf("let its member in again: %w", err)
+	}
+	b.mu.Lock()
+	unsure := b.unsure
+	b.unsure = false
+	b.mu.Unlock()
+	if unsure {
+		// A broker that had the request may still be at it: it gives up by then.
+		sleep(ctx, takeOutLimit)
+		if err := eventually(jctx, func(ctx context.Context) error { return t.letIn(ctx, int32(b.id), host, uint16(n)) }); err != nil {
+			return fmt.Errorf("let its member in again: %w", err)
+		}
 	}
 	b.mu.Lock()
 	b.leaving = false
