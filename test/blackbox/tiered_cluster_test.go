@@ -300,7 +300,7 @@ func TestColdReadsAtNearFollower(t *testing.T) {
 	c := newTieredCluster(t, "coldnear", nil)
 	c.produce(150)
 	c.awaitTiered()
-	c.move(1, 3) // which has the end on its disk alone
+	c.move(1, 3)                                                       // which has the end on its disk alone
 	firntest.Eventually(t, "reading all from broker 3", func() error { // its leader has to hear from it first
 		by := &batchesBy{from: map[int32]int{}}
 		c.readAll(by)
