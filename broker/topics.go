@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/broker/brokerconfig"
-	"github.com/firnlog/firn/broker/commitlog"
 	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/controller"
 	"github.com/firnlog/firn/broker/fetcher"
@@ -596,10 +595,9 @@ func (t *topics) delete(name string, ot *openTopic) {
 	t.tier.DropTopicSoon(ot.id)
 }
 
-// setStraysAside removes what is left of replicas that were being removed, and
-// moves folders of topics that img does not have out of the way: what was
-// deleted while this broker was down, or something worse. They are kept, since
-// guessing wrong would lose data.
+// setStraysAside moves folders of topics that img does not have out of the way:
+// what was deleted while this broker was down, or something worse. They are
+// kept, since guessing wrong would lose data.
 func (t *topics) setStraysAside(img *metastore.Image) error {
 	names, err := os.ReadDir(t.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -614,12 +612,6 @@ func (t *topics) setStraysAside(img *metastore.Image) error {
 			return err
 		}
 		for _, f := range folders {
-			if strings.HasSuffix(f.Name(), commitlog.RemovedSuffix) {
-				if err := os.RemoveAll(filepath.Join(t.dir, n.Name(), f.Name())); err != nil {
-					return err
-				}
-				continue
-			}
 			if id, ok := partitionFolder(f.Name()); !ok || img.TopicIDs[id] != nil {
 				continue
 			}

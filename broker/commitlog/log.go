@@ -3,12 +3,10 @@ package commitlog
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -566,32 +564,14 @@ func (l *Log) failure() error {
 // it is, before Close, and after Remove.
 func (l *Log) CloseErr() error { return l.closeErr }
 
-// RemovedSuffix ends the name of a folder that is being removed.
-const RemovedSuffix = ".removed"
-
-// Remove closes the log and deletes the folder. It is given another name first,
-// RemovedSuffix at its end, so that a crash leaves the whole log or none: one
-// without its first segments would pass for a log that begins behind them.
+// Remove closes the log and deletes the folder.
 func (l *Log) Remove() error {
 	if !l.closed.Swap(true) {
 		l.swapping.Lock()
 		defer l.swapping.Unlock()
 		l.release()
 	}
-	gone := l.dir + RemovedSuffix
-	if err := os.RemoveAll(gone); err != nil { // of a former one
-		return err
-	}
-	if err := os.Rename(l.dir, gone); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	if err := l.disk.SyncDir(filepath.Dir(l.dir)); err != nil {
-		return err
-	}
-	return os.RemoveAll(gone)
+	return os.RemoveAll(l.dir)
 }
 
 func (l *Log) release() {

@@ -53,10 +53,10 @@ func (a *app) clusterRebalanceCommand() *cobra.Command {
 		Use:   "rebalance",
 		Short: "Move replicas so that brokers are even, or show the moves",
 		Long: `Plan moves of replicas and leaderships that make the brokers even in replicas, leaders, bytes and
-traffic, keeping replicas in different racks, and moving as little as possible. --plan, which is also
-what happens without any flag, only prints them. --execute carries them out, a few at a time; an
-interrupt ends that after those under way. --cancel takes back all moves that are under way, whoever
-asked for them.
+traffic, keeping replicas in different racks, and moving as little as possible. --plan, which is
+also what happens without any flag, only prints them. --execute carries them out, a few at a time;
+an interrupt ends that after those under way. --cancel takes back all moves that are under way,
+whoever asked for them.
 
 The brokers do the same by themselves while firn.balance is on; docs/cluster.md says by which score.`,
 		Example: `  firn cluster rebalance
