@@ -262,6 +262,10 @@ func (m *member) lockJoin(ctx context.Context, cli *clientv3.Client) (unlock fun
 		if err == nil && (resp.Succeeded || holdsLease(resp, lease.ID)) {
 			return unlock, nil
 		}
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) { // it ran out while there was no leader
+			unlock()
+			return m.lockJoin(ctx, cli)
+		}
 		if err != nil && !transient(err) {
 			unlock()
 			return nil, fmt.Errorf("metastore: lock joining: %w", mapError(err))
