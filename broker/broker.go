@@ -44,6 +44,7 @@ type Config struct {
 	Advertise   string            // HOST:PORT that Metadata names; "" is Kafka's
 	HTTP        string            // HOST:PORT of health, metrics and admin; port 0 takes a free one
 	Rack        string            // "" for none
+	Deployment  string            // what it runs as, shown by cluster nodes; "" for not told
 	Seeds       []string          // HOST:PORT of the cluster's etcd members; none for a broker on its own
 	Peer        string            // HOST:PORT of this broker's etcd member, when it is one of Seeds
 	PeerClient  string            // HOST:PORT where that answers other brokers; "": Peer's host and the port below
@@ -241,15 +242,16 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 		return err
 	}
 	b.meta, err = metastore.Open(ctx, metastore.Config{
-		Dir:      filepath.Join(b.cfg.DataDir, "etcd"),
-		Cluster:  b.cluster(),
-		BrokerID: record.BrokerID(b.cfg.NodeID),
-		Host:     host,
-		Port:     int32(port),
-		HTTP:     b.httpLn.Addr().String(),
-		Rack:     b.cfg.Rack,
-		Disk:     disk,
-		Cache:    cache,
+		Dir:        filepath.Join(b.cfg.DataDir, "etcd"),
+		Cluster:    b.cluster(),
+		BrokerID:   record.BrokerID(b.cfg.NodeID),
+		Host:       host,
+		Port:       int32(port),
+		HTTP:       reachable(b.httpLn.Addr().String(), host),
+		Rack:       b.cfg.Rack,
+		Deployment: b.cfg.Deployment,
+		Disk:       disk,
+		Cache:      cache,
 	}, metastore.Deps{Log: b.log})
 	if err != nil {
 		return fmt.Errorf("metadata in %s: %w", filepath.Join(b.cfg.DataDir, "etcd"), err)
@@ -257,6 +259,16 @@ func (b *Broker) openMetastore(ctx context.Context) (err error) {
 	b.configs.identify(b.cfg, b.kafkaLn.Addr().String(), metastore.Broker{Host: host, Port: int32(port)})
 	b.configs.update(b.meta.Image())
 	return checkIdentity(b.cfg.DataDir, b.meta.Image().ClusterID, b.cfg.NodeID, disk, cache, b.cfg.Seeds)
+}
+
+// reachable is where others reach an address that is listened on: by the
+// advertised host where it is every address of the machine.
+func reachable(listen, host string) string {
+	h, port, err := net.SplitHostPort(listen)
+	if ip := net.ParseIP(h); err != nil || ip == nil || !ip.IsUnspecified() {
+		return listen
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func (b *Broker) openTiering(ctx context.Context) (err error) {

@@ -26,6 +26,8 @@ type brokerStatus struct {
 	StartedMs int64 `json:"startedMs"`
 	Fenced    bool  `json:"fenced"`  // not taken in yet
 	Leaving   bool  `json:"leaving"` // it gives away what it leads, and stops
+	// Deployment is what it runs as, "" where it was not told.
+	Deployment string `json:"deployment,omitempty"`
 }
 
 type memberStatus struct {
@@ -51,7 +53,7 @@ func (b *Broker) serveCluster(w http.ResponseWriter, r *http.Request) {
 	st := clusterStatus{ClusterID: img.ClusterID, Controller: int32(img.Controller), Revision: img.Revision, Brokers: []brokerStatus{}, Members: []memberStatus{}}
 	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
 		o := img.Brokers[id]
-		st.Brokers = append(st.Brokers, brokerStatus{int32(id), o.Epoch, o.StartedMs, !img.Eligible(id), o.Leaving})
+		st.Brokers = append(st.Brokers, brokerStatus{int32(id), o.Epoch, o.StartedMs, !img.Eligible(id), o.Leaving, img.Deployments[id]})
 	}
 	all, err := b.meta.Health(r.Context())
 	if err != nil {

@@ -28,8 +28,10 @@ type state struct {
 	unfenced        map[record.BrokerID]Unfenced
 	topics          map[record.TopicID]*topicState
 	configs         map[ConfigResource]map[string]string
+	deployments     map[record.BrokerID]string
 	brokersChanged  bool
 	unfencedChanged bool
+	deployedChanged bool
 	configsChanged  bool
 	topicsToRebuild map[record.TopicID]struct{}
 }
@@ -110,6 +112,7 @@ func newState() *state {
 		controller:      -1,
 		brokers:         map[record.BrokerID]Broker{},
 		unfenced:        map[record.BrokerID]Unfenced{},
+		deployments:     map[record.BrokerID]string{},
 		topics:          map[record.TopicID]*topicState{},
 		configs:         map[ConfigResource]map[string]string{},
 		topicsToRebuild: map[record.TopicID]struct{}{},
@@ -145,6 +148,12 @@ func (s *state) put(key string, value []byte, created, mod int64) error {
 		if u, err = decodeUnfenced(value); err == nil {
 			s.unfenced[k.broker] = u
 			s.unfencedChanged = true
+		}
+	case kindDeployment:
+		var name string
+		if name, err = decodeDeployment(value); err == nil {
+			s.deployments[k.broker] = name
+			s.deployedChanged = true
 		}
 	case kindTopic:
 		var v topicValue
@@ -193,6 +202,9 @@ func (s *state) del(key string) error {
 	case kindUnfenced:
 		delete(s.unfenced, k.broker)
 		s.unfencedChanged = true
+	case kindDeployment:
+		delete(s.deployments, k.broker)
+		s.deployedChanged = true
 	case kindTopic:
 		t := s.topic(k.topic)
 		t.value, t.revision = topicValue{}, 0
@@ -226,11 +238,11 @@ func (s *state) topic(id record.TopicID) *topicState {
 func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 	if prev == nil {
 		prev = &Image{Topics: map[string]*Topic{}, TopicIDs: map[record.TopicID]*Topic{}}
-		s.brokersChanged, s.unfencedChanged, s.configsChanged = true, true, true
+		s.brokersChanged, s.unfencedChanged, s.deployedChanged, s.configsChanged = true, true, true, true
 	}
 	next = &Image{
 		Revision: s.revision, ClusterID: s.clusterID, Controller: s.controller, ControllerRevision: s.controllerRev,
-		Brokers: prev.Brokers, Unfenced: prev.Unfenced, Topics: prev.Topics, TopicIDs: prev.TopicIDs,
+		Brokers: prev.Brokers, Unfenced: prev.Unfenced, Deployments: prev.Deployments, Topics: prev.Topics, TopicIDs: prev.TopicIDs,
 		Configs: prev.Configs, Partitions: prev.Partitions,
 	}
 	if s.configsChanged {
@@ -244,6 +256,10 @@ func (s *state) image(prev *Image) (next *Image, incomplete []record.TopicID) {
 	if s.unfencedChanged {
 		next.Unfenced = maps.Clone(s.unfenced)
 		s.unfencedChanged = false
+	}
+	if s.deployedChanged {
+		next.Deployments = maps.Clone(s.deployments)
+		s.deployedChanged = false
 	}
 	if len(s.topicsToRebuild) == 0 {
 		return next, nil

@@ -18,6 +18,7 @@ import (
 //	/firn/v1/image/config/<topic id, 32 hex digits>                    configs set by hand
 //	/firn/v1/image/configs/<type, 3 digits>/<name>                     configs of brokers, client metrics, groups
 //	/firn/v1/image/controller                                          who is controller, leased
+//	/firn/v1/image/deployment/<id, 10 digits>                          what a broker runs as, leased with its registration
 //	/firn/v1/image/partition/<topic id, 32 hex>/<partition, 10 digits>  place and leadership
 //	/firn/v1/image/topic/<topic id, 32 hex>                            name, flags, partition count
 //	/firn/v1/image/unfenced/<id, 10 digits>                            which registration of a broker was taken in
@@ -37,6 +38,7 @@ const (
 	configPrefix    = imagePrefix + "config/"
 	resourcePrefix  = imagePrefix + "configs/"
 	controllerKey   = imagePrefix + "controller"
+	deployedPrefix  = imagePrefix + "deployment/"
 	partitionPrefix = imagePrefix + "partition/"
 	topicPrefix     = imagePrefix + "topic/"
 	unfencedPrefix  = imagePrefix + "unfenced/"
@@ -54,6 +56,8 @@ const (
 func brokerKey(id record.BrokerID) string { return brokerPrefix + number(int32(id)) }
 
 func unfencedKey(id record.BrokerID) string { return unfencedPrefix + number(int32(id)) }
+
+func deploymentKey(id record.BrokerID) string { return deployedPrefix + number(int32(id)) }
 
 func configKey(id record.TopicID) string { return configPrefix + id.Hex() }
 
@@ -96,6 +100,7 @@ const (
 	kindCluster
 	kindConfig
 	kindController
+	kindDeployment
 	kindPartition
 	kindResource
 	kindTopic
@@ -131,6 +136,11 @@ func parseImageKey(key string) (imageKey, error) {
 		var n int32
 		k.kind = kindUnfenced
 		n, ok = parseNumber(key[len(unfencedPrefix):])
+		k.broker = record.BrokerID(n)
+	case strings.HasPrefix(key, deployedPrefix):
+		var n int32
+		k.kind = kindDeployment
+		n, ok = parseNumber(key[len(deployedPrefix):])
 		k.broker = record.BrokerID(n)
 	case strings.HasPrefix(key, configPrefix):
 		k.kind = kindConfig

@@ -54,6 +54,7 @@ func TestKeysRoundTrip(t *testing.T) {
 			partitionKey(id, p): {kind: kindPartition, topic: id, partition: p},
 			resourceKey(r):      {kind: kindResource, resource: r},
 			unfencedKey(b):      {kind: kindUnfenced, broker: b},
+			deploymentKey(b):    {kind: kindDeployment, broker: b},
 		} {
 			if got, err := parseImageKey(key); err != nil || got != want {
 				t.Fatalf("%q is read as %+v, %v; want %+v", key, got, err, want)
@@ -191,6 +192,7 @@ func TestValuesRoundTrip(t *testing.T) {
 		roundTrip(t, rapid.MapOfN(genText, genText, 0, 5).Draw(t, "configs"), encodeConfigs, decodeConfigs)
 		roundTrip(t, record.BrokerID(genNumber.Draw(t, "controller")), encodeController, decodeController)
 		roundTrip(t, rapid.StringN(1, 30, 60).Draw(t, "cluster"), encodeClusterID, decodeClusterID)
+		roundTrip(t, rapid.StringN(1, 30, MaxDeployment).Draw(t, "deployment"), encodeDeployment, decodeDeployment)
 		roundTrip(t, genID(t), encodeTopicID, decodeTopicID)
 		roundTrip(t, rapid.Int64Range(0, math.MaxInt64).Draw(t, "next"), encodeProducerID, decodeProducerID)
 	})
@@ -203,12 +205,13 @@ func TestGoldenKeysAndValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for got, want := range map[string]string{
-		clusterKey:     "/firn/v1/image/cluster",
-		controllerKey:  "/firn/v1/image/controller",
-		brokerKey(7):   "/firn/v1/image/broker/0000000007",
-		unfencedKey(7): "/firn/v1/image/unfenced/0000000007",
-		topicKey(id):   "/firn/v1/image/topic/000102030405060708090a0b0c0d0e0f",
-		configKey(id):  "/firn/v1/image/config/000102030405060708090a0b0c0d0e0f",
+		clusterKey:       "/firn/v1/image/cluster",
+		controllerKey:    "/firn/v1/image/controller",
+		brokerKey(7):     "/firn/v1/image/broker/0000000007",
+		unfencedKey(7):   "/firn/v1/image/unfenced/0000000007",
+		deploymentKey(7): "/firn/v1/image/deployment/0000000007",
+		topicKey(id):     "/firn/v1/image/topic/000102030405060708090a0b0c0d0e0f",
+		configKey(id):    "/firn/v1/image/config/000102030405060708090a0b0c0d0e0f",
 		resourceKey(ConfigResource{BrokerConfigs, ""}):     "/firn/v1/image/configs/004/",
 		resourceKey(ConfigResource{BrokerConfigs, "12"}):   "/firn/v1/image/configs/004/12",
 		resourceKey(ConfigResource{ClientMetrics, "cpu"}):  "/firn/v1/image/configs/016/cpu",
@@ -235,6 +238,7 @@ func TestGoldenKeysAndValues(t *testing.T) {
 		"configs":    {encodeConfigs(map[string]string{"b": "", "a": "1"}), "01" + "02" + "01610131" + "016200"},
 		"controller": {encodeController(5), "0105"},
 		"cluster":    {encodeClusterID("xy"), "01027879"},
+		"deployment": {encodeDeployment("a.b"), "0103612e62"},
 		"name":       {encodeTopicID(id), "01" + "000102030405060708090a0b0c0d0e0f"},
 		"producerid": {encodeProducerID(1000), "01e807"},
 	} {
@@ -307,7 +311,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key string) {
 		if k, err := parseImageKey(key); err == nil {
 			back := map[kind]string{
-				kindBroker: brokerKey(max(0, k.broker)), kindUnfenced: unfencedKey(max(0, k.broker)), kindCluster: clusterKey, kindConfig: configKey(k.topic),
+				kindBroker: brokerKey(max(0, k.broker)), kindUnfenced: unfencedKey(max(0, k.broker)), kindDeployment: deploymentKey(max(0, k.broker)), kindCluster: clusterKey, kindConfig: configKey(k.topic),
 				kindController: controllerKey, kindPartition: partitionKey(k.topic, max(0, k.partition)), kindTopic: topicKey(k.topic), kindResource: resourceKey(k.resource),
 				kindUnknown: key,
 			}[k.kind]

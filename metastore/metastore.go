@@ -20,6 +20,7 @@ type Image struct {
 	ControllerRevision int64           // creation revision of the controller's key, 0 when none
 	Brokers            map[record.BrokerID]Broker
 	Unfenced           map[record.BrokerID]Unfenced
+	Deployments        map[record.BrokerID]string // what registered brokers run as, of those that were told (Config.Deployment)
 	Topics             map[string]*Topic
 	TopicIDs           map[record.TopicID]*Topic
 	Configs            map[ConfigResource]map[string]string // of what is no topic; none of them is empty

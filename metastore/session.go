@@ -140,7 +140,7 @@ func (s *Store) enlist(ctx context.Context) error {
 		}
 		resp, err := s.txn(ctx, "register",
 			[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)},
-			[]clientv3.Op{clientv3.OpPut(key, string(value), clientv3.WithLease(grant.ID))},
+			[]clientv3.Op{clientv3.OpPut(key, string(value), clientv3.WithLease(grant.ID)), s.tellDeployment(grant.ID)},
 			[]clientv3.Op{clientv3.OpGet(key)})
 		if err != nil {
 			return err
@@ -155,6 +155,16 @@ func (s *Store) enlist(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("%w: broker %d is registered by somebody else again and again", ErrConflict, s.cfg.BrokerID)
+}
+
+// tellDeployment writes what the broker runs as beside its registration. It is
+// a key of its own, which brokers of before leave alone.
+func (s *Store) tellDeployment(lease clientv3.LeaseID) clientv3.Op {
+	key := deploymentKey(s.cfg.BrokerID)
+	if s.cfg.Deployment == "" {
+		return clientv3.OpDelete(key)
+	}
+	return clientv3.OpPut(key, string(encodeDeployment(s.cfg.Deployment)), clientv3.WithLease(lease))
 }
 
 // created gives the creation revision of a key that a transaction made under

@@ -50,6 +50,7 @@ type Config struct {
 	Port         int32           // advertised Kafka port
 	HTTP         string          // host:port of the HTTP listener
 	Rack         string          // "" for none
+	Deployment   string          // what it runs as, for those who roll out binaries and machines; at most MaxDeployment bytes, "" for not told
 	Disk         string          // id of the data folder, a UUID's text
 	Cache        string          // id of what the page cache may hold, a UUID's text: a new one when the machine was restarted
 	LeaseTTL     time.Duration   // of the registration, whole seconds, ≥ 2 s; 0: DefaultLeaseTTL
@@ -83,6 +84,8 @@ func (c *Config) validate() error {
 		return errors.New("metastore: no folder given")
 	case c.BrokerID < 0:
 		return fmt.Errorf("metastore: broker id %d is negative", c.BrokerID)
+	case len(c.Deployment) > MaxDeployment:
+		return fmt.Errorf("metastore: deployment %.40q… is longer than %d bytes", c.Deployment, MaxDeployment)
 	case c.Port < 0 || c.Port > 65535:
 		return fmt.Errorf("metastore: port %d is not a port", c.Port)
 	case c.LeaseTTL < minLeaseTTL:

@@ -47,6 +47,8 @@ const (
 	MaxResourceName = 1024
 	// MaxTierPointer is the greatest size of a tiering pointer.
 	MaxTierPointer = 64 << 10
+	// MaxDeployment is the greatest length of what a broker runs as.
+	MaxDeployment = 128
 	// MaxTopicName is the greatest length of a topic name (as in Kafka).
 	MaxTopicName = 249
 )
@@ -206,6 +208,17 @@ func decodeConfigs(b []byte) (map[string]string, error) {
 		m[k], last = d.string(), k
 	}
 	return m, d.end("configs")
+}
+
+func encodeDeployment(name string) []byte { return appendString([]byte{valueVersion}, name) }
+
+func decodeDeployment(b []byte) (string, error) {
+	d := newDecoder(b, valueVersion)
+	name := d.string()
+	if name == "" || len(name) > MaxDeployment {
+		d.bad = true
+	}
+	return name, d.end("deployment")
 }
 
 func encodeClusterID(id string) []byte { return appendString([]byte{valueVersion}, id) }

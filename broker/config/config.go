@@ -26,6 +26,7 @@ type Settings struct {
 	HTTP        string            // host:port of health, metrics and admin
 	Store       string            // URL of the object store; never "" after Load
 	Rack        string            // "" for none
+	Deployment  string            // what the broker runs as, "" for not told
 	Seeds       []string          // host:port of the cluster's etcd members, none for a broker on its own
 	Peer        string            // host:port of this broker's etcd member, "" for none
 	PeerClient  string            // host:port where that answers other brokers, "" for the port below Peer's

@@ -64,7 +64,7 @@ func TestPrecedence(t *testing.T) {
 	valid := map[string][3]string{ // flag, env, file
 		"data": {"a", "b", "c"}, "kafka": {"h:1", "h:2", "h:3"}, "advertise": {"h:1", "h:2", "h:3"},
 		"http": {"i:1", "i:2", "i:3"}, "store": {"file:///a", "file:///b", "file:///c"}, "node-id": {"1", "2", "3"},
-		"rack": {"a", "b", "c"}, "cache-bytes": {"1GiB", "3GiB", "4GiB"},
+		"rack": {"a", "b", "c"}, "deployment": {"a.b", "b", "c"}, "cache-bytes": {"1GiB", "3GiB", "4GiB"},
 		"upload-check": {"1s", "2s", "3s"}, "upload-wait": {"0s", "2s", "3s"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"},
 		"seeds": {"h:1", "h:1,h:2,h:3", "h:2"}, "peer": {"h:1", "h:2", "h:3"}, "peer-client": {"h:1", "h:2", "h:3"},

@@ -60,6 +60,8 @@ var table = []Setting{
 		text(func(s *Settings) *string { return &s.PeerClient }, advertiseAddr)},
 	{"rack", "NAME", "", "broker.rack", "name of the zone that this broker stands in, told to clients; default: none",
 		text(func(s *Settings) *string { return &s.Rack }, nil)},
+	{"deployment", "NAME", "", "", "what this broker runs as, shown by firn cluster nodes: a name for those who roll out binaries and machines, at most 128 characters without spaces; default: none",
+		text(func(s *Settings) *string { return &s.Deployment }, deploymentName)},
 	{"set", kindSet, "", "", "broker config under Kafka's name (num.partitions=6, auto.create.topics.enable=false), or one of Firn's own limits (firn.max.topics=1000); may be given several times; docs/configuration.md lists them",
 		nil},
 	{"cache-bytes", kindSize, "2GiB", "", "local disk for parts of objects that were read back from the object store",

@@ -84,6 +84,14 @@ func notEmpty(v string) error {
 	return nil
 }
 
+// deploymentName checks a name that is shown on a line with others.
+func deploymentName(v string) error {
+	if len(v) > 128 || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("must be at most 128 printable ASCII characters without spaces")
+	}
+	return nil
+}
+
 // listenAddr checks HOST:PORT to listen on.
 func listenAddr(v string) error {
 	_, _, err := splitAddr(v)

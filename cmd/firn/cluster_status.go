@@ -241,6 +241,8 @@ type nodeInfo struct {
 	InSync   int    `json:"inSync"`
 	Bytes    int64  `json:"bytes"` // of logs on its disk
 	State    string `json:"state"` // in sync, catching up, starting, leaving, dead
+	// Deployment is what it runs as; "" where it was not told, or is not known.
+	Deployment string `json:"deployment,omitempty"`
 }
 
 func (a *app) clusterNodesCommand() *cobra.Command {
@@ -253,7 +255,10 @@ those are in sync, and what its logs take on disk.
 
 STATE is "in sync" for a broker all of whose replicas are, "catching up" while some are not,
 "starting" until the controller has taken it in, "leaving" while it stops, and "dead" for one
-that is named as a replica or a member of etcd and does not run.`,
+that is named as a replica or a member of etcd and does not run.
+
+DEPLOYMENT is what a broker runs as (firn start --deployment), where brokers were told; it comes
+from the brokers' HTTP address, of which one must be reachable from here.`,
 		Example: `  firn cluster nodes
   firn cluster nodes --output json`,
 		Args: args(cobra.NoArgs, "no arguments; another cluster: --brokers HOST:PORT"),
@@ -271,9 +276,12 @@ that is named as a replica or a member of etcd and does not run.`,
 			if a.json() {
 				return a.printJSON(nodes)
 			}
-			t := newTable(">BROKER", "ADDRESS", "RACK", "ETCD", ">LEADS", ">REPLICAS", ">IN SYNC", ">DISK", "STATE")
+			t := newTable(">BROKER", "ADDRESS", "RACK", "ETCD", ">LEADS", ">REPLICAS", ">IN SYNC", ">DISK", "STATE", "DEPLOYMENT")
 			for _, n := range nodes {
-				t.row(n.ID, n.Address, n.Rack, n.Etcd, n.Leads, n.Replicas, n.InSync, size(n.Bytes), n.State)
+				t.row(n.ID, n.Address, n.Rack, n.Etcd, n.Leads, n.Replicas, n.InSync, size(n.Bytes), n.State, n.Deployment)
+			}
+			if !slices.ContainsFunc(nodes, func(n nodeInfo) bool { return n.Deployment != "" }) {
+				t.dropLast()
 			}
 			return t.print(a.out)
 		},
@@ -298,6 +306,13 @@ func nodesOf(ctx context.Context, v *clusterView) []nodeInfo {
 	for _, b := range v.brokers {
 		n := &nodes[at[record.BrokerID(b.NodeID)]]
 		n.Address, n.Rack = fmt.Sprintf("%s:%d", b.Host, b.Port), deref(b.Rack)
+	}
+	if v.detail != nil {
+		for _, b := range v.detail.Brokers {
+			if i, ok := at[record.BrokerID(b.ID)]; ok {
+				nodes[i].Deployment = b.Deployment
+			}
+		}
 	}
 	for i := range v.Partitions {
 		p := &v.Partitions[i]

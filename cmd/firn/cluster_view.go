@@ -47,9 +47,10 @@ type quorumMember struct {
 // clusterDetail is what a broker answers to GET /v1/cluster.
 type clusterDetail struct {
 	Brokers []struct {
-		ID        int32 `json:"id"`
-		StartedMs int64 `json:"startedMs"`
-		Leaving   bool  `json:"leaving"`
+		ID         int32  `json:"id"`
+		StartedMs  int64  `json:"startedMs"`
+		Leaving    bool   `json:"leaving"`
+		Deployment string `json:"deployment"`
 	} `json:"brokers"`
 	Members []memberDetail `json:"members"`
 	Error   string         `json:"error"`

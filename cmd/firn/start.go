@@ -146,6 +146,7 @@ func brokerConfig(s config.Settings) broker.Config {
 		Advertise:   s.Advertise,
 		HTTP:        s.HTTP,
 		Rack:        s.Rack,
+		Deployment:  s.Deployment,
 		Seeds:       s.Seeds,
 		Peer:        s.Peer,
 		PeerClient:  s.PeerClient,
