@@ -81,7 +81,7 @@ func run(dir, firn string, partitions, rounds int, stop bool, idle time.Duration
 	if err := c.ready(ctx, adm); err != nil {
 		return err
 	}
-	before, err := c.sizes()
+	before, err := c.sizes(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,14 +93,14 @@ func run(dir, firn string, partitions, rounds int, stop bool, idle time.Duration
 	if err := write(ctx, cl, every(partitions)); err != nil {
 		return err
 	}
-	after, err := c.sizes()
+	after, err := c.sizes(ctx)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%d partitions on %d brokers each: made in %v, all took a write after %v; %.0f writes to etcd\n", partitions, brokers,
 		created.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), after.revision-before.revision)
 	if idle > 0 {
-		if err := c.idle(idle); err != nil {
+		if err := c.idle(ctx, idle); err != nil {
 			return err
 		}
 	}

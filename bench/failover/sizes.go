@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"fmt"
-	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/firnlog/firn/bench/observe"
 )
 
 // sizes is what the brokers take, all three of them where it does not say.
@@ -18,16 +17,17 @@ type sizes struct {
 	inUse    float64          // bytes of etcd's file
 }
 
-func (c *cluster) sizes() (s sizes, err error) {
+func (c *cluster) sizes(ctx context.Context) (s sizes, err error) {
 	for i, cmd := range c.all {
-		dir := fmt.Sprintf("/proc/%d/", cmd.Process.Pid)
-		if s.rss[i], err = residentMiB(dir + "status"); err != nil {
+		rss, _, err := observe.Memory(cmd.Process.Pid)
+		if err != nil {
 			return s, err
 		}
-		if s.cpu[i], err = cpuSeconds(dir + "stat"); err != nil {
+		s.rss[i] = float64(rss) / (1 << 20)
+		if s.cpu[i], err = observe.CPU(cmd.Process.Pid); err != nil {
 			return s, err
 		}
-		m, err := metricsOf(c.http[i])
+		m, err := observe.Metrics(ctx, c.http[i])
 		if err != nil {
 			return s, err
 		}
@@ -37,60 +37,14 @@ func (c *cluster) sizes() (s sizes, err error) {
 	return s, nil
 }
 
-func residentMiB(path string) (float64, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(b), "VmRSS:")
-	kib, err := strconv.ParseFloat(strings.Fields(rest + " none")[0], 64)
-	return kib / 1024, err
-}
-
-// cpuSeconds is user and system time (proc_pid_stat(5)), in hundredths there.
-func cpuSeconds(path string) (float64, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(f) < 13 {
-		return 0, fmt.Errorf("%s: %q", path, b)
-	}
-	user, err := strconv.ParseFloat(f[11], 64)
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.ParseFloat(f[12], 64)
-	return (user + system) / 100, err
-}
-
-// metricsOf reads those metrics of a broker that have no labels.
-func metricsOf(addr string) (map[string]float64, error) {
-	resp, err := http.Get("http://" + addr + "/metrics")
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	m := map[string]float64{}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), " "); ok {
-			if v, err := strconv.ParseFloat(value, 64); err == nil {
-				m[name] = v
-			}
-		}
-	}
-	return m, nil
-}
-
 // idle says what the brokers take while nothing is asked of them.
-func (c *cluster) idle(d time.Duration) error {
-	before, err := c.sizes()
+func (c *cluster) idle(ctx context.Context, d time.Duration) error {
+	before, err := c.sizes(ctx)
 	if err != nil {
 		return err
 	}
 	time.Sleep(d)
-	after, err := c.sizes()
+	after, err := c.sizes(ctx)
 	if err != nil {
 		return err
 	}

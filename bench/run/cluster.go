@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,6 +23,14 @@ func clusterPing(ctx context.Context, addrs []string) error {
 		}
 	}
 	return nil
+}
+
+// butFirst gives the nodes beside the one that stands for all.
+func butFirst[N server](nodes []N) (others []server) {
+	for _, n := range nodes[1:] {
+		others = append(others, n)
+	}
+	return others
 }
 
 // firnNode is a broker of three.
@@ -59,13 +66,7 @@ func newFirnCluster(bin string) (*firnNode, error) {
 
 func (n *firnNode) ping(ctx context.Context) error { return clusterPing(ctx, n.cluster.kafka) }
 
-func (n *firnNode) others() []server {
-	var all []server
-	for _, o := range n.cluster.nodes[1:] {
-		all = append(all, o)
-	}
-	return all
-}
+func (n *firnNode) others() []server { return butFirst(n.cluster.nodes) }
 
 func (n *firnNode) command(dir string) ([]string, error) {
 	args, err := n.firnServer.command(dir)
@@ -109,13 +110,7 @@ func newKafkaCluster(ctx context.Context, work string) (*kafkaNode, error) {
 
 func (n *kafkaNode) ping(ctx context.Context) error { return clusterPing(ctx, n.cluster.kafka) }
 
-func (n *kafkaNode) others() []server {
-	var all []server
-	for _, o := range n.cluster.nodes[1:] {
-		all = append(all, o)
-	}
-	return all
-}
+func (n *kafkaNode) others() []server { return butFirst(n.cluster.nodes) }
 
 // properties are those of a single node but for the quorum, whose voters are
 // static, and for its own topics, which have three replicas by default.
@@ -140,11 +135,7 @@ func (n *kafkaNode) command(dir string) ([]string, error) {
 	if err := os.WriteFile(conf, []byte(strings.Join(n.properties(filepath.Join(dir, "data")), "\n")), 0o644); err != nil {
 		return nil, err
 	}
-	args := append(slices.Clone(n.java[1:]), "kafka.tools.StorageTool", "format", "-t", kafkaClusterID, "-c", conf)
-	if out, err := exec.Command(n.java[0], args...).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("format Kafka's folder: %w\n%s", err, out)
-	}
-	return run, nil
+	return run, n.format(conf)
 }
 
 func (n *kafkaNode) facts() []Fact {

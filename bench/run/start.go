@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
-	"strconv"
-	"strings"
 
 	"github.com/firnlog/firn/bench/blast"
+	"github.com/firnlog/firn/bench/observe"
 )
 
 // startTouches is what memory a broker that starts may touch: Kafka's heap.
@@ -84,24 +82,13 @@ func (s *Start) fillWindow(t *trial) error {
 type journal struct{ bytes, checkpoints float64 }
 
 func (f *firnServer) journal(ctx context.Context) (journal, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.http+"/metrics", nil)
+	values, err := observe.Metrics(ctx, f.http)
 	if err != nil {
 		return journal{}, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return journal{}, err
-	}
-	defer resp.Body.Close()
-	values := map[string]float64{}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), " "); ok {
-			values[name], _ = strconv.ParseFloat(value, 64)
-		}
 	}
 	j := journal{values["firn_journal_bytes_total"], values["firn_journal_checkpoints_total"]}
 	if j.bytes == 0 {
-		return j, fmt.Errorf("Firn's metrics say nothing of its journal (%s)", resp.Status)
+		return j, errors.New("Firn's metrics say nothing of its journal")
 	}
 	return j, nil
 }

@@ -238,6 +238,15 @@ func (k *kafkaServer) properties(dir string) []string {
 	}
 }
 
+// format makes the folder that a properties file names.
+func (k *kafkaServer) format(conf string, more ...string) error {
+	args := append(slices.Clone(k.java[1:]), "kafka.tools.StorageTool", "format", "-t", kafkaClusterID, "-c", conf)
+	if out, err := exec.Command(k.java[0], append(args, more...)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("format Kafka's folder: %w\n%s", err, out)
+	}
+	return nil
+}
+
 func (k *kafkaServer) command(dir string) ([]string, error) {
 	data, conf := filepath.Join(dir, "data"), filepath.Join(dir, "server.properties")
 	if _, err := os.Stat(conf); err == nil {
@@ -250,9 +259,8 @@ func (k *kafkaServer) command(dir string) ([]string, error) {
 		if err := os.WriteFile(conf, []byte(strings.Join(k.properties(template), "\n")), 0o644); err != nil {
 			return nil, err
 		}
-		args := append(slices.Clone(k.java[1:]), "kafka.tools.StorageTool", "format", "--standalone", "-t", kafkaClusterID, "-c", conf)
-		if out, err := exec.Command(k.java[0], args...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("format Kafka's folder: %w\n%s", err, out)
+		if err := k.format(conf, "--standalone"); err != nil {
+			return nil, err
 		}
 		k.formatted = true
 	}

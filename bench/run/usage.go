@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/firnlog/firn/bench/observe"
 )
 
 // usage is what a phase cost.
@@ -42,7 +44,7 @@ func (m *meter) read() error {
 		return err
 	}
 	if m.store != 0 {
-		if m.other, err = processCPU(m.store); err != nil {
+		if m.other, err = observe.CPU(m.store); err != nil {
 			return err
 		}
 	}
@@ -72,9 +74,6 @@ func (m *meter) end() (usage, error) {
 	return u, nil
 }
 
-// ticks are the unit of /proc: USER_HZ, a hundred a second on every Linux.
-const ticks = 100
-
 // allCPU is the time that all cores were busy with threads or stolen by the
 // hypervisor (proc_stat(5)).
 func allCPU() (float64, error) {
@@ -97,42 +96,15 @@ func parseAllCPU(b []byte) (float64, error) {
 		if err != nil {
 			return 0, fmt.Errorf("/proc/stat: %w", err)
 		}
-		sum += v / ticks
+		sum += v / observe.Ticks
 	}
 	return sum, nil
-}
-
-// parseStat gives the parent and the CPU seconds of a process from its stat
-// file (proc_pid_stat(5)).
-func parseStat(b []byte) (parent int, cpu float64, err error) {
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 13 {
-		return 0, 0, fmt.Errorf("a stat file of %q", b)
-	}
-	if parent, err = strconv.Atoi(f[1]); err != nil {
-		return 0, 0, err
-	}
-	user, err := strconv.ParseFloat(f[11], 64)
-	if err != nil {
-		return 0, 0, err
-	}
-	sys, err := strconv.ParseFloat(f[12], 64)
-	return parent, (user + sys) / ticks, err
-}
-
-func processCPU(pid int) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, cpu, err := parseStat(b)
-	return cpu, err
 }
 
 func brokersCPU(pids []int) (float64, error) {
 	sum := 0.0
 	for _, pid := range pids {
-		cpu, err := processCPU(pid)
+		cpu, err := observe.CPU(pid)
 		if err != nil {
 			return 0, err
 		}
@@ -143,7 +115,7 @@ func brokersCPU(pids []int) (float64, error) {
 
 func brokersMemory(pids []int) (now, peak int64, err error) {
 	for _, pid := range pids {
-		n, p, err := memory(pid)
+		n, p, err := observe.Memory(pid)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -172,7 +144,7 @@ func kernelCPU() (float64, error) {
 		if err != nil {
 			continue // it has just ended
 		}
-		parent, cpu, err := parseStat(b)
+		parent, cpu, err := observe.ParseStat(b)
 		if err != nil {
 			return 0, err
 		}
@@ -181,28 +153,4 @@ func kernelCPU() (float64, error) {
 		}
 	}
 	return sum, nil
-}
-
-// memory gives the resident memory of a process now and at its peak, in bytes.
-func memory(pid int) (now, peak int64, err error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		name, value, _ := strings.Cut(line, ":")
-		if name != "VmRSS" && name != "VmHWM" {
-			continue
-		}
-		kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-		if err != nil {
-			return 0, 0, fmt.Errorf("%s of process %d: %w", name, pid, err)
-		}
-		if name == "VmRSS" {
-			now = kb << 10
-		} else {
-			peak = kb << 10
-		}
-	}
-	return now, peak, nil
 }

@@ -27,7 +27,7 @@ func (p *Partition) Append(batches []byte, origin Origin) (AppendResult, error) 
 	if h := p.held.Load(); h != nil && origin == Client {
 		h.wait()
 	}
-	if err := p.leading(); err != nil {
+	if err := p.Answers(-1, false); err != nil {
 		return failed, err
 	}
 	cfg, now := p.cfg.Load(), p.deps.Now()
@@ -63,7 +63,7 @@ func (p *Partition) Append(batches []byte, origin Origin) (AppendResult, error) 
 }
 
 func (p *Partition) appendLocked(v *validated, cfg *Config, origin Origin) (AppendResult, error) {
-	if err := p.leading(); err != nil {
+	if err := p.Answers(-1, false); err != nil {
 		return AppendResult{}, err
 	}
 	res := AppendResult{LogAppendTime: v.appTime, LogStartOffset: p.log.Start()}

@@ -200,17 +200,6 @@ func (p *Partition) Leads() bool {
 	return p.role.leader != nil
 }
 
-// leading is kerr.NotLeaderForPartition unless this replica may answer clients.
-func (p *Partition) leading() error {
-	if err := p.usable(); err != nil {
-		return err
-	}
-	if !p.Leads() {
-		return p.notLeader()
-	}
-	return nil
-}
-
 // MayAppend is kerr.NotEnoughReplicas while fewer than min.insync.replicas are
 // in sync: a batch with acks=all is refused then.
 func (p *Partition) MayAppend() error {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // etcdHealth is what cluster health prints. -1 stands for "not known".
@@ -31,25 +34,16 @@ leads, there is no alarm, and less than half of the quota is in use. Otherwise i
   firn cluster health --output json`,
 		Args: args(cobra.NoArgs, "no arguments; another cluster: --brokers HOST:PORT"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cl, done, err := a.connectAdmin(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			v, err := a.viewCluster(ctx, cl, false)
-			if err != nil {
-				return err
-			}
-			h := healthOf(v)
-			if a.json() {
-				err = a.printJSON(h)
-			} else {
-				err = a.printHealth(v, h)
-			}
-			if err == nil && !h.Well {
-				err = failf("", "not all is well: %s", strings.Join(h.Problems, "; "))
-			}
-			return err
+			return a.withView(cmd.Context(), false, func(_ context.Context, _ *kgo.Client, v *clusterView) error {
+				h := healthOf(v)
+				var err error
+				if a.json() {
+					err = a.printJSON(h)
+				} else {
+					err = a.printHealth(v, h)
+				}
+				return cmp.Or(err, notWell(h.Problems))
+			})
 		},
 	}
 }

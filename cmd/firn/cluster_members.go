@@ -104,29 +104,22 @@ peer address, HOST:PORT, of a member that has never run.`,
   firn cluster remove c.example.net:2380 --member-only`,
 		Args: args(cobra.ExactArgs(1), "one broker's number"),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			ctx, cl, done, err := a.connectAdmin(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			v, err := a.viewCluster(ctx, cl, true)
-			if err != nil {
-				return err
-			}
-			out, err := a.remove(ctx, cl, v, given[0], memberOnly)
-			if err != nil {
-				return err
-			}
-			if a.json() {
-				return a.printJSON(out)
-			}
-			if out.MemberRemoved {
-				fmt.Fprintf(a.out, "the etcd member of %s is removed; its process deletes what it had and stops\n", brokerOr(out.Broker, given[0]))
-			}
-			if out.Forgotten {
-				fmt.Fprintf(a.out, "broker %d is removed\n", out.Broker)
-			}
-			return nil
+			return a.withView(cmd.Context(), true, func(ctx context.Context, cl *kgo.Client, v *clusterView) error {
+				out, err := a.remove(ctx, cl, v, given[0], memberOnly)
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					return a.printJSON(out)
+				}
+				if out.MemberRemoved {
+					fmt.Fprintf(a.out, "the etcd member of %s is removed; its process deletes what it had and stops\n", brokerOr(out.Broker, given[0]))
+				}
+				if out.Forgotten {
+					fmt.Fprintf(a.out, "broker %d is removed\n", out.Broker)
+				}
+				return nil
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&memberOnly, "member-only", false, "take only the member of etcd out; the broker keeps its replicas")

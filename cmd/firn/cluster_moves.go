@@ -242,7 +242,7 @@ func (m *mover) throttled(ctx context.Context, rate int64, f func() error) error
 func (m *mover) begin(ctx context.Context, moves []balance.Move) (refused int, err error) {
 	var req kadm.AlterPartitionAssignmentsReq
 	for _, mv := range moves {
-		req.Assign(mv.Topic, int32(mv.Partition), numbersOf(mv.To))
+		req.Assign(mv.Topic, int32(mv.Partition), int32s(mv.To))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminTimeout)
 	defer cancel()
@@ -359,14 +359,6 @@ func (m *mover) execute(ctx context.Context, moves []balance.Move, atOnce int) e
 		return failf("see what is left with: firn cluster rebalance --plan", "%d of %s were refused", refused, plural(len(moves), "move"))
 	}
 	return nil
-}
-
-func numbersOf(ids []record.BrokerID) []int32 {
-	out := make([]int32, len(ids))
-	for i, id := range ids {
-		out[i] = int32(id)
-	}
-	return out
 }
 
 // behindText names the brokers with replicas that are not in sync, "" when

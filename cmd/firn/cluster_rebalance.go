@@ -141,7 +141,7 @@ func (a *app) rebalance(ctx context.Context, m *mover, execute bool, atOnce int,
 func planOf(p *places, plan *balance.Plan) rebalancePlan {
 	out := rebalancePlan{Moves: []plannedMove{}, Bytes: plan.Bytes(), Score: plan.ScoreBefore, ScoreAfter: plan.ScoreAfter, Brokers: []plannedBroker{}, Stuck: []string{}}
 	for _, m := range plan.Moves {
-		out.Moves = append(out.Moves, plannedMove{m.Topic, int32(m.Partition), numbersOf(m.From), numbersOf(m.To), m.Bytes})
+		out.Moves = append(out.Moves, plannedMove{m.Topic, int32(m.Partition), int32s(m.From), int32s(m.To), m.Bytes})
 	}
 	load := func(l balance.Load) plannedLoad { return plannedLoad{l.Replicas, l.Leaders, l.Bytes, l.Traffic} }
 	for i, b := range p.cluster.Brokers {

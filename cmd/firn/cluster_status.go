@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/firnlog/firn/broker/health"
 	"github.com/firnlog/firn/broker/replica"
@@ -74,29 +78,28 @@ etcd answers. Otherwise it is 1.`,
   firn cluster status --output json`,
 		Args: args(cobra.NoArgs, "no arguments; another cluster: --brokers HOST:PORT"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cl, done, err := a.connectAdmin(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			v, err := a.viewCluster(ctx, cl, true)
-			if err != nil {
-				return err
-			}
-			st := statusOf(v, list)
-			if a.json() {
-				err = a.printJSON(st)
-			} else {
-				err = a.printStatus(v, st)
-			}
-			if err == nil && !st.Well {
-				err = failf("", "not all is well: %s", strings.Join(st.Problems, "; "))
-			}
-			return err
+			return a.withView(cmd.Context(), true, func(_ context.Context, _ *kgo.Client, v *clusterView) error {
+				st := statusOf(v, list)
+				var err error
+				if a.json() {
+					err = a.printJSON(st)
+				} else {
+					err = a.printStatus(v, st)
+				}
+				return cmp.Or(err, notWell(st.Problems))
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&list, "partitions", false, "list the partitions that are not well, at the least that is needed, or being moved")
 	return cmd
+}
+
+// notWell is the error of a command that found problems, nil for none.
+func notWell(problems []string) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return failf("", "not all is well: %s", strings.Join(problems, "; "))
 }
 
 func statusOf(v *clusterView, list bool) clusterStatus {
@@ -263,27 +266,20 @@ from the brokers' HTTP address, of which one must be reachable from here.`,
   firn cluster nodes --output json`,
 		Args: args(cobra.NoArgs, "no arguments; another cluster: --brokers HOST:PORT"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cl, done, err := a.connectAdmin(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer done()
-			v, err := a.viewCluster(ctx, cl, true)
-			if err != nil {
-				return err
-			}
-			nodes := nodesOf(ctx, v)
-			if a.json() {
-				return a.printJSON(nodes)
-			}
-			t := newTable(">BROKER", "ADDRESS", "RACK", "ETCD", ">LEADS", ">REPLICAS", ">IN SYNC", ">DISK", "STATE", "DEPLOYMENT")
-			for _, n := range nodes {
-				t.row(n.ID, n.Address, n.Rack, n.Etcd, n.Leads, n.Replicas, n.InSync, size(n.Bytes), n.State, n.Deployment)
-			}
-			if !slices.ContainsFunc(nodes, func(n nodeInfo) bool { return n.Deployment != "" }) {
-				t.dropLast()
-			}
-			return t.print(a.out)
+			return a.withView(cmd.Context(), true, func(ctx context.Context, _ *kgo.Client, v *clusterView) error {
+				nodes := nodesOf(ctx, v)
+				if a.json() {
+					return a.printJSON(nodes)
+				}
+				t := newTable(">BROKER", "ADDRESS", "RACK", "ETCD", ">LEADS", ">REPLICAS", ">IN SYNC", ">DISK", "STATE", "DEPLOYMENT")
+				for _, n := range nodes {
+					t.row(n.ID, n.Address, n.Rack, n.Etcd, n.Leads, n.Replicas, n.InSync, size(n.Bytes), n.State, n.Deployment)
+				}
+				if !slices.ContainsFunc(nodes, func(n nodeInfo) bool { return n.Deployment != "" }) {
+					t.dropLast()
+				}
+				return t.print(a.out)
+			})
 		},
 	}
 }
@@ -305,7 +301,7 @@ func nodesOf(ctx context.Context, v *clusterView) []nodeInfo {
 	}
 	for _, b := range v.brokers {
 		n := &nodes[at[record.BrokerID(b.NodeID)]]
-		n.Address, n.Rack = fmt.Sprintf("%s:%d", b.Host, b.Port), deref(b.Rack)
+		n.Address, n.Rack = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), deref(b.Rack)
 	}
 	if v.detail != nil {
 		for _, b := range v.detail.Brokers {

@@ -74,6 +74,21 @@ type memberDetail struct {
 	Alarms   []string `json:"alarms"`
 }
 
+// withView connects and calls f with what is known of the cluster, of its
+// partitions only if they are asked for.
+func (a *app) withView(ctx context.Context, partitions bool, f func(context.Context, *kgo.Client, *clusterView) error) error {
+	ctx, cl, done, err := a.connectAdmin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	v, err := a.viewCluster(ctx, cl, partitions)
+	if err != nil {
+		return err
+	}
+	return f(ctx, cl, v)
+}
+
 // viewCluster asks what there is to know. Partitions are left out unless asked
 // for: there may be many.
 func (a *app) viewCluster(ctx context.Context, cl *kgo.Client, partitions bool) (*clusterView, error) {
