@@ -89,6 +89,7 @@ type topics struct {
 type openTopic struct {
 	id         record.TopicID
 	revision   int64                  // of the metadata that was applied
+	config     topicconfig.Topic      // that partitions were last told
 	partitions []*partition.Partition // by index; nil: not here, or it failed to open
 	failed     []error                // by index: why it did not open
 	roles      []assignment           // by index: what was last said to the partition
@@ -310,9 +311,12 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *roleWork)
 			// would give one folder two writers.
 			copy(now.partitions, was.partitions)
 			copy(now.roles, was.roles)
+			now.config = was.config
 		}
 		return now
 	}
+	now.config = cfg
+	sameConfig := was != nil && was.config == cfg
 	pointers := t.tier.Pointers(context.Background(), mt.ID, t.toLead(mt, was))
 	for i, mp := range mt.Partitions {
 		var p *partition.Partition
@@ -329,10 +333,15 @@ func (t *topics) applyTopic(mt *metastore.Topic, was *openTopic, work *roleWork)
 			continue
 		}
 		if p != nil {
-			p.SetConfig(cfg.Partition)
 			now.partitions[i] = p
-			if now.roles[i] == t.assignment(&mp) {
-				t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))
+			same := now.roles[i] == t.assignment(&mp)
+			if !sameConfig {
+				p.SetConfig(cfg.Partition)
+				if same {
+					t.tier.SetPolicy(mt.ID, mp.ID, policy(cfg, mp.Epoch))
+				}
+			}
+			if same {
 				continue
 			}
 		}
