@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	changesPut     = 512 // partition records per transaction
+	changesPut     = 992 // partition records per transaction
 	changesAtOnce  = 4   // transactions of one call under way at the same time
 	entrantsAtMost = (MaxTxnOps - changesPut - 1) / 2
 )

@@ -16,8 +16,9 @@ const (
 	progressWait = 5 * time.Millisecond   // how long WaitFor waits before it asks etcd for progress
 	progressPoll = 100 * time.Millisecond // and how often it asks again
 	reloadPause  = 200 * time.Millisecond
-	watchStalls  = 3 * time.Second  // without a sign of life, a watch over the network is made anew
-	imageQuick   = time.Millisecond // an image made within this waits for nothing
+	watchStalls  = 3 * time.Second        // without a sign of life, a watch over the network is made anew
+	imageShare   = 5                      // one in so many of the time goes into making images
+	imageBurst   = 100 * time.Millisecond // as far as it may be ahead of that
 )
 
 // load reads everything below imagePrefix at one revision. A value that
@@ -132,6 +133,7 @@ func (s *Store) watchFrom(ctx context.Context, st *state) error {
 	alive, end := s.watchdog()
 	defer end()
 	heard := time.Now()
+	var pace imagePace
 	for {
 		var resp clientv3.WatchResponse
 		select {
@@ -157,15 +159,29 @@ func (s *Store) watchFrom(ctx context.Context, st *state) error {
 		if err != nil {
 			return err
 		}
-		// Where images are large, changes that come quickly share one: to make
-		// images takes a fifth of a core at most.
-		if took := time.Since(began); took > imageQuick {
+		if wait := pace.wait(began, time.Now()); wait > 0 {
 			select {
-			case <-time.After(4 * took):
+			case <-time.After(wait):
 			case <-ctx.Done():
 			}
 		}
 	}
+}
+
+// imagePace is until when the time that went into images is paid for. Where
+// images are large, changes that come quickly share one: in the long run they
+// take one part in imageShare of a core. A few in a row, as an election brings
+// them, wait for nothing.
+type imagePace struct{ paid time.Time }
+
+// wait says for how long no image is to be made after one that took from began
+// to now; not positive: make the next at once.
+func (p *imagePace) wait(began, now time.Time) time.Duration {
+	if p.paid.Before(began) {
+		p.paid = began
+	}
+	p.paid = p.paid.Add(imageShare * now.Sub(began))
+	return p.paid.Sub(now) - imageBurst
 }
 
 // watchdog ticks where a watch has to be asked whether it lives: of a member
