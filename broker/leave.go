@@ -38,20 +38,34 @@ func (b *Broker) leave(ctx context.Context) {
 		b.log.Warn("other brokers were not told that this one stops; they will notice", "error", err)
 		return
 	}
-	moved := make(chan struct{}, 1)
+	if !b.awaitNone(ctx, rev, stillLed) {
+		b.log.Warn("this broker stops while it leads what others could lead", "partitions", len(slices.Collect(stillLed(b.meta.Image(), node))))
+		return
+	}
+	b.log.Info("other brokers lead what this one led", "took", time.Since(began))
+	// Until then it fetches what others lead, so that nobody waits for it.
+	if !b.awaitNone(ctx, rev, stillInSync) {
+		b.log.Warn("this broker stops while others still count on it as in sync", "partitions", len(slices.Collect(stillInSync(b.meta.Image(), node))))
+	}
+}
+
+// awaitNone waits until an image of revision rev or later has none of the
+// partitions that of gives for this broker; false when ctx ended before.
+func (b *Broker) awaitNone(ctx context.Context, rev int64, of func(*metastore.Image, record.BrokerID) iter.Seq[record.TopicPartition]) bool {
+	none := make(chan struct{}, 1)
 	defer b.meta.OnChange(func(img *metastore.Image) {
-		if img.Revision >= rev && isEmpty(stillLed(img, node)) {
+		if img.Revision >= rev && isEmpty(of(img, record.BrokerID(b.cfg.NodeID))) {
 			select {
-			case moved <- struct{}{}:
+			case none <- struct{}{}:
 			default:
 			}
 		}
 	})()
 	select {
-	case <-moved:
-		b.log.Info("other brokers lead what this one led", "took", time.Since(began))
+	case <-none:
+		return true
 	case <-ctx.Done():
-		b.log.Warn("this broker stops while it leads what others could lead", "partitions", len(slices.Collect(stillLed(b.meta.Image(), node))))
+		return false
 	}
 }
 
@@ -71,6 +85,18 @@ func othersStay(img *metastore.Image, node record.BrokerID) bool {
 // stillLed gives the partitions that node leads and another in-sync replica
 // could lead.
 func stillLed(img *metastore.Image, node record.BrokerID) iter.Seq[record.TopicPartition] {
+	return withOthers(img, node, func(p *metastore.Partition) bool { return p.Leader == node })
+}
+
+// stillInSync gives the partitions of which node is one of the in-sync replicas
+// and another one stays.
+func stillInSync(img *metastore.Image, node record.BrokerID) iter.Seq[record.TopicPartition] {
+	return withOthers(img, node, func(p *metastore.Partition) bool { return slices.Contains(p.ISR, node) })
+}
+
+// withOthers gives those partitions that have an in-sync replica on another
+// broker that stays.
+func withOthers(img *metastore.Image, node record.BrokerID, which func(*metastore.Partition) bool) iter.Seq[record.TopicPartition] {
 	could := func(id record.BrokerID) bool {
 		return id != node && img.Stays(id)
 	}
@@ -78,7 +104,7 @@ func stillLed(img *metastore.Image, node record.BrokerID) iter.Seq[record.TopicP
 		for name, t := range img.Topics {
 			for i := range t.Partitions {
 				p := &t.Partitions[i]
-				if p.Leader == node && slices.ContainsFunc(p.ISR, could) && !yield(record.TopicPartition{Topic: name, Partition: p.ID}) {
+				if which(p) && slices.ContainsFunc(p.ISR, could) && !yield(record.TopicPartition{Topic: name, Partition: p.ID}) {
 					return
 				}
 			}

@@ -37,8 +37,13 @@ type Deps struct {
 	Preferred func() time.Duration
 }
 
-// retryAfter is when what could not be written is tried again.
-const retryAfter = 20 * time.Millisecond
+const (
+	// retryAfter is when what could not be written is tried again.
+	retryAfter = 20 * time.Millisecond
+	// laterAfter is how long after elections a plan's Later is written: until
+	// then brokers and clients are busy with new leaders.
+	laterAfter = 250 * time.Millisecond
+)
 
 // Controller runs Plan while its broker is the controller.
 type Controller struct {
@@ -49,8 +54,9 @@ type Controller struct {
 	end  context.CancelFunc
 	done sync.WaitGroup
 
-	seen    scope // of the last plan whose records were all written
-	written int64 // revision of the newest write: no plan is made by an image from before
+	seen    scope     // of the last plan whose records were all written
+	written int64     // revision of the newest write: no plan is made by an image from before
+	elected time.Time // when elections were written last
 }
 
 // New starts a controller.
@@ -105,7 +111,11 @@ func (c *Controller) run() {
 			}
 			continue
 		}
-		if err := c.work(epoch, preferred); err != nil && c.ctx.Err() == nil {
+		switch err := c.work(epoch, preferred); {
+		case err == nil || c.ctx.Err() != nil:
+		case err == errLater:
+			retry = time.After(time.Until(c.elected.Add(laterAfter)))
+		default:
 			if !errors.Is(err, errStale) {
 				failures.Inc()
 				c.deps.Log.Warn("the controller's changes could not be written, trying again", "error", err)
@@ -115,8 +125,12 @@ func (c *Controller) run() {
 	}
 }
 
-// errStale says that records changed meanwhile: a newer image is on its way.
-var errStale = errors.New("controller: records have changed meanwhile")
+var (
+	// errStale says that records changed meanwhile: a newer image is on its way.
+	errStale = errors.New("controller: records have changed meanwhile")
+	// errLater says that what is left to be written can wait.
+	errLater = errors.New("controller: the rest is written later")
+)
 
 // work makes one plan and writes it.
 func (c *Controller) work(epoch int64, preferred bool) error {
@@ -126,8 +140,16 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 		return nil // the image that has it is on its way
 	}
 	plan, next := c.seen.plan(img, c.deps.Topics, preferred)
-	if len(plan.Changes) > 0 {
-		revisions, err := c.deps.Meta.Lead(c.ctx, epoch, plan.Changes)
+	if plan.Elections > 0 {
+		c.elected = began
+	}
+	write, later := plan.Changes, began.Sub(c.elected) < laterAfter && len(plan.Later) > 0
+	if !later {
+		write = append(write, plan.Later...)
+		plan.Shrinks += len(plan.Later)
+	}
+	if len(write) > 0 {
+		revisions, err := c.deps.Meta.Lead(c.ctx, epoch, write)
 		c.written = max(c.written, slices.Max(append(revisions, 0)))
 		if err == nil && slices.Contains(revisions, 0) {
 			err = errStale
@@ -136,10 +158,10 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 			c.seen = scope{}
 			return err
 		}
-		changes.Add(len(plan.Changes))
+		changes.Add(len(write))
 		shrinks.Add(plan.Shrinks)
 		elections.Add(plan.Elections)
-		c.deps.Log.Info("the controller changed partitions", "changed", len(plan.Changes), "new leaders", plan.Elections, "without a leader", plan.Offline, "took", time.Since(began))
+		c.deps.Log.Info("the controller changed partitions", "changed", len(write), "new leaders", plan.Elections, "without a leader", plan.Offline, "took", time.Since(began))
 	}
 	offline.Set(float64(plan.Offline))
 	for _, a := range plan.Arrived {
@@ -151,6 +173,9 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 		c.written = max(c.written, rev)
 		c.deps.Log.Info("a broker was taken in", "broker", int32(a.ID), "epoch", a.Epoch)
 	}
-	c.seen = next
+	if c.seen = next; later {
+		c.seen = scope{}
+		return errLater
+	}
 	return nil
 }

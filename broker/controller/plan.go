@@ -19,6 +19,7 @@ type Topic struct {
 // registrations that are taken in by that.
 type Plan struct {
 	Changes   []metastore.PartitionChange // elections first, since clients wait for them
+	Later     []metastore.PartitionChange // take brokers that are about to stop out of ISRs: they fetch until then
 	Arrived   []metastore.Broker
 	Elections int // of Changes, those with another leader epoch
 	Shrinks   int // of Changes, those with fewer in-sync replicas
@@ -47,6 +48,7 @@ type planner struct {
 	img      *metastore.Image
 	settings func(*metastore.Topic) Topic
 	arrived  map[record.BrokerID]replica.Loss
+	leaving  bool // some broker is
 	plan     Plan
 	others   []metastore.PartitionChange // without an election
 	offline  map[record.TopicID]int
@@ -57,6 +59,7 @@ type planner struct {
 func (s *scope) plan(img *metastore.Image, settings func(*metastore.Topic) Topic, preferred bool) (Plan, scope) {
 	p := &planner{img: img, settings: settings, arrived: map[record.BrokerID]replica.Loss{}, offline: map[record.TopicID]int{}}
 	for id, b := range img.Brokers {
+		p.leaving = p.leaving || b.Leaving
 		if !img.Eligible(id) {
 			p.arrived[id] = lossOf(b, img.Unfenced[id])
 			p.plan.Arrived = append(p.plan.Arrived, b)
@@ -97,19 +100,11 @@ func (p *planner) topic(t *metastore.Topic, preferred bool) {
 		MinInsync: set.MinInsync,
 		Unclean:   set.Unclean,
 	}
+	staying := view
+	staying.Leaving = nil
 	for i := range t.Partitions {
 		was := RecordOf(&t.Partitions[i])
-		now := was
-		for _, id := range was.Replicas {
-			if loss, ok := p.arrived[id]; ok {
-				now, _ = replica.TakenIn(now, id, loss, set.Fsync, view)
-			}
-		}
-		now, _ = replica.Elect(now, view)
-		now, _ = replica.Progress(now, view)
-		if preferred {
-			now, _ = replica.Preferred(now, view)
-		}
+		now := p.next(was, view, set.Fsync, preferred)
 		if now.Leader == replica.None {
 			p.offline[t.ID]++
 		}
@@ -119,16 +114,34 @@ func (p *planner) topic(t *metastore.Topic, preferred bool) {
 		// However many rules changed it, it is one change.
 		now.PartitionEpoch = was.PartitionEpoch + 1
 		list := &p.others
-		if now.Epoch != was.Epoch {
+		switch {
+		case now.Epoch != was.Epoch:
 			now.Epoch = was.Epoch + 1
 			p.plan.Elections++
 			list = &p.plan.Changes
+		case p.leaving && p.next(was, staying, set.Fsync, preferred).PartitionEpoch == was.PartitionEpoch:
+			list = &p.plan.Later
 		}
-		if len(now.ISR) < len(was.ISR) {
+		if len(now.ISR) < len(was.ISR) && list != &p.plan.Later {
 			p.plan.Shrinks++
 		}
 		*list = append(*list, metastore.PartitionChange{Topic: t.ID, Partition: PartitionOf(t.Partitions[i].ID, now)})
 	}
+}
+
+// next applies all rules to a record.
+func (p *planner) next(r replica.Record, view replica.View, fsync, preferred bool) replica.Record {
+	for _, id := range r.Replicas {
+		if loss, ok := p.arrived[id]; ok {
+			r, _ = replica.TakenIn(r, id, loss, fsync, view)
+		}
+	}
+	r, _ = replica.Elect(r, view)
+	r, _ = replica.Progress(r, view)
+	if preferred {
+		r, _ = replica.Preferred(r, view)
+	}
+	return r
 }
 
 // RecordOf gives a partition of the metadata as package replica has it.

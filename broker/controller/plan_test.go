@@ -151,19 +151,31 @@ func TestPlanLooksAtWhatChanged(t *testing.T) {
 	}
 }
 
-// Clients wait for new leaders, and nobody for a replica that leaves an ISR.
+// Clients wait for new leaders first, then for a high watermark that a dead
+// replica holds back, and not at all for one that leaves and still fetches.
 func TestElectionsComeFirst(t *testing.T) {
-	img := cluster(part(0, 2, 1, 2, 3), part(1, 1, 1, 2, 3), part(2, 3, 1, 2, 3), part(3, 1, 1, 2, 3))
-	leaving := img.Brokers[1]
-	leaving.Leaving = true
-	img.Brokers[1] = leaving
+	img := cluster(part(0, 2, 1, 2), part(1, 1, 1, 2), part(2, 2, 2, 3), part(3, 1, 1, 2), part(4, 2, 1, 2, 3))
+	leave(img, 1)
+	delete(img.Brokers, 3)
 	s := scope{}
 	plan, _ := s.plan(img, settings(Topic{MinInsync: 2}), false)
-	var order []record.PartitionID
-	for _, c := range plan.Changes {
-		order = append(order, c.Partition.ID)
+	if got, want := numbers(plan.Changes), []record.PartitionID{1, 3, 2, 4}; !slices.Equal(got, want) || plan.Elections != 2 || plan.Shrinks != 4 {
+		t.Errorf("partitions %v with %d elections and %d shrinks, want %v with 2 and 4", got, plan.Elections, plan.Shrinks, want)
 	}
-	if want := []record.PartitionID{1, 3, 0, 2}; !slices.Equal(order, want) || plan.Elections != 2 {
-		t.Errorf("partitions %v with %d elections, want %v with 2", order, plan.Elections, want)
+	if got, want := numbers(plan.Later), []record.PartitionID{0}; !slices.Equal(got, want) {
+		t.Errorf("later %v, want %v", got, want)
 	}
+}
+
+func leave(img *metastore.Image, id record.BrokerID) {
+	b := img.Brokers[id]
+	b.Leaving = true
+	img.Brokers[id] = b
+}
+
+func numbers(changes []metastore.PartitionChange) (ids []record.PartitionID) {
+	for _, c := range changes {
+		ids = append(ids, c.Partition.ID)
+	}
+	return ids
 }
