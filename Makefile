@@ -78,6 +78,15 @@ bench: ## Firn, Apache Kafka and a bare server side by side, the small set in un
 bench-full: ## the same with all workloads and ROUNDS=5: two to three hours, half an hour more for Nisshi the first time
 	go run ./bench/run -out '$(BENCH)' -rounds $(or $(ROUNDS),5) bench/workloads/small/*.yaml bench/workloads/full/*.yaml
 
+.PHONY: packages
+packages: ## deb, rpm, OCI image, binaries, SBOM and checksums for amd64 and arm64, in bin/packages (docs/deploy.md)
+	cd packaging/build && go run . -root '$(CURDIR)' -out '$(CURDIR)/bin/packages' -version '$(VERSION)'
+
+.PHONY: test-packages
+test-packages: build packages ## the packages installed, started, upgraded and removed in a Debian, the image run; needs root, debootstrap, systemd-container and rpm
+	./packaging/build/need
+	cd packaging/build && FIRNDEV_BIN='$(CURDIR)/bin/firn' go test . -count=1 -timeout 20m -v -packages '$(CURDIR)/bin/packages'
+
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
