@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +17,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/broker/brokerconfig"
+	"github.com/firnlog/firn/broker/commitlog"
 	"github.com/firnlog/firn/broker/commitlog/journal"
 	"github.com/firnlog/firn/broker/controller"
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/broker/fetcher"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/replica"
@@ -542,6 +542,9 @@ func (t *topics) openPartition(mt *metastore.Topic, mp metastore.Partition, cfg 
 		},
 	}
 	folder := t.folder(mt.Name, mt.ID, mp.ID)
+	if err := commitlog.FinishRemoval(disk.Real(), folder); err != nil {
+		return nil, fmt.Errorf("finish removing %s: %w", folder, err)
+	}
 	if !slices.Contains(mp.ISR, t.node) && !slices.Contains(mp.ELR, t.node) {
 		t.forgetFormer(folder, journal.Partition{Topic: mt.ID, Index: int32(mp.ID)})
 	}
@@ -590,7 +593,7 @@ func (t *topics) delete(name string, ot *openTopic) {
 			if p != nil {
 				err = p.Delete()
 			} else {
-				err = os.RemoveAll(folder)
+				err = commitlog.RemoveFolder(disk.Real(), folder)
 			}
 			if err != nil {
 				t.log.Error("deleted partition's folder could not be removed", "topic", name, "partition", int32(id), "folder", folder, "error", err)
@@ -602,68 +605,6 @@ func (t *topics) delete(name string, ot *openTopic) {
 	os.Remove(filepath.Join(t.dir, name)) // succeeds when it is empty, which is what is wanted
 	t.groups.dropTopic(name, ot.id)
 	t.tier.DropTopicSoon(ot.id)
-}
-
-// setStraysAside moves folders of topics that img does not have out of the way:
-// what was deleted while this broker was down, or something worse. They are
-// kept, since guessing wrong would lose data.
-func (t *topics) setStraysAside(img *metastore.Image) error {
-	names, err := os.ReadDir(t.dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for _, n := range names {
-		if !n.IsDir() {
-			continue // not ours
-		}
-		folders, err := os.ReadDir(filepath.Join(t.dir, n.Name()))
-		if err != nil {
-			return err
-		}
-		for _, f := range folders {
-			if id, ok := partitionFolder(f.Name()); !ok || img.TopicIDs[id] != nil {
-				continue
-			}
-			to, err := t.setAside(n.Name(), f.Name())
-			if err != nil {
-				return err
-			}
-			t.log.Warn("a folder of a topic that no longer exists was set aside; delete it if nothing in it is missed", "topic", n.Name(), "folder", to)
-		}
-		os.Remove(filepath.Join(t.dir, n.Name())) // succeeds when nothing is left in it
-	}
-	return nil
-}
-
-// partitionFolder takes the topic's id from the name of a partition's folder.
-func partitionFolder(name string) (record.TopicID, bool) {
-	number, hexID, ok := strings.Cut(name, "-")
-	if _, err := strconv.ParseUint(number, 10, 31); !ok || err != nil {
-		return record.TopicID{}, false
-	}
-	id, err := record.ParseTopicID(hexID)
-	return id, err == nil
-}
-
-// setAside moves logs/TOPIC/FOLDER to stray/TOPIC/FOLDER, or FOLDER.1 and so
-// on when one of that name was set aside before.
-func (t *topics) setAside(topic, folder string) (to string, err error) {
-	from := filepath.Join(t.dir, topic, folder)
-	base := filepath.Join(filepath.Dir(t.dir), "stray", topic, folder)
-	if err := os.MkdirAll(filepath.Dir(base), 0o755); err != nil {
-		return "", err
-	}
-	to = base
-	for n := 1; ; n++ {
-		_, err := os.Lstat(to)
-		if errors.Is(err, os.ErrNotExist) {
-			return to, os.Rename(from, to)
-		}
-		if err != nil {
-			return "", err
-		}
-		to = fmt.Sprintf("%s.%d", base, n)
-	}
 }
 
 // stop waits for an apply under way; none does anything from then on.

@@ -229,7 +229,7 @@ func (v *verifier) list(img *metastore.Image) ([]expected, error) {
 			p.TopicPartition = record.TopicPartition{Topic: name, Partition: mp.ID}
 			p.Folder, p.Tiered = v.topics.folder(name, mt.ID, mp.ID), cfg.Partition.Tiered
 			p.Others = len(mp.Replicas) - 1
-			if _, err := os.Stat(p.Folder); err != nil {
+			if _, err := os.Stat(p.Folder); err != nil || commitlog.Removing(p.Folder) {
 				p.Absent = true
 			}
 			known[p.Folder] = true
@@ -241,18 +241,14 @@ func (v *verifier) list(img *metastore.Image) ([]expected, error) {
 		return nil, err
 	}
 	for _, folder := range folders {
-		id, ok := partitionFolder(filepath.Base(folder))
+		id, number, ok := partitionFolder(filepath.Base(folder))
 		switch {
-		case !ok || known[folder]:
+		case !ok || known[folder] || commitlog.Removing(folder): // a start deletes what is left of it
 		case v.out.Metadata == nil && !v.out.Elsewhere:
 			v.out.Strays = append(v.out.Strays, folder)
 		default:
 			p := expected{id: id}
-			number, _, _ := strings.Cut(filepath.Base(folder), "-")
-			if _, err := fmt.Sscan(number, &p.Partition); err != nil {
-				return nil, err
-			}
-			p.Topic, p.Folder = filepath.Base(filepath.Dir(folder)), folder
+			p.Topic, p.Partition, p.Folder = filepath.Base(filepath.Dir(folder)), number, folder
 			todo = append(todo, p)
 		}
 	}

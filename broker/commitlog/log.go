@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -564,14 +563,14 @@ func (l *Log) failure() error {
 // it is, before Close, and after Remove.
 func (l *Log) CloseErr() error { return l.closeErr }
 
-// Remove closes the log and deletes the folder.
+// Remove closes the log and deletes the folder, as RemoveFolder does.
 func (l *Log) Remove() error {
 	if !l.closed.Swap(true) {
 		l.swapping.Lock()
 		defer l.swapping.Unlock()
 		l.release()
 	}
-	return os.RemoveAll(l.dir)
+	return RemoveFolder(l.disk, l.dir)
 }
 
 func (l *Log) release() {

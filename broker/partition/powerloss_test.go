@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -135,12 +136,36 @@ func (s *storage) openAll(all []*story, calls int) error {
 			if err := s.open(h); err != nil {
 				return errors.Join(err, s.close())
 			}
+			continue
+		}
+		if err := s.finish(h); err != nil {
+			return errors.Join(err, s.close())
 		}
 	}
 	for _, p := range s.journal.Unclaimed() {
 		s.journal.Drop(p)
 	}
 	return nil
+}
+
+// finish does what a start does with a partition that is no longer here. Where
+// its removal had not begun, all of it is there.
+func (s *storage) finish(h *story) error {
+	folder := filepath.Join(s.dir, h.dir)
+	if err := commitlog.FinishRemoval(s.disk, folder); err != nil {
+		return err
+	}
+	if left, err := os.ReadDir(folder); h.gone == 0 || len(left) == 0 {
+		return ignoreMissing(err)
+	}
+	return s.open(h)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (s *storage) fail(err error) {
@@ -412,7 +437,6 @@ func (w *worker) change(h *story, p *Partition, n int) error {
 func (w *worker) again(h *story, p *Partition) (*story, *Partition) {
 	x := w.x
 	gone := x.rec.Mark()
-	x.rec.RemoveAll(filepath.Join(x.live, h.dir))
 	if err := p.Delete(); err != nil {
 		if w.gate.open() {
 			x.t.Error(err)
