@@ -254,12 +254,8 @@ func (m *member) lockJoin(ctx context.Context, cli *clientv3.Client) (unlock fun
 	said := m.saying(ctx, "another broker joins the cluster at the moment, waiting for it")
 	defer said()
 	for {
-		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), askFor)
-		resp, err := cli.Txn(attempt).If(clientv3.Compare(clientv3.CreateRevision(joinKey), "=", 0)).
-			Then(clientv3.OpPut(joinKey, m.cfg.Cluster.Peer, clientv3.WithLease(lease.ID))).
-			Else(clientv3.OpGet(joinKey)).Commit()
-		cancel()
-		if err == nil && (resp.Succeeded || holdsLease(resp, lease.ID)) {
+		got, err := m.takeJoin(ctx, cli, lease.ID)
+		if got {
 			return unlock, nil
 		}
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) { // it ran out while there was no leader
@@ -275,6 +271,34 @@ func (m *member) lockJoin(ctx context.Context, cli *clientv3.Client) (unlock fun
 		case <-ctx.Done():
 			unlock()
 			return nil, fmt.Errorf("metastore: lock joining: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// takeJoin writes the join lock if nobody has it, or if a process of this very
+// broker had it, which has ended: it had this one's folder. Its lease may
+// outlive it by much longer than joinTTL, since each new leader of etcd lets
+// leases begin anew.
+func (m *member) takeJoin(ctx context.Context, cli *clientv3.Client, lease clientv3.LeaseID) (bool, error) {
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), askFor)
+	defer cancel()
+	for held := int64(0); ; {
+		resp, err := cli.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(joinKey), "=", held)).
+			Then(clientv3.OpPut(joinKey, m.cfg.Cluster.Peer, clientv3.WithLease(lease))).
+			Else(clientv3.OpGet(joinKey)).Commit()
+		if err != nil || resp.Succeeded {
+			return err == nil, err
+		}
+		kv := first(resp.Responses[0].GetResponseRange().Kvs)
+		switch {
+		case holdsLease(resp, lease):
+			return true, nil
+		case kv == nil: // given back meanwhile
+			held = 0
+		case string(kv.Value) == m.cfg.Cluster.Peer:
+			held = kv.ModRevision
+		default:
+			return false, nil
 		}
 	}
 }

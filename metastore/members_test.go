@@ -16,6 +16,7 @@ import (
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/test/firntest"
 	"github.com/twmb/franz-go/pkg/kerr"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // quick is a write that needs etcd's leader.
@@ -132,6 +133,44 @@ func TestDiskLoss(t *testing.T) {
 	}
 	if img := c.stores[2].Image(); img.Partitions != 3000 {
 		t.Fatalf("%d partitions", img.Partitions)
+	}
+}
+
+// A broker that was killed while it joined does not wait for itself when it is
+// started again, however long its lease lives on; for another one it waits.
+func TestJoinAfterJoin(t *testing.T) {
+	ctx := testCtx(t)
+	c := newCluster(t, 3)
+	c.open(1, 2, 3)
+	c.kill(3)
+	c.lose(3)
+	cli := c.stores[1].srv.cli
+	lock := func(peer string) clientv3.LeaseID {
+		lease, err := cli.Grant(ctx, 3600)
+		if err == nil {
+			_, err = cli.Put(ctx, joinKey, peer, clientv3.WithLease(lease.ID))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lease.ID
+	}
+	other := lock(c.cfgs[2].Cluster.Peer)
+	waits, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if s, err := Open(waits, c.cfgs[3], quiet); err == nil {
+		c.stores[3] = s
+		t.Fatal("two brokers joined at the same time")
+	}
+	if _, err := cli.Revoke(ctx, other); err != nil {
+		t.Fatal(err)
+	}
+	lock(c.cfgs[3].Cluster.Peer)
+	c.open(3)
+	c.voters(1, 2, 3)
+	resp, err := cli.Get(ctx, joinKey)
+	if err != nil || len(resp.Kvs) != 0 {
+		t.Fatalf("the lock is left: %v, %v", resp, err)
 	}
 }
 
