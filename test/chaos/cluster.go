@@ -44,14 +44,14 @@ type broker struct {
 	cluster          *cluster
 	out              *os.File
 
-	mu      sync.Mutex // orders what is done to the process
-	proc    *process   // nil while there is none
-	down    int        // steps that want it to be down
-	leaving bool       // its member of etcd is taken out
-	unsure  bool       // perhaps: it may still come to that
-	paused  int        // steps that want it to be stopped by signal
-	filled  int        // steps that keep its disk full
-	drained time.Time  // when its disk was full last
+	mu      sync.Mutex                  // orders what is done to the process
+	proc    *process                    // nil while there is none
+	down    int                         // steps that want it to be down
+	leaving bool                        // its member of etcd is taken out
+	letIn   func(context.Context) error // lets it in again, if it may still be taken out at any time: the outcome is not known
+	paused  int                         // steps that want it to be stopped by signal
+	filled  int                         // steps that keep its disk full
+	drained time.Time                   // when its disk was full last
 	starts  int
 	odd     []string // ends that were not asked for, and other things that should not be
 }
@@ -237,6 +237,13 @@ func (b *broker) watch(p *process) {
 	if b.leaving {
 		return // join starts it again
 	}
+	if b.letIn != nil && b.saidRemoved() {
+		b.cluster.log("broker %d: its member was taken out after all", b.id)
+		b.leaving = true
+		b.down++
+		go b.comeBack()
+		return
+	}
 	if b.isFull() {
 		b.cluster.log("broker %d ended while its disk was full: %v", b.id, p.err)
 	} else {
@@ -248,6 +255,36 @@ func (b *broker) watch(p *process) {
 	time.Sleep(500 * time.Millisecond) // not in a busy loop
 	if err := b.launch(); err != nil {
 		b.strange("%v", err)
+	}
+}
+
+// saidRemoved says whether the process that ran last ended because the broker's
+// member was taken out. The caller has b.mu.
+func (b *broker) saidRemoved() bool {
+	said, err := os.ReadFile(b.out.Name())
+	if err != nil {
+		return false
+	}
+	last := said[max(0, bytes.LastIndex(said, []byte("== start "))):]
+	return bytes.Contains(last, []byte("member was removed from the cluster"))
+}
+
+// comeBack lets the member in again that was taken out late, and starts the
+// broker.
+func (b *broker) comeBack() {
+	ctx, cancel := context.WithTimeout(context.Background(), healing)
+	defer cancel()
+	b.mu.Lock()
+	letIn := b.letIn
+	b.mu.Unlock()
+	err := letIn(ctx)
+	b.mu.Lock()
+	b.leaving = false
+	b.mu.Unlock()
+	if err = errors.Join(err, b.back()); err != nil {
+		b.mu.Lock()
+		b.strange("%v", err)
+		b.mu.Unlock()
 	}
 }
 
@@ -336,7 +373,7 @@ func (b *broker) leave(ctx context.Context, t *topics) error {
 	defer cancel()
 	if err := t.takeOut(rctx, int32(b.id)); err != nil {
 		b.mu.Lock()
-		b.unsure = true
+		b.letIn = func(ctx context.Context) error { return b.letInBy(ctx, t) }
 		b.mu.Unlock()
 		return fmt.Errorf("%w: %w", errLeftOut, err) // join undoes it all the same
 	}
@@ -362,12 +399,21 @@ func (b *broker) leave(ctx context.Context, t *topics) error {
 	return nil
 }
 
-// takeOutLimit is longer than a broker tries to take a member out.
-const takeOutLimit = 25 * time.Second
-
 // join lets the member in again and starts the broker, which may not have
 // ended.
 func (b *broker) join(ctx context.Context, t *topics) error {
+	jctx, cancel := context.WithTimeout(ctx, healing)
+	defer cancel()
+	if err := b.letInBy(jctx, t); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.leaving = false
+	b.mu.Unlock()
+	return b.back()
+}
+
+func (b *broker) letInBy(ctx context.Context, t *topics) error {
 	host, port, err := net.SplitHostPort(b.peer)
 	if err != nil {
 		return err
@@ -376,26 +422,10 @@ func (b *broker) join(ctx context.Context, t *topics) error {
 	if err != nil {
 		return err
 	}
-	jctx, cancel := context.WithTimeout(ctx, healing)
-	defer cancel()
-	if err := eventually(jctx, func(ctx context.Context) error { return t.letIn(ctx, int32(b.id), host, uint16(n)) }); err != nil {
+	if err := eventually(ctx, func(ctx context.Context) error { return t.letIn(ctx, int32(b.id), host, uint16(n)) }); err != nil {
 		return fmt.Errorf("let its member in again: %w", err)
 	}
-	b.mu.Lock()
-	unsure := b.unsure
-	b.unsure = false
-	b.mu.Unlock()
-	if unsure {
-		// A broker that had the request may still be at it: it gives up by then.
-		sleep(ctx, takeOutLimit)
-		if err := eventually(jctx, func(ctx context.Context) error { return t.letIn(ctx, int32(b.id), host, uint16(n)) }); err != nil {
-			return fmt.Errorf("let its member in again: %w", err)
-		}
-	}
-	b.mu.Lock()
-	b.leaving = false
-	b.mu.Unlock()
-	return b.back()
+	return nil
 }
 
 // pause stops the process where it is, until resume.
