@@ -62,6 +62,12 @@ chaos: ## brokers and clients under kill -9, pauses, cut links and full disks, a
 	CGO_ENABLED=1 go build -race -o bin/firn-race ./cmd/firn
 	FIRNDEV_BIN=$(CURDIR)/bin/firn-race go test ./test/chaos -run '^TestChaos$$' -count=1 -timeout 0 -v -seed '$(if $(filter command line environment,$(origin SEED)),$(SEED),0)' -minutes $(MINUTES) -brokers $(BROKERS) -replicas $(REPLICAS)
 
+.PHONY: test-machines
+test-machines: ## machines booted for real from their user data, in namespaces, on both clouds; needs root, terraform and Debian's packages
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then for p in systemd-nspawn:systemd-container debootstrap:debootstrap; do \
+	  command -v $${p%:*} >/dev/null || apt-get install -y -qq --no-install-recommends $${p#*:} >/dev/null; done; fi
+	go test ./test/machines -count=1 -timeout 30m -v -machines
+
 .PHONY: spec
 spec: ## the replication protocol in TLA+ and what it loses without each of its guards (docs/spec.md); needs Java and mvn
 	./spec/check

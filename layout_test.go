@@ -49,7 +49,7 @@ var mayImport = map[string][]string{
 	"broker/api":               {"broker/balance", "broker/brokerconfig", "broker/telemetry", "broker/throttle", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/group", "broker/topicconfig", "metastore", "tiering", "record"},
 	"broker":                   {"broker/api", "broker/balance", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/health", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
-	"machine":                  {"objectstore"},
+	"machine":                  {"objectstore", "packaging/systemd"},
 	"packaging/systemd":        {},
 }
 

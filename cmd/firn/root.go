@@ -26,7 +26,7 @@ type section struct {
 
 func (a *app) rootCommand() *cobra.Command {
 	sections := []section{
-		{"Run a broker, or several", []*cobra.Command{a.startCommand(), a.devCommand()}},
+		{"Run a broker, or several", []*cobra.Command{a.startCommand(), a.devCommand(), a.machineCommand()}},
 		{"Produce and consume", []*cobra.Command{a.produceCommand(), a.consumeCommand()}},
 		{"Look after topics and groups", []*cobra.Command{a.topicCommand(), a.groupCommand(), a.tierCommand()}},
 		{"Look after the cluster", []*cobra.Command{a.clusterCommand(), a.configCommand(), a.apiVersionsCommand(), a.logCommand()}},

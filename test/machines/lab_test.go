@@ -1,0 +1,455 @@
+// Package machines runs the user data of machines for real: each machine is a
+// Debian of its own, booted by systemd-nspawn in a network namespace, with a
+// loop device for its disk, its cloud's metadata at 169.254.169.254 and an
+// object store; cloud-init runs what Terraform rendered, and nothing else is
+// done to it. The test stands for the cloud alone: it gives disks, starts a new
+// machine when one is off, and gives notice.
+package machines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lab is a network of machines, cut off from everything else.
+type lab struct {
+	t     testing.TB
+	id    string // of namespaces and links, different for each test process
+	dir   string
+	image string // root of the machines, read only
+	hosts string // their /etc/hosts, which stands for a private DNS zone
+	store string // where machines reach the object store, HOST:PORT
+}
+
+const (
+	domain   = "lab.internal"
+	subnet   = "10.231.77."
+	hubAddr  = subnet + "1"
+	storeTCP = hubAddr + ":9000"
+	diskSize = 2 << 30 // bytes, sparse
+)
+
+func addrOf(id int) string { return fmt.Sprintf("%s%d", subnet, 10+id) }
+func hostOf(id int) string { return fmt.Sprintf("broker-%d.%s", id, domain) }
+
+// newLab makes the hub: a namespace with a bridge, where the store is reached
+// and clients stand. Everything goes with the test.
+func newLab(t testing.TB, storeAt string) *lab {
+	t.Helper()
+	needs(t)
+	l := &lab{t: t, id: fmt.Sprintf("fm%d", os.Getpid()), dir: t.TempDir(), image: image(t), store: storeTCP}
+	hosts := "127.0.0.1 localhost\n"
+	for id := 1; id <= 9; id++ {
+		hosts += fmt.Sprintf("%s %s\n", addrOf(id), hostOf(id))
+	}
+	l.hosts = l.file("hosts", hosts)
+	hub := l.id + "-hub"
+	l.namespace(hub)
+	in := func(args ...string) { run(t, append([]string{"ip", "-n", hub}, args...)...) }
+	in("link", "add", "br0", "type", "bridge")
+	in("addr", "add", hubAddr+"/24", "dev", "br0")
+	in("link", "set", "br0", "up")
+	// Programs in the namespace read their own hosts file (ip-netns(8)).
+	etc := filepath.Join("/etc/netns", hub)
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(etc); err != nil {
+			t.Error(err)
+		}
+		_ = os.Remove("/etc/netns") // if it was ours
+	})
+	if err := os.WriteFile(filepath.Join(etc, "hosts"), []byte(hosts), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.relay(hub, storeTCP, storeAt)
+	return l
+}
+
+// needs skips the test, loudly, where something is missing.
+func needs(t testing.TB) {
+	t.Helper()
+	var missing []string
+	if os.Getuid() != 0 {
+		missing = append(missing, "root")
+	}
+	for program, pkg := range map[string]string{"systemd-nspawn": "systemd-container", "debootstrap": "debootstrap", "ip": "iproute2", "losetup": "mount", "nsenter": "util-linux", "curl": "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, fmt.Sprintf("%s (Debian: apt-get install %s)", program, pkg))
+		}
+	}
+	if fs, err := os.ReadFile("/proc/filesystems"); err != nil || !strings.Contains(string(fs), "xfs") {
+		missing = append(missing, "xfs in the kernel")
+	}
+	if len(missing) == 0 {
+		name := fmt.Sprintf("fm%d-try", os.Getpid())
+		if out, err := exec.Command("ip", "netns", "add", name).CombinedOutput(); err != nil {
+			missing = append(missing, fmt.Sprintf("the right to make network namespaces (%v: %s)", err, out))
+		} else {
+			_ = exec.Command("ip", "netns", "del", name).Run()
+		}
+		if out, err := exec.Command("losetup", "--find").CombinedOutput(); err != nil {
+			missing = append(missing, fmt.Sprintf("loop devices (%v: %s)", err, out))
+		}
+	}
+	if len(missing) > 0 {
+		t.Skipf("MISSING: %s: THE BOOT OF MACHINES IS NOT TESTED", strings.Join(missing, ", "))
+	}
+}
+
+func (l *lab) hub() string { return l.id + "-hub" }
+
+func (l *lab) file(name, content string) string {
+	l.t.Helper()
+	path := filepath.Join(l.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// run runs a command of the host that has to succeed.
+func run(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := tryRun(time.Minute, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func tryRun(within time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out), err
+}
+
+// namespace makes a network namespace that goes with the test.
+func (l *lab) namespace(name string) {
+	l.t.Helper()
+	run(l.t, "ip", "netns", "add", name)
+	l.t.Cleanup(func() {
+		if _, err := tryRun(time.Minute, "ip", "netns", "del", name); err != nil {
+			l.t.Error(err)
+		}
+	})
+	run(l.t, "ip", "-n", name, "link", "set", "lo", "up")
+}
+
+// inside calls f on a thread that is in a network namespace: sockets that f
+// makes stay there.
+func inside[T any](namespace string, f func() (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		var r result
+		file, err := os.Open("/run/netns/" + namespace)
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{err: fmt.Errorf("enter %s: %w", namespace, err)}
+			return
+		}
+		r.v, r.err = f()
+		done <- r
+	}()
+	r := <-done
+	return r.v, r.err
+}
+
+// listen opens a listener in a namespace, closed with the test.
+func (l *lab) listen(namespace, addr string) net.Listener {
+	l.t.Helper()
+	ln, err := inside(namespace, func() (net.Listener, error) { return net.Listen("tcp", addr) })
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = ln.Close() })
+	return ln
+}
+
+// dial connects from the hub, where clients stand; names are the brokers'.
+func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	for id := 1; id <= 9; id++ {
+		addr = strings.Replace(addr, hostOf(id)+":", addrOf(id)+":", 1)
+	}
+	return inside(l.hub(), func() (net.Conn, error) {
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
+	})
+}
+
+// relay hands connections to an address of a namespace on to one of this
+// process's network.
+func (l *lab) relay(namespace, at, to string) {
+	ln := l.listen(namespace, at)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				up, err := net.Dial("tcp", to)
+				if err != nil {
+					return
+				}
+				defer up.Close()
+				done := make(chan struct{}, 2)
+				for _, p := range [][2]net.Conn{{c, up}, {up, c}} {
+					go func() {
+						_, _ = io.Copy(p[0], p[1])
+						_ = p[0].(*net.TCPConn).CloseWrite()
+						done <- struct{}{}
+					}()
+				}
+				<-done
+				<-done
+			}()
+		}
+	}()
+}
+
+// vm is one machine; it may be started several times, each time as a new one.
+type vm struct {
+	l    *lab
+	id   int
+	gcp  bool
+	meta *metadata
+
+	cmd    *exec.Cmd
+	ended  chan struct{} // closed when the machine is off
+	loop   string
+	log    *os.File
+	number int // how many machines there were
+}
+
+// newVM gives a broker its place: namespace, address, metadata. They outlive
+// its machines.
+func (l *lab) newVM(id int, gcp bool, role func() (string, error)) *vm {
+	l.t.Helper()
+	v := &vm{l: l, id: id, gcp: gcp}
+	ns := v.namespace()
+	l.namespace(ns)
+	outer := fmt.Sprintf("v%d", id)
+	run(l.t, "ip", "-n", l.hub(), "link", "add", outer, "type", "veth", "peer", "name", "host0", "netns", ns)
+	run(l.t, "ip", "-n", l.hub(), "link", "set", outer, "master", "br0", "up")
+	run(l.t, "ip", "-n", ns, "addr", "add", addrOf(id)+"/24", "dev", "host0")
+	run(l.t, "ip", "-n", ns, "link", "set", "host0", "up")
+	run(l.t, "ip", "-n", ns, "addr", "add", "169.254.169.254/32", "dev", "lo")
+	v.meta = serveMetadata(l.listen(ns, "169.254.169.254:80"), gcp, role)
+	l.t.Cleanup(v.destroy)
+	return v
+}
+
+func (v *vm) namespace() string { return fmt.Sprintf("%s-%d", v.l.id, v.id) }
+
+// boot starts a new machine with an empty disk from user data.
+func (v *vm) boot(userData string) {
+	v.l.t.Helper()
+	t := v.l.t
+	v.number++
+	name := fmt.Sprintf("b%d-m%d", v.id, v.number)
+	dir := filepath.Join(v.l.dir, name)
+	seed := filepath.Join(dir, "seed")
+	v.l.file(name+"/seed/user-data", userData)
+	v.l.file(name+"/seed/meta-data", fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", name, name))
+	args := []string{"systemd-nspawn", "--quiet", "--directory=" + v.l.image, "--volatile=overlay", "--machine=" + v.l.id + "-" + name,
+		"--hostname=" + name, "--network-namespace-path=/run/netns/" + v.namespace(), "--register=no", "--keep-unit", "--boot",
+		"--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--capability=CAP_SYS_ADMIN",
+		"--bind-ro=" + seed + ":/var/lib/cloud/seed/nocloud", "--bind-ro=" + v.l.hosts + ":/etc/hosts"}
+	args = append(args, v.attach(dir)...)
+	if v.gcp {
+		conf := v.l.file(name+"/emulator.conf", "[Manager]\nDefaultEnvironment=STORAGE_EMULATOR_HOST="+v.l.store+"\n")
+		args = append(args, "--bind-ro="+conf+":/etc/systemd/system.conf.d/emulator.conf")
+	}
+	var err error
+	if v.log, err = os.Create(filepath.Join(dir, "console.log")); err != nil {
+		t.Fatal(err)
+	}
+	v.cmd = exec.Command(args[0], args[1:]...)
+	v.cmd.Stdout, v.cmd.Stderr = v.log, v.log
+	v.ended = make(chan struct{})
+	started := make(chan error, 1)
+	go func() {
+		// A test that is killed takes its machines along: nspawn then ends its
+		// machine. The signal follows this thread.
+		runtime.LockOSThread()
+		v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+		err := v.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = v.cmd.Wait()
+			close(v.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// attach makes a new empty disk and shows it to the machine as its cloud does.
+func (v *vm) attach(dir string) []string {
+	t := v.l.t
+	v.detach()
+	disk := filepath.Join(dir, "disk")
+	f, err := os.Create(disk)
+	if err == nil {
+		err = errors.Join(f.Truncate(diskSize), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.loop = strings.TrimSpace(run(t, "losetup", "--find", "--show", disk))
+	// The file lives on with the loop device, and goes with it.
+	if err := os.Remove(disk); err != nil {
+		t.Fatal(err)
+	}
+	if v.gcp {
+		byID := filepath.Join(dir, "by-id")
+		if err := os.MkdirAll(byID, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("../../nvme0n1", filepath.Join(byID, "google-local-nvme-ssd-0")); err != nil {
+			t.Fatal(err)
+		}
+		return []string{"--bind=" + v.loop + ":/dev/nvme0n1", "--bind-ro=" + byID + ":/dev/disk/by-id"}
+	}
+	root := filepath.Base(dir) + "/block/"
+	v.l.file(root+"nvme0n1/device/model", "Amazon Elastic Block Store              \n")
+	v.l.file(root+"nvme0n1/nvme0n1p1/partition", "1\n")
+	v.l.file(root+"nvme1n1/device/model", "Amazon EC2 NVMe Instance Storage        \n")
+	return []string{"--bind=" + v.loop + ":/dev/nvme1n1", "--bind-ro=" + filepath.Join(dir, "block") + ":/sys/block"}
+}
+
+func (v *vm) detach() {
+	if v.loop == "" {
+		return
+	}
+	if _, err := tryRun(time.Minute, "losetup", "--detach", v.loop); err != nil {
+		v.l.t.Error(err)
+	}
+	v.loop = ""
+}
+
+// leader is the process that is the machine's first, 0 when it is off.
+func (v *vm) leader() int {
+	if v.cmd == nil {
+		return 0
+	}
+	out, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", v.cmd.Process.Pid, v.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	var pid int
+	_, _ = fmt.Sscan(string(out), &pid)
+	return pid
+}
+
+// off says whether the machine has ended.
+func (v *vm) off() bool {
+	select {
+	case <-v.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// destroy ends the machine at once, and its disk with it.
+func (v *vm) destroy() {
+	if v.cmd == nil {
+		return
+	}
+	if pid := v.leader(); pid != 0 && !v.off() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	select {
+	case <-v.ended:
+	case <-time.After(30 * time.Second):
+		_ = v.cmd.Process.Kill()
+		<-v.ended
+	}
+	if v.l.t.Failed() {
+		v.l.t.Logf("the end of the console of machine %d of broker %d:\n%s", v.number, v.id, tail(v.log.Name(), 3000))
+	}
+	_ = v.log.Close()
+	v.cmd = nil
+	v.detach()
+}
+
+// sh runs a shell command in the machine.
+func (v *vm) sh(command string) (string, error) {
+	pid := v.leader()
+	if pid == 0 {
+		return "", fmt.Errorf("machine of broker %d is off", v.id)
+	}
+	return tryRun(30*time.Second, "nsenter", "--all", "--target", fmt.Sprint(pid), "/bin/sh", "-c", command)
+}
+
+// journal gives the end of what the machine logged, for a test that fails.
+func (v *vm) journal() string {
+	out, err := v.sh("systemctl --no-pager --failed; cloud-init status --long; journalctl --no-pager -n 60 -u firn-boot; journalctl --no-pager -n 40 -u firn; journalctl --no-pager -n 40 -u firn-watch")
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
+
+func tail(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-n):])
+}
+
+// eventually polls until f succeeds. What fails in the end is told with the
+// machines' journals.
+func (l *lab) eventually(within time.Duration, what string, machines []*vm, f func() error) time.Duration {
+	l.t.Helper()
+	began := time.Now()
+	for {
+		err := f()
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > within {
+			for _, v := range machines {
+				l.t.Logf("=== broker %d\n%s", v.id, v.journal())
+			}
+			l.t.Fatalf("not within %v: %s: %v", within, what, err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
