@@ -169,6 +169,7 @@ func cycloneDXSchema(t *testing.T) *jsonschema.Schema {
 func TestBuiltImageRuns(t *testing.T) {
 	needRoot(t)
 	path := built(t, "firn-*-oci.tar")
+	ownMounts(t)
 	index, err := openImage(path, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -255,6 +256,19 @@ func statusOf(t *testing.T, pid int, field string) string {
 	}
 	t.Fatalf("no %s in %s", field, b)
 	return ""
+}
+
+// ownMounts gives this test, and what it starts, mounts of its own: whatever
+// becomes of the test, none of them is left. The thread ends with the test.
+func ownMounts(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+		t.Skipf("MISSING: the right to a mount namespace: %v", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // mountIn mounts until the test's end.
