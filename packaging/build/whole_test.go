@@ -90,6 +90,34 @@ func TestBuiltBinaries(t *testing.T) {
 	}
 }
 
+// TestBuiltOtherArchitecture runs a broker of the architecture that this
+// machine is not of, in an emulator of it.
+func TestBuiltOtherArchitecture(t *testing.T) {
+	firn := firnBinary(t)
+	other, machine := "arm64", "aarch64"
+	if hostArch(t) == other {
+		other, machine = "amd64", "x86_64"
+	}
+	binary := built(t, "firn-*-linux-"+other)
+	qemu := need(t, "qemu-"+machine, "qemu-user")
+	const addr = "127.77.8.2:9092"
+	broker := startProcess(t, []string{"HOME=/", "PATH=/usr/bin"}, qemu, binary, "start", "--data", t.TempDir(), "--kafka", addr, "--http", "127.77.8.2:9644")
+	command := func(stdin string, args ...string) (string, error) {
+		cmd := exec.Command(firn, args...)
+		cmd.Env, cmd.Stdin = []string{"FIRN_BROKERS=" + addr}, strings.NewReader(stdin)
+		out, err := cmd.Output()
+		return string(out), err
+	}
+	poll(t, "the broker serves", func() bool { _, err := command("", "topic", "create", "flights"); return err == nil })
+	if _, err := command("one\ntwo\n", "produce", "flights", "--compression", "zstd"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := command("", "consume", "flights", "--from", "start", "--until", "end"); err != nil || out != "one\ntwo\n" {
+		t.Errorf("consumed %q (%v)", out, err)
+	}
+	broker.stop(t, time.Minute)
+}
+
 // TestBuiltSBOM compares the SBOM with what the Go command reads in the binary,
 // and checks it against the schema of CycloneDX.
 func TestBuiltSBOM(t *testing.T) {
