@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -82,11 +83,12 @@ func TestDeleteDelay(t *testing.T) {
 	}
 	full = false
 	removed := make(chan struct{})
+	first := sync.OnceFunc(func() { close(removed) })
 	remove := d.Remove
 	d.Remove = func(path string) error {
 		defer func() {
 			if strings.Contains(path, logSuffix) {
-				close(removed)
+				first()
 			}
 		}()
 		return remove(path)

@@ -19,14 +19,10 @@ const removedFile = "removed"
 // is no error.
 func RemoveFolder(d *disk.Disk, dir string) error {
 	mark := filepath.Join(dir, removedFile)
-	f, err := d.Create(mark)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch err := markRemoved(d, dir, mark); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err == nil {
-		err = errors.Join(f.Close(), d.SyncDir(dir))
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	files, err := os.ReadDir(dir)
@@ -55,10 +51,27 @@ func RemoveFolder(d *disk.Disk, dir string) error {
 	return os.Remove(dir)
 }
 
-// FinishRemoval deletes a folder whose removal a crash has cut short. Any other
-// one it leaves as it is.
+// markRemoved makes the mark, durably, of a file that is there: on a full disk
+// there may be no room for another one, and what is deleted then makes some.
+func markRemoved(d *disk.Disk, dir, mark string) error {
+	err := d.Rename(filepath.Join(dir, metaName), mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		var f *os.File
+		if f, err = d.Create(mark); err == nil {
+			err = f.Close()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return d.SyncDir(dir)
+}
+
+// FinishRemoval deletes a folder whose removal a crash has cut short, also at
+// its very end, when it is empty. Any other one it leaves as it is.
 func FinishRemoval(d *disk.Disk, dir string) error {
 	if !Removing(dir) {
+		_ = os.Remove(dir) // fails unless it is empty, which is what is wanted
 		return nil
 	}
 	return RemoveFolder(d, dir)
