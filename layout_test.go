@@ -50,6 +50,8 @@ var mayImport = map[string][]string{
 	"broker":                   {"broker/api", "broker/balance", "broker/commitlog", "broker/commitlog/journal", "broker/disk", "broker/brokerconfig", "broker/wire", "broker/partition", "broker/replica", "broker/controller", "broker/fetcher", "broker/throttle", "broker/group", "broker/health", "broker/topicconfig", "metastore", "tiering", "cache", "objectstore", "record"},
 	"objectstore/multipart":    {"objectstore"},
 	"machine":                  {"objectstore", "packaging/systemd"},
+	"terraform/cost":           {},
+	"machine":                  {"objectstore"},
 	"packaging/systemd":        {},
 }
 

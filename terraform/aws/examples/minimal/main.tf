@@ -1,0 +1,70 @@
+# Three brokers in a network of their own, with the firn that you built:
+#
+#   terraform apply -var binary_file=../../../../bin/firn -var client_cidrs='["10.0.0.0/8"]'
+#
+# docs/terraform.md goes from here to the first record.
+
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 5.80, < 7.0"
+    }
+  }
+}
+
+provider "aws" {
+  region = var.region
+}
+
+module "firn" {
+  source = "../.."
+
+  name          = var.name
+  binary        = { version = var.binary_version, file = var.binary_file }
+  client_cidrs  = var.client_cidrs
+  client_groups = var.client_groups
+  tags          = { project = "firn-trial" }
+}
+
+variable "region" {
+  description = "AWS region."
+  type        = string
+  default     = "eu-central-1"
+}
+
+variable "name" {
+  description = "Name of the cluster."
+  type        = string
+  default     = "trial"
+}
+
+variable "binary_file" {
+  description = "A firn for Linux on amd64: make builds bin/firn."
+  type        = string
+}
+
+variable "binary_version" {
+  description = "Its version."
+  type        = string
+  default     = "0.1.0"
+}
+
+variable "client_cidrs" {
+  description = "Networks that may reach Kafka's port."
+  type        = list(string)
+  default     = []
+}
+
+variable "client_groups" {
+  description = "Security groups that may reach Kafka's port."
+  type        = list(string)
+  default     = []
+}
+
+output "firn" {
+  description = "Everything that the module tells."
+  value       = module.firn
+}
