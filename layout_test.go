@@ -51,7 +51,6 @@ var mayImport = map[string][]string{
 	"objectstore/multipart":    {"objectstore"},
 	"machine":                  {"objectstore", "packaging/systemd"},
 	"terraform/cost":           {},
-	"machine":                  {"objectstore"},
 	"packaging/systemd":        {},
 }
 

@@ -50,7 +50,7 @@ func expect[T comparable](t *testing.T, what string, got, want T) {
 func settled(t *testing.T, w *work) {
 	t.Helper()
 	if c := w.plan().changed(); len(c) != 0 {
-		t.Errorf("a plan right after the apply changes %d resources:\n%s", len(c), w.run("show", "plan.bin"))
+		t.Errorf("a plan right after the apply changes %v:\n%s", c, w.run("show", "plan.bin"))
 	}
 }
 
