@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// The Debian that packages are installed into.
-const (
-	debianSuite    = "bookworm"
-	debianPackages = "systemd,systemd-sysv,dbus"
-)
+// The Debians that packages are installed into, with systemd 252 and 257.
+var debianSuites = []string{"bookworm", "trixie"}
+
+// debianPackages are installed in them beside what every Debian has.
+const debianPackages = "systemd,systemd-sysv,dbus"
 
 // cacheFolder is where tools/build keeps what is made once.
 func cacheFolder(t *testing.T) string {
@@ -35,13 +35,13 @@ func cacheFolder(t *testing.T) string {
 
 // debianRoot gives a Debian of the test's own: a copy of one that debootstrap
 // made once, with the debs of two versions in /packages.
-func debianRoot(t *testing.T) string {
+func debianRoot(t *testing.T, suite string) string {
 	t.Helper()
 	needRoot(t)
 	deb := built(t, "firn_*_"+hostArch(t)+".deb")
 	debootstrap := need(t, "debootstrap", "debootstrap")
-	key := fmt.Sprintf("%x", sha256.Sum256([]byte(debianSuite+" "+debianPackages)))[:12]
-	cached := filepath.Join(cacheFolder(t), "debian", debianSuite+"-"+key)
+	key := fmt.Sprintf("%x", sha256.Sum256([]byte(suite+" "+debianPackages)))[:12]
+	cached := filepath.Join(cacheFolder(t), "debian", suite+"-"+key)
 	if _, err := os.Stat(filepath.Join(cached, "usr/bin/dpkg")); err != nil {
 		t.Logf("making a Debian in %s, once: about a minute, 240 MB", cached)
 		if err := os.MkdirAll(filepath.Dir(cached), 0o755); err != nil {
@@ -52,7 +52,7 @@ func debianRoot(t *testing.T) string {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(tmp)
-		if err := runQuiet(exec.Command(debootstrap, "--variant=minbase", "--include="+debianPackages, debianSuite, filepath.Join(tmp, "root"))); err != nil {
+		if err := runQuiet(exec.Command(debootstrap, "--variant=minbase", "--include="+debianPackages, suite, filepath.Join(tmp, "root"))); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(filepath.Join(tmp, "root"), cached); err != nil {
@@ -126,7 +126,13 @@ func finished(t *testing.T, out []byte, err error) {
 // TestDebBesideSystemd boots a Debian with systemd as its first process, and
 // has booted.sh run the package's life there.
 func TestDebBesideSystemd(t *testing.T) {
-	root := debianRoot(t)
+	for _, suite := range debianSuites {
+		t.Run(suite, func(t *testing.T) { besideSystemd(t, suite) })
+	}
+}
+
+func besideSystemd(t *testing.T, suite string) {
+	root := debianRoot(t, suite)
 	need(t, "systemd-nspawn", "systemd-container")
 	unshare := need(t, "unshare", "util-linux")
 	script(t, root, "booted.sh")
@@ -137,7 +143,7 @@ ExecStart=/bin/sh /booted.sh
 StandardOutput=append:/printed
 StandardError=append:/printed
 TimeoutStartSec=600
-ExecStopPost=/bin/systemctl --no-block poweroff
+ExecStopPost=/bin/sh -c "systemctl --no-block poweroff >/dev/null 2>&1"
 `)
 	wants := filepath.Join(root, "etc/systemd/system/multi-user.target.wants")
 	if err := os.MkdirAll(wants, 0o755); err != nil {
@@ -170,7 +176,7 @@ func TestDebAlone(t *testing.T) {
 		{"no systemd", []string{"systemctl", "systemd-sysusers"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			root := debianRoot(t)
+			root := debianRoot(t, debianSuites[0])
 			for _, program := range c.missing {
 				if err := os.Remove(filepath.Join(root, "usr/bin", program)); err != nil {
 					t.Fatal(err)
@@ -197,7 +203,7 @@ func inRoot(t *testing.T, root string, args ...string) *exec.Cmd {
 // That is Debian's, since no other can be had here: so nothing is asked of it
 // but a shell and what makes users.
 func TestRPMInstalls(t *testing.T) {
-	root := debianRoot(t)
+	root := debianRoot(t, debianSuites[0])
 	rpm := need(t, "rpm", "rpm")
 	pattern := "firn-*-1.x86_64.rpm"
 	if hostArch(t) == "arm64" {
