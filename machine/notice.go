@@ -53,8 +53,10 @@ type Notice struct {
 type Notices func(ctx context.Context, told func(all []Notice, err error))
 
 // NoticesOf gives the notices of a cloud; base is Metadata but in tests.
-func NoticesOf(cloud, base string) Notices {
-	m := &metadata{base: base, client: &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * metadataWait}}}
+func NoticesOf(cloud, base string) Notices { return noticesOf(cloud, base, metadataEvery) }
+
+func noticesOf(cloud, base string, every time.Duration) Notices {
+	m := &metadata{base: base, every: every, client: &http.Client{Transport: &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 4, IdleConnTimeout: 2 * metadataWait}}}
 	if cloud == GCP {
 		return m.watchGCP
 	}
@@ -63,6 +65,7 @@ func NoticesOf(cloud, base string) Notices {
 
 type metadata struct {
 	base   string
+	every  time.Duration // between two questions
 	client *http.Client
 
 	token   string // IMDSv2; of the one goroutine of watchAWS
@@ -122,7 +125,7 @@ func (m *metadata) aws(ctx context.Context, path string) ([]byte, error) {
 func (m *metadata) watchAWS(ctx context.Context, told func([]Notice, error)) {
 	var last []Notice
 	first, failed := true, false
-	tick := time.NewTicker(metadataEvery)
+	tick := time.NewTicker(m.every)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		all, err := m.askAWS(ctx)
@@ -263,7 +266,7 @@ func (m *metadata) followGCP(ctx context.Context, key string, told func(value st
 		}
 		pause := time.Duration(0)
 		if err != nil || header.Get("ETag") == etag || header.Get("ETag") == "" { // nothing to wait by
-			pause = metadataEvery
+			pause = m.every
 		}
 		if err == nil && header.Get("ETag") != "" {
 			etag = header.Get("ETag")

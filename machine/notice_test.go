@@ -85,8 +85,15 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, value)
 }
 
+// told is what was told last, and how often something was.
+type told struct {
+	all   []Notice
+	calls int
+	err   error
+}
+
 // watch follows a cloud's notices and gives what was told last.
-func watch(t *testing.T, kind string, c *cloud) (last func() ([]Notice, error, int)) {
+func watch(t *testing.T, kind string, c *cloud) (last func() told) {
 	t.Helper()
 	c.waiter = make(chan struct{})
 	server := httptest.NewServer(c)
@@ -98,7 +105,7 @@ func watch(t *testing.T, kind string, c *cloud) (last func() ([]Notice, error, i
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		NoticesOf(kind, server.URL)(ctx, func(n []Notice, e error) {
+		noticesOf(kind, server.URL, 20*time.Millisecond)(ctx, func(n []Notice, e error) {
 			mu.Lock()
 			defer mu.Unlock()
 			all, err = slices.Clone(n), e
@@ -112,10 +119,10 @@ func watch(t *testing.T, kind string, c *cloud) (last func() ([]Notice, error, i
 		server.Close()
 		http.DefaultClient.CloseIdleConnections()
 	})
-	return func() ([]Notice, error, int) {
+	return func() told {
 		mu.Lock()
 		defer mu.Unlock()
-		return all, err, calls
+		return told{all, calls, err}
 	}
 }
 
@@ -139,8 +146,8 @@ func TestAWSNotices(t *testing.T) {
 			{"NotBefore": "21 Jan 2025 09:00:43 GMT", "Code": "instance-stop", "EventId": "x", "State": "completed"}]`,
 	}}
 	last := watch(t, AWS, c)
-	eventually(t, "all four notices are told", func() bool { n, err, _ := last(); return len(n) == 4 && err == nil })
-	all, _, _ := last()
+	eventually(t, "all four notices are told", func() bool { l := last(); return len(l.all) == 4 && l.err == nil })
+	all := last().all
 	at := time.Date(2026, 1, 21, 9, 0, 43, 0, time.UTC)
 	for i, want := range []struct {
 		kind Kind
@@ -152,47 +159,47 @@ func TestAWSNotices(t *testing.T) {
 		}
 	}
 	c.fail(http.StatusInternalServerError)
-	eventually(t, "what cannot be asked is told", func() bool { n, err, _ := last(); return err != nil && len(n) == 4 })
+	eventually(t, "what cannot be asked is told", func() bool { l := last(); return l.err != nil && len(l.all) == 4 })
 	c.fail(0)
 	for _, key := range []string{"spot/instance-action", "events/recommendations/rebalance", "events/maintenance/scheduled"} {
 		c.set(key, "")
 	}
-	eventually(t, "the notices have passed", func() bool { n, err, _ := last(); return err == nil && len(n) == 0 })
+	eventually(t, "the notices have passed", func() bool { l := last(); return l.err == nil && len(l.all) == 0 })
 }
 
 // A token that is refused is replaced by another one.
 func TestAWSTokenIsRenewed(t *testing.T) {
 	c := &cloud{values: map[string]string{}}
 	last := watch(t, AWS, c)
-	eventually(t, "nothing is told", func() bool { n, err, calls := last(); return calls > 0 && err == nil && len(n) == 0 })
+	eventually(t, "nothing is told", func() bool { l := last(); return l.calls > 0 && l.err == nil && len(l.all) == 0 })
 	c.mu.Lock()
 	c.tokens++ // the one that was given counts no more
 	c.mu.Unlock()
 	c.set("events/recommendations/rebalance", "{}")
-	eventually(t, "it is asked with another token", func() bool { n, err, _ := last(); return err == nil && len(n) == 1 })
+	eventually(t, "it is asked with another token", func() bool { l := last(); return l.err == nil && len(l.all) == 1 })
 }
 
 func TestGCPNotices(t *testing.T) {
 	c := &cloud{values: map[string]string{"preempted": "FALSE", "maintenance-event": "NONE"}}
 	last := watch(t, GCP, c)
-	eventually(t, "nothing is told", func() bool { n, err, calls := last(); return calls > 0 && err == nil && len(n) == 0 })
+	eventually(t, "nothing is told", func() bool { l := last(); return l.calls > 0 && l.err == nil && len(l.all) == 0 })
 	for _, v := range []struct{ key, value, what, back string }{
 		{"maintenance-event", "MIGRATE_ON_HOST_MAINTENANCE", "host maintenance: MIGRATE_ON_HOST_MAINTENANCE", "NONE"},
 		{"preempted", "TRUE", "preempted", "FALSE"},
 	} {
 		c.set(v.key, v.value)
 		eventually(t, v.what, func() bool {
-			n, err, _ := last()
-			return err == nil && len(n) == 1 && n[0].Kind == Away && n[0].At.IsZero() && strings.Contains(n[0].What, v.what)
+			l := last()
+			return l.err == nil && len(l.all) == 1 && l.all[0].Kind == Away && l.all[0].At.IsZero() && strings.Contains(l.all[0].What, v.what)
 		})
 		c.set(v.key, v.back)
-		eventually(t, v.what+" has passed", func() bool { n, _, _ := last(); return len(n) == 0 })
+		eventually(t, v.what+" has passed", func() bool { return len(last().all) == 0 })
 	}
 	c.fail(http.StatusServiceUnavailable)
 	c.set("preempted", "FALSE") // wakes who waits
-	eventually(t, "what cannot be asked is told", func() bool { _, err, _ := last(); return err != nil })
+	eventually(t, "what cannot be asked is told", func() bool { return last().err != nil })
 	c.fail(0)
-	eventually(t, "all is well again", func() bool { _, err, _ := last(); return err == nil })
+	eventually(t, "all is well again", func() bool { return last().err == nil })
 }
 
 func TestBadNotices(t *testing.T) {

@@ -44,6 +44,8 @@ type Watcher struct {
 	cfg   WatchConfig
 	deps  WatchDeps
 	fetch fetcher
+	every time.Duration // lookEvery; shorter in tests
+	soon  time.Duration // lookSoon
 
 	mu      sync.Mutex // guards notices and deaf
 	notices []Notice
@@ -52,8 +54,9 @@ type Watcher struct {
 
 	holds bool // the turn, when it was last looked at
 
-	said string // the last thing that was logged, so that it is said once
-	last fileID // of the binary in place, when its sum was taken
+	said  string            // the last thing that was logged, so that it is said once
+	wrong map[string]string // what could not be looked at, and why
+	last  fileID            // of the binary in place, when its sum was taken
 }
 
 // fileID is what tells that a file is still the one whose sum is known.
@@ -65,7 +68,7 @@ type fileID struct {
 
 // NewWatcher makes a Watcher; Watch runs it.
 func NewWatcher(cfg WatchConfig, deps WatchDeps) *Watcher {
-	w := &Watcher{cfg: cfg, deps: deps, noticed: make(chan struct{}, 1)}
+	w := &Watcher{cfg: cfg, deps: deps, noticed: make(chan struct{}, 1), wrong: map[string]string{}, every: lookEvery, soon: lookSoon}
 	w.fetch = fetcher{
 		store: cfg.File.Store, open: deps.Open, run: deps.Run, dir: filepath.Dir(filepath.Join(cfg.Root, BinaryPath)),
 		http: &http.Client{Timeout: fetchTime},
@@ -92,9 +95,9 @@ func (w *Watcher) Watch(ctx context.Context) error {
 			w.deps.Log.Info("the broker is in sync with another binary; firn-watch goes on as that")
 			return nil
 		}
-		pause := lookEvery
+		pause := w.every
 		if done && act != Wait || w.holds {
-			pause = lookSoon
+			pause = w.soon
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -167,19 +170,20 @@ func (w *Watcher) look(ctx context.Context) (*State, error) {
 	s := &State{Self: f.Broker, Machine: f.Machine, Now: time.Now()}
 	turn, err := ReadTurn(ctx, w.deps.Store)
 	if err != nil {
-		w.deps.Log.Warn("fleet", "err", err)
+		w.warn("turn", err)
 	} else {
 		s.Turn = &turn
+		w.warn("turn", nil)
 	}
 	fleet, err := ReadFleet(ctx, w.deps.Store, f.Cluster)
 	if err != nil {
-		w.deps.Log.Warn("fleet", "err", err)
+		w.warn("fleet", err)
 	} else {
 		s.Fleet = &fleet
+		w.warn("fleet", nil)
 	}
-	if s.Cluster, err = w.deps.Look(ctx); err != nil {
-		w.deps.Log.Warn("the cluster cannot be looked at", "err", err)
-	}
+	s.Cluster, err = w.deps.Look(ctx)
+	w.warn("cluster", err)
 	if s.Installed, err = w.installed(); err != nil {
 		return nil, err
 	}
@@ -202,6 +206,18 @@ func (w *Watcher) look(ctx context.Context) (*State, error) {
 	defer w.mu.Unlock()
 	s.Notices = slices.Clone(w.notices)
 	return s, nil
+}
+
+// warn says what cannot be read, once as long as it stays the same.
+func (w *Watcher) warn(what string, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != w.wrong[what] {
+		w.deps.Log.Warn("not everything can be looked at; trying on", "what", what, "err", err)
+	}
+	w.wrong[what] = text
 }
 
 func (w *Watcher) drained() string { return filepath.Join(w.cfg.Root, drainedPath) }

@@ -144,7 +144,7 @@ does not come back keeps it, and no other one is touched.`,
 	return cmd
 }
 
-func (a *app) machineWatch(ctx context.Context, m machine.File) error {
+func (a *app) machineWatch(ctx context.Context, m machine.File) (err error) {
 	log := slog.New(slog.NewTextHandler(a.err, nil))
 	if a.json() {
 		log = slog.New(slog.NewJSONHandler(a.err, nil))
@@ -153,7 +153,11 @@ func (a *app) machineWatch(ctx context.Context, m machine.File) error {
 	if err != nil {
 		return failf("firn-watch asks for the machine's role like the broker does; has it one?", "object store %s: %w", m.Store, err)
 	}
-	defer store.Close()
+	defer func() {
+		if closeErr := store.Close(); err == nil {
+			err = closeErr
+		}
+	}()
 	a.brokers = machineBrokers(&m)
 	w := machine.NewWatcher(machine.WatchConfig{Root: "/", File: m}, machine.WatchDeps{
 		Log: log, Run: machine.System, Notices: machine.NoticesOf(m.Cloud, metadataBase(m.Cloud, a.env)), Store: store, Open: openStore,

@@ -358,9 +358,11 @@ func TestBoot(t *testing.T) {
 	took := f.ready(5*time.Minute, 1, 2, 3)
 	t.Logf("FIGURE: three machines at once, from boot to ready: %v", took.Round(100*time.Millisecond))
 	f.must(f.firn("topic", "create", topic, "--partitions", "6", "--replicas", "3", "--config", "min.insync.replicas=2", "--config", "segment.bytes=1048576", "--config", "remote.storage.enable=true", "--config", "local.retention.ms=1000"))
+	f.bootedWell()
 	w := f.write("w")
 	f.tiered(2 * time.Minute)
-	f.loseMachine(w)
+	f.loseMachine()
+	f.rollBroken()
 	f.roll(second)
 	f.notice()
 	f.replaceByTemplate()
@@ -375,9 +377,70 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// bootedWell looks whether cloud-init has nothing to complain of, and whether
+// preparing a machine that is ready changes anything.
+func (f *fleet) bootedWell() {
+	f.t.Helper()
+	for _, v := range f.machines {
+		out := f.must(v.sh("cloud-init status --wait --long"))
+		if !strings.Contains(out, "status: done") {
+			f.t.Errorf("machine of broker %d: cloud-init says %s", v.id, out)
+		}
+		out = f.must(v.sh("firn machine up --output json"))
+		var r machine.Report
+		if err := json.Unmarshal([]byte(out), &r); err != nil || r.Formatted || r.Mounted || r.Started || len(r.Changed) > 0 {
+			f.t.Errorf("firn machine up on a machine that is ready: %v\n%s", err, out)
+		}
+		out = f.must(v.sh("findmnt --noheadings --output FSTYPE,LABEL,OPTIONS /var/lib/firn && stat --format=%U /var/lib/firn/etcd && systemctl --failed --no-legend"))
+		if !strings.Contains(out, "xfs") || !strings.Contains(out, "noatime") || strings.Contains(out, ".service") || !strings.Contains(out, "firn\n") {
+			f.t.Errorf("machine of broker %d:\n%s", v.id, out)
+		}
+	}
+}
+
+// rollBroken gives the fleet a binary that says its version and does not run as
+// a broker: one broker is lost to it, and the others are not touched.
+func (f *fleet) rollBroken() {
+	f.t.Helper()
+	f.inSync(2 * time.Minute)
+	before, err := f.deployments()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.wanted.Binary = f.upload("broken", []byte("#!/bin/sh\n[ \"$1\" = version ] && exit 0\n[ \"$1\" = machine ] && exec /usr/local/bin/firn.before \"$@\"\necho broken >&2\nexit 1\n"))
+	f.apply()
+	f.eventually(2*time.Minute, "broker 1 tries the broken binary", f.machines, func() error {
+		out, _ := f.machines[0].sh("journalctl --no-pager -n 5 -u firn")
+		if !strings.Contains(out, "broken") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	for began := time.Now(); time.Since(began) < 70*time.Second; time.Sleep(time.Second) { // two looks of each at the fleet file
+		all, err := f.deployments()
+		if err != nil {
+			continue
+		}
+		if all[1] != "" || all[2] == "" || all[3] == "" {
+			continue // while broker 1's end is noticed
+		}
+		if all[2] != before[2] || all[3] != before[3] {
+			f.t.Fatalf("with broker 1 lost to a broken binary the others run as %v", all)
+		}
+	}
+	for _, v := range f.machines[1:] {
+		if out := f.must(v.sh("systemctl show --property=NRestarts --property=ActiveState firn")); !strings.Contains(out, "ActiveState=active") || !strings.Contains(out, "NRestarts=0") {
+			f.t.Errorf("broker %d: %s", v.id, out)
+		}
+		if sum := f.must(v.sh("sha256sum /usr/local/bin/firn")); strings.HasPrefix(sum, f.wanted.Binary.SHA256) {
+			f.t.Errorf("broker %d has the broken binary in place", v.id)
+		}
+	}
+}
+
 // loseMachine destroys a machine with its disk and starts another one from the
 // same user data: it comes back as the same broker, in sync.
-func (f *fleet) loseMachine(*writer) {
+func (f *fleet) loseMachine() {
 	f.inSync(2 * time.Minute)
 	lost := f.machines[1]
 	began := time.Now()

@@ -18,13 +18,14 @@ import (
 // does not resolve what it provides.
 var (
 	suite    = "bookworm"
-	packages = []string{"systemd", "systemd-sysv", "dbus", "udev", "cloud-init", "python3", "python3-cffi-backend", "locales", "curl", "ca-certificates", "xfsprogs", "mdadm", "iproute2"}
+	packages = []string{"systemd", "systemd-sysv", "dbus", "udev", "cloud-init", "python3", "python3-cffi-backend", "curl", "ca-certificates", "xfsprogs", "mdadm", "iproute2"}
 )
 
 // imageConfig is what a cloud's own image would have, for a machine whose
-// network is there and whose data source is a folder.
+// network is there, whose data source is a folder, and which speaks no language.
 const imageConfig = `datasource_list: [NoCloud]
 network: {config: disabled}
+locale: C.UTF-8
 `
 
 // image gives the machines' root, made once by debootstrap from the packages
