@@ -93,6 +93,10 @@ test-packages: build packages ## the packages installed, started, upgraded and r
 	./packaging/build/need
 	cd packaging/build && FIRNDEV_BIN='$(CURDIR)/bin/firn' go test . -count=1 -timeout 20m -v -packages '$(CURDIR)/bin/packages'
 
+.PHONY: test-terraform
+test-terraform: ## the Terraform modules against moto and a provider with Google's schemas, a quarter of an hour; needs terraform, the AWS provider (FIRN_TF_PLUGINS), python3, npm
+	cd test/terraform && go vet ./... && go test . -count=1 -timeout 60m -v
+
 .PHONY: lint
 lint: ## gofmt, vet, golangci-lint
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -33,9 +33,9 @@ data "aws_network_interface" "before" {
 
 locals {
   # [major, minor, patch]; a suffix does not count.
-  version_new = [for p in split(".", split("-", var.binary.version)[0]) : tonumber(p)]
+  version_new = [for p in split(".", regex("^[0-9.]+", var.binary.version)) : tonumber(p)]
   versions_before = distinct([for i in data.aws_network_interface.before :
-  [for p in split(".", split("-", lookup(i.tags, "firn-version", var.binary.version))[0]) : tonumber(p)]])
+  [for p in split(".", regex("^[0-9.]+", lookup(i.tags, "firn-version", var.binary.version))) : tonumber(p)]])
   order_new      = local.version_new[0] * 1000000 + local.version_new[1]
   too_far_back   = [for v in local.versions_before : join(".", v) if v[0] * 1000000 + v[1] > local.order_new]
   too_far_ahead  = [for v in local.versions_before : join(".", v) if local.version_new[0] > v[0] + 1]

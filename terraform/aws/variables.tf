@@ -241,7 +241,7 @@ variable "binary" {
   })
 
   validation {
-    condition     = can(regex("^(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?$", var.binary.version))
+    condition     = can(regex("^(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)([-+][0-9A-Za-z.+-]+)?$", var.binary.version))
     error_message = "binary.version: \"${var.binary.version}\" is none; give it as 1.4.2, without a v."
   }
   validation {

@@ -18,10 +18,10 @@ data "google_compute_addresses" "before" {
 
 locals {
   # [major, minor, patch]; a suffix does not count.
-  version_new = [for p in split(".", split("-", var.binary.version)[0]) : tonumber(p)]
+  version_new = [for p in split(".", regex("^[0-9.]+", var.binary.version)) : tonumber(p)]
   versions_before = distinct(flatten([for d in data.google_storage_bucket_objects.before : [for o in d.bucket_objects :
   trimprefix(o.name, "${var.bucket_prefix}/fleet/version/")]]))
-  parts_before   = [for v in local.versions_before : [for p in split(".", split("-", v)[0]) : tonumber(p)]]
+  parts_before   = [for v in local.versions_before : [for p in split(".", regex("^[0-9.]+", v)) : tonumber(p)]]
   order_new      = local.version_new[0] * 1000000 + local.version_new[1]
   too_far_back   = [for v in local.parts_before : join(".", v) if v[0] * 1000000 + v[1] > local.order_new]
   too_far_ahead  = [for v in local.parts_before : join(".", v) if local.version_new[0] > v[0] + 1]

@@ -65,7 +65,7 @@ func (p *plan) ofType(kind string) []resource {
 // notKept are arguments that moto 5.2 takes and does not give back, so that each
 // plan sets them again.
 var notKept = map[string][]string{
-	"aws_autoscaling_group":               {"instance_maintenance_policy"},
+	"aws_autoscaling_group":               {"instance_maintenance_policy", "capacity_reservation_specification"},
 	"aws_vpc_security_group_ingress_rule": {"description"},
 	"aws_vpc_security_group_egress_rule":  {"description"},
 }

@@ -24,6 +24,7 @@ module "firn" {
 
   name          = var.name
   binary        = { version = var.binary_version, file = var.binary_file }
+  public        = var.public
   client_cidrs  = var.client_cidrs
   client_groups = var.client_groups
   tags          = { project = "firn-trial" }
@@ -50,6 +51,12 @@ variable "binary_version" {
   description = "Its version."
   type        = string
   default     = "0.1.0"
+}
+
+variable "public" {
+  description = "Brokers get public addresses, for a trial from outside; closed to all but client_cidrs."
+  type        = bool
+  default     = false
 }
 
 variable "client_cidrs" {
