@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/route53"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/firnlog/firn/machine"
 )
 
 // account asks the stand-in as anybody asks AWS: by its SDK.
@@ -84,6 +86,9 @@ func cloudConfigFile(t *testing.T, text string) object {
 	if !ok || !ok2 || err != nil || json.Unmarshal(file, &o) != nil {
 		t.Fatalf("no machine file in user data:\n%s", text)
 	}
+	if _, err := machine.ParseFile(file); err != nil {
+		t.Errorf("machines would refuse it: %v", err)
+	}
 	return o
 }
 
@@ -115,7 +120,11 @@ func (a *account) object(bucket, key string) []byte {
 func (a *account) fleet(bucket string) object {
 	a.t.Helper()
 	var o object
-	if err := json.Unmarshal(a.object(bucket, "firn/fleet/fleet.json"), &o); err != nil {
+	data := a.object(bucket, "firn/"+machine.FleetKey)
+	if _, err := machine.ParseFleet(data); err != nil {
+		a.t.Errorf("machines would refuse it: %v", err)
+	}
+	if err := json.Unmarshal(data, &o); err != nil {
 		a.t.Fatal(err)
 	}
 	return o

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/firnlog/firn/machine"
 )
 
 // The package that the schemas come from, and the provider that it was made of.
@@ -224,6 +226,13 @@ func TestGCPMinimal(t *testing.T) {
 		expect(t, "cloud", file.text("cloud"), "gcp")
 		expect(t, "seeds", len(file.texts("seeds")), 3)
 		expect(t, "disks", len(r.Values.list("disk")), 2)
+	}
+	for _, r := range p.ofType("google_storage_bucket_object") {
+		if r.Name == "fleet" {
+			if _, err := machine.ParseFleet([]byte(r.Values.text("content"))); err != nil {
+				t.Errorf("machines would refuse it: %v", err)
+			}
+		}
 	}
 	w.apply()
 	settled(t, w)
