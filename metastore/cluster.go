@@ -227,7 +227,11 @@ func (m *member) start(ctx context.Context) (*server, error) {
 	case !c.isMember():
 		return m.connect(ctx)
 	case exists:
-		return m.restart(ctx)
+		srv, err := m.restart(ctx)
+		if _, left := os.Lstat(m.home); errors.Is(err, ErrRemoved) && errors.Is(left, os.ErrNotExist) && note != nil {
+			return m.join(ctx, note) // it may have been let in again meanwhile; that is refused if not
+		}
+		return srv, err
 	}
 	return m.first(ctx, note)
 }

@@ -310,6 +310,10 @@ func holdsLease(resp *clientv3.TxnResponse, id clientv3.LeaseID) bool {
 	return kv != nil && clientv3.LeaseID(kv.Lease) == id
 }
 
+// errSameID says that a new member would get the id of one that was removed:
+// etcd makes it of the address and the second.
+var errSameID = errors.New("metastore: a member of this address was removed in this very second")
+
 // replace takes what this broker was as a member out of the cluster and adds
 // it anew as a learner. It gives the other members' names by peer address.
 func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[string]string, err error) {
@@ -345,8 +349,11 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 	}
 	if err := m.again(ctx, "add this broker", func(ctx context.Context) error {
 		_, err := cli.MemberAddAsLearner(ctx, []string{peerURL(c.Peer)})
-		if errors.Is(err, rpctypes.ErrPeerURLExist) {
-			err = nil // by an attempt whose answer did not come
+		switch {
+		case errors.Is(err, rpctypes.ErrPeerURLExist):
+			return nil // by an attempt whose answer did not come
+		case errors.Is(err, rpctypes.ErrMemberNotFound):
+			return errSameID
 		}
 		return err
 	}); err != nil {
@@ -391,7 +398,7 @@ func (m *member) again(ctx context.Context, what string, do func(context.Context
 			return nil
 		}
 		if !transient(err) && !errors.Is(err, rpctypes.ErrUnhealthy) && !errors.Is(err, rpctypes.ErrMemberNotEnoughStarted) &&
-			!errors.Is(err, rpctypes.ErrMemberLearnerNotReady) && !errors.Is(err, rpctypes.ErrTooManyLearners) {
+			!errors.Is(err, rpctypes.ErrMemberLearnerNotReady) && !errors.Is(err, rpctypes.ErrTooManyLearners) && err != errSameID {
 			return fmt.Errorf("metastore: %s: %w", what, mapError(err))
 		}
 		select {

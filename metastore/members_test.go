@@ -145,15 +145,18 @@ func TestJoinAfterJoin(t *testing.T) {
 	c.kill(3)
 	c.lose(3)
 	cli := c.stores[1].srv.cli
-	lock := func(peer string) clientv3.LeaseID {
-		lease, err := cli.Grant(ctx, 3600)
-		if err == nil {
-			_, err = cli.Put(ctx, joinKey, peer, clientv3.WithLease(lease.ID))
-		}
-		if err != nil {
+	lock := func(peer string) (id clientv3.LeaseID) {
+		if _, err := try(ctx, c.stores[1].srv, func(ctx context.Context) error { // the one that died may have been etcd's leader
+			lease, err := cli.Grant(ctx, 3600)
+			if err == nil {
+				id = lease.ID
+				_, err = cli.Put(ctx, joinKey, peer, clientv3.WithLease(id))
+			}
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
-		return lease.ID
+		return id
 	}
 	other := lock(c.cfgs[2].Cluster.Peer)
 	waits, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -280,6 +283,18 @@ func TestRemoveMember(t *testing.T) {
 	c.open(3)
 	c.voters(1, 2, 3)
 	c.register(3)
+
+	// While it is down it is removed and let in again: it joins when it starts.
+	old := memberID(t, c, 3)
+	c.kill(3)
+	if err := errors.Join(c.stores[2].RemoveMember(ctx, peer(3)), c.stores[2].AddMember(ctx, peer(3))); err != nil {
+		t.Fatal(err)
+	}
+	c.open(3)
+	c.voters(1, 2, 3)
+	if memberID(t, c, 3) == old {
+		t.Error("the member that was removed is there")
+	}
 
 	// The same while it is down; then only itself can go.
 	c.kill(3)
