@@ -24,6 +24,7 @@ var (
 
 func TestMain(m *testing.M) {
 	ExecBroker()
+	tellTime()
 	os.Exit(m.Run())
 }
 

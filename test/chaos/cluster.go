@@ -48,7 +48,7 @@ type broker struct {
 	proc    *process                    // nil while there is none
 	down    int                         // steps that want it to be down
 	leaving bool                        // its member of etcd is taken out
-	letIn   func(context.Context) error // lets it in again, if it may still be taken out at any time: the outcome is not known
+	letIn   func(context.Context) error // lets it in again, once a step took it out: the broker may hear of that at any time later
 	paused  int                         // steps that want it to be stopped by signal
 	filled  int                         // steps that keep its disk full
 	drained time.Time                   // when its disk was full last
@@ -367,14 +367,12 @@ func (b *broker) leave(ctx context.Context, t *topics) error {
 	b.mu.Lock()
 	b.down++
 	b.leaving = true
+	b.letIn = func(ctx context.Context) error { return b.letInBy(ctx, t) }
 	p := b.proc
 	b.mu.Unlock()
 	rctx, cancel := context.WithTimeout(ctx, 3*patience)
 	defer cancel()
 	if err := t.takeOut(rctx, int32(b.id)); err != nil {
-		b.mu.Lock()
-		b.letIn = func(ctx context.Context) error { return b.letInBy(ctx, t) }
-		b.mu.Unlock()
 		return fmt.Errorf("%w: %w", errLeftOut, err) // join undoes it all the same
 	}
 	if p == nil {
@@ -442,6 +440,26 @@ func (b *broker) resume() {
 	defer b.mu.Unlock()
 	if b.paused--; b.paused == 0 && b.proc != nil {
 		b.proc.cmd.Process.Signal(syscall.SIGCONT)
+	}
+}
+
+// jump moves the process's clock; it is put right by the next start, too.
+func (b *broker) jump(ahead time.Duration) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.proc
+	if p == nil {
+		return nil
+	}
+	err := moveClock(p.cmd.Process.Pid, ahead)
+	if b.paused > 0 {
+		p.cmd.Process.Signal(syscall.SIGSTOP)
+	}
+	select {
+	case <-p.ended:
+		return nil
+	default:
+		return err
 	}
 }
 

@@ -111,6 +111,8 @@ func (n *nemesis) begin(ctx context.Context, no int, s Step) (undo func() error,
 	case Sync:
 		return n.each(s, func(b *broker) error { b.syncs.delay.Add(int64(s.Delay)); return nil },
 			func(b *broker) error { b.syncs.delay.Add(-int64(s.Delay)); return nil })
+	case Clock:
+		return n.each(s, func(b *broker) error { return b.jump(s.Delay) }, func(b *broker) error { return b.jump(0) })
 	case Cut:
 		n.cluster.net.set(no, s.Links, rule{drop: true})
 		return func() error { n.cluster.net.clear(no); return nil }, nil

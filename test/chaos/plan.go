@@ -27,6 +27,7 @@ const (
 	Topic   Action = "topic"    // a topic is made; it is deleted
 	Leaders Action = "leaders"  // preferred leaders are elected
 	Move    Action = "reassign" // partitions are moved to other brokers
+	Clock   Action = "clock"    // the process's clock jumps; it is right again
 	Leave   Action = "leave"    // its member of etcd is taken out, which ends the broker; let in again and started
 )
 
@@ -37,7 +38,7 @@ type Step struct {
 	Brokers []int // whom; 1 is the first
 	Whom    Whom  // if it can be told when the step is taken; Brokers otherwise
 	Links   []Link
-	Delay   time.Duration // of Slow and Sync
+	Delay   time.Duration // of Slow and Sync; of Clock: how far it is ahead
 	Loss    float64       // of Slow: the share of packets that is lost
 	Seed    uint64        // for what is chosen when the step is taken, from what is there then
 }
@@ -89,7 +90,7 @@ func (s Step) String() string {
 		fmt.Fprintf(&b, " %s→%s%s", nodeName(l.From), nodeName(l.To), portNames[l.Port])
 	}
 	switch s.Action {
-	case Sync:
+	case Sync, Clock:
 		fmt.Fprintf(&b, " by %v", s.Delay)
 	case Slow:
 		fmt.Fprintf(&b, " by %v, %.0f %% lost", s.Delay, 100*s.Loss)
@@ -111,6 +112,7 @@ type PlanConfig struct {
 	Network bool          // links can be cut
 	Disks   bool          // disks can be filled
 	Syncs   bool          // syncs can be held up
+	Clocks  bool          // clocks of processes can be moved
 	Wipe    bool          // a broker may lose its disk: others have what it had
 	Members int           // of etcd, the first of the brokers: with three or more one can leave
 }
@@ -136,6 +138,7 @@ func Plan(seed uint64, c PlanConfig) []Step {
 		{(*planner).leaders, span(5000, 20000), span(0, 0), c.Brokers > 1},
 		{(*planner).move, span(5000, 25000), span(1000, 5000), c.Brokers > 1},
 		{(*planner).leave, span(25000, 60000), span(200, 3000), c.Members > 2},
+		{(*planner).clock, span(5000, 20000), span(500, 10000), c.Clocks},
 	} {
 		if !k.if_ {
 			continue
@@ -209,6 +212,17 @@ func (p *planner) sync() Step {
 		delay = 1000 + p.rnd.IntN(4000)
 	}
 	return Step{Action: Sync, Brokers: p.some(1), Delay: time.Duration(delay) * time.Millisecond}
+}
+
+// clock goes back by less than message.timestamp.after.max.ms, or clients'
+// records would be refused as from the future; and ahead by less than
+// producer.id.expiration.ms, or sequences would be forgotten.
+func (p *planner) clock() Step {
+	s := Step{Action: Clock, Brokers: p.few(), Delay: -time.Duration(1+p.rnd.IntN(50)) * time.Minute}
+	if p.rnd.IntN(2) == 0 {
+		s.Delay = time.Duration(1+p.rnd.IntN(20*60)) * time.Minute
+	}
+	return s
 }
 
 func (p *planner) wipe() Step { return Step{Action: Wipe, Brokers: p.some(1)} }

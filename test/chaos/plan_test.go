@@ -11,7 +11,7 @@ import (
 func TestPlan(t *testing.T) {
 	actions, shapes := map[Action]bool{}, map[string]bool{}
 	for seed := range uint64(200) {
-		c := PlanConfig{Brokers: 3, Length: 5 * time.Minute, Network: true, Disks: true, Syncs: true, Wipe: true, Members: 3}
+		c := PlanConfig{Brokers: 3, Length: 5 * time.Minute, Network: true, Disks: true, Syncs: true, Clocks: true, Wipe: true, Members: 3}
 		steps := Plan(seed, c)
 		if !reflect.DeepEqual(steps, Plan(seed, c)) {
 			t.Fatalf("seed %d: two plans", seed)
@@ -39,7 +39,7 @@ func TestPlan(t *testing.T) {
 			}
 		}
 	}
-	if len(actions) != 13 || len(shapes) < 50 {
+	if len(actions) != 14 || len(shapes) < 50 {
 		t.Errorf("%d actions, %d partitions: %v", len(actions), len(shapes), actions)
 	}
 }
@@ -57,7 +57,7 @@ func TestPlanOfOneBroker(t *testing.T) {
 						t.Fatalf("%v", s)
 					}
 				}
-			case Wipe, Fill, Leaders, Move, Leave:
+			case Wipe, Fill, Leaders, Move, Leave, Clock:
 				t.Fatalf("%v of one broker", s)
 			}
 		}

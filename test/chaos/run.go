@@ -98,7 +98,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	if c.Length < 5*time.Minute {
 		members = 0 // one that has left needs long to be back, among other faults
 	}
-	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Syncs: true, Wipe: c.Replicas >= 3, Members: members})
+	plan := Plan(c.Seed, PlanConfig{Brokers: c.Brokers, Length: c.Length, Network: r.net != nil, Disks: r.net != nil, Syncs: true, Clocks: canMoveClocks(), Wipe: c.Replicas >= 3, Members: members})
 	if c.Plan != nil {
 		plan = c.Plan
 	}
