@@ -148,7 +148,11 @@ func (f *fleet) apply() {
 // boot starts a broker's machine from the newest template.
 func (f *fleet) boot(id int) {
 	f.t.Helper()
-	f.machines[id-1].boot(render(f.t, machineFile(f.cloud, id, f.wanted.Machines[fmt.Sprint(id)])))
+	m := machineFile(f.cloud, id, f.wanted.Machines[fmt.Sprint(id)])
+	if f.machines[id-1].network {
+		m.Disk = machine.NetworkDisk
+	}
+	f.machines[id-1].boot(render(f.t, m))
 }
 
 // ready waits for a broker's /readyz.
@@ -362,6 +366,7 @@ func TestBoot(t *testing.T) {
 	w := f.write("w")
 	f.tiered(2 * time.Minute)
 	f.loseMachine()
+	f.reboot()
 	f.rollBroken()
 	f.roll(second)
 	f.notice()
@@ -395,6 +400,35 @@ func (f *fleet) bootedWell() {
 		if !strings.Contains(out, "xfs") || !strings.Contains(out, "noatime") || strings.Contains(out, ".service") || !strings.Contains(out, "firn\n") {
 			f.t.Errorf("machine of broker %d:\n%s", v.id, out)
 		}
+	}
+}
+
+// reboot restarts a whole machine: the script runs again, and the disk is taken
+// as it is.
+func (f *fleet) reboot() {
+	f.t.Helper()
+	v := f.machines[0]
+	const bootID = "systemctl show --property=UserspaceTimestampMonotonic --value"
+	before := f.must(v.sh(bootID))
+	began := time.Now()
+	if _, err := v.sh("systemctl reboot"); err != nil {
+		f.t.Fatal(err)
+	}
+	f.eventually(3*time.Minute, "the machine was rebooted", f.machines, func() error {
+		out, err := v.sh(bootID)
+		if err == nil && out == before {
+			err = errors.New("it is the same")
+		}
+		if err == nil {
+			_, err = v.sh("systemctl is-active firn")
+		}
+		return err
+	})
+	f.ready(3*time.Minute, 1)
+	f.inSync(3 * time.Minute)
+	f.t.Logf("FIGURE: a machine rebooted, until all is in sync: %v", time.Since(began).Round(100*time.Millisecond))
+	if out := f.must(v.sh("journalctl --no-pager --boot -u firn-boot")); !strings.Contains(out, "mounted at /var/lib/firn") || strings.Contains(out, "formatted") {
+		f.t.Errorf("after the reboot:\n%s", out)
 	}
 }
 
@@ -575,13 +609,28 @@ func (f *fleet) replaceByTemplate() {
 func TestBootGCP(t *testing.T) {
 	skipUnlessWhole(t)
 	f := newFleet(t, machine.GCP)
-	f.wanted.Binary = f.binary("1.0.0")
+	f.machines[1].network = true
+	good := f.binary("1.0.0")
+	f.wanted.Binary = machine.Binary{URL: good.URL, SHA256: strings.Repeat("0", 64)}
 	f.apply()
 	for id := 1; id <= brokers; id++ {
 		f.boot(id)
 	}
+	// A wrong checksum: no broker runs, the reason is told, and the machines
+	// come up by themselves when it is corrected.
+	f.eventually(2*time.Minute, "the wrong checksum is told", f.machines, func() error {
+		for _, v := range f.machines {
+			out, _ := v.sh("journalctl --no-pager -u firn-boot; ls /usr/local/bin")
+			if !strings.Contains(out, "has not the SHA-256") || strings.HasSuffix(out, "\nfirn\n") {
+				return errors.New(out)
+			}
+		}
+		return nil
+	})
+	f.wanted.Binary = good
+	f.apply()
 	took := f.ready(5*time.Minute, 1, 2, 3)
-	t.Logf("FIGURE: three machines at once, from boot to ready: %v", took.Round(100*time.Millisecond))
+	t.Logf("FIGURE: from a corrected fleet file to three brokers that are ready: %v", took.Round(100*time.Millisecond))
 	f.must(f.firn("topic", "create", topic, "--partitions", "3", "--replicas", "3", "--config", "min.insync.replicas=2", "--config", "segment.bytes=1048576", "--config", "remote.storage.enable=true", "--config", "local.retention.ms=1000"))
 	w := f.write("w")
 	f.tiered(2 * time.Minute)
@@ -598,10 +647,29 @@ func TestBootGCP(t *testing.T) {
 	f.eventually(time.Minute, "the broker is drained", f.machines, active("inactive"))
 	v.meta.set("maintenance-event", "NONE")
 	f.eventually(time.Minute, "the broker is started again", f.machines, active("active"))
+	f.inSync(2 * time.Minute)
+	f.keepDisk()
 	acked := w.end(t)
 	f.inSync(2 * time.Minute)
 	f.read(acked)
 	if v.meta.denied > 0 {
 		t.Errorf("the metadata was asked %d times without its header", v.meta.denied)
+	}
+}
+
+// keepDisk destroys a machine whose disk is a network disk; the next one takes
+// over what is on it.
+func (f *fleet) keepDisk() {
+	f.t.Helper()
+	v := f.machines[1]
+	id := f.must(v.sh("cat /proc/self/mountinfo | grep -c /var/lib/firn; blkid -s UUID -o value /dev/nvme0n1"))
+	began := time.Now()
+	v.destroy()
+	f.boot(2)
+	f.ready(5*time.Minute, 2)
+	f.inSync(5 * time.Minute)
+	f.t.Logf("FIGURE: from the loss of a machine whose disk stays to in sync: %v", time.Since(began).Round(100*time.Millisecond))
+	if again := f.must(v.sh("cat /proc/self/mountinfo | grep -c /var/lib/firn; blkid -s UUID -o value /dev/nvme0n1")); again != id {
+		f.t.Errorf("the disk's file system was %q and is %q", id, again)
 	}
 }

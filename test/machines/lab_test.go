@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +57,9 @@ func newLab(t testing.TB, storeAt string) *lab {
 		hosts += fmt.Sprintf("%s %s\n", addrOf(id), hostOf(id))
 	}
 	l.hosts = l.file("hosts", hosts)
+	if out, err := tryRun(time.Minute, "systemd-nspawn", "--quiet", "--directory="+l.image, "--volatile=overlay", "--register=no", "--keep-unit", "--private-network", "--pipe", "/usr/bin/mount", "-t", "tmpfs", "x", "/mnt"); err != nil {
+		t.Skipf("MISSING: the right to run systemd-nspawn (%v: %s): THE BOOT OF MACHINES IS NOT TESTED", err, out)
+	}
 	hub := l.id + "-hub"
 	l.namespace(hub)
 	in := func(args ...string) { run(t, append([]string{"ip", "-n", hub}, args...)...) }
@@ -247,11 +251,14 @@ type vm struct {
 	gcp  bool
 	meta *metadata
 
-	cmd    *exec.Cmd
-	ended  chan struct{} // closed when the machine is off
-	loop   string
-	log    *os.File
-	number int // how many machines there were
+	network bool // its disk is a network disk, which outlives the machine
+
+	process atomic.Pointer[os.Process] // of nspawn
+	ended   chan struct{}              // closed when the machine is off; nil before the first
+	root    string                     // what it wrote over the image, "" when there is no machine
+	loop    string
+	log     *os.File
+	number  int // how many machines there were
 }
 
 // newVM gives a broker its place: namespace, address, metadata. They outlive
@@ -268,13 +275,17 @@ func (l *lab) newVM(id int, gcp bool, role func() (string, error)) *vm {
 	run(l.t, "ip", "-n", ns, "link", "set", "host0", "up")
 	run(l.t, "ip", "-n", ns, "addr", "add", "169.254.169.254/32", "dev", "lo")
 	v.meta = serveMetadata(l.listen(ns, "169.254.169.254:80"), gcp, role)
-	l.t.Cleanup(v.destroy)
+	l.t.Cleanup(func() {
+		v.destroy()
+		v.detach()
+	})
 	return v
 }
 
 func (v *vm) namespace() string { return fmt.Sprintf("%s-%d", v.l.id, v.id) }
 
-// boot starts a new machine with an empty disk from user data.
+// boot starts a new machine from user data, with an empty disk unless that is a
+// network disk of before.
 func (v *vm) boot(userData string) {
 	v.l.t.Helper()
 	t := v.l.t
@@ -284,7 +295,8 @@ func (v *vm) boot(userData string) {
 	seed := filepath.Join(dir, "seed")
 	v.l.file(name+"/seed/user-data", userData)
 	v.l.file(name+"/seed/meta-data", fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", name, name))
-	args := []string{"systemd-nspawn", "--quiet", "--directory=" + v.l.image, "--volatile=overlay", "--machine=" + v.l.id + "-" + name,
+	v.mountRoot(dir)
+	args := []string{"systemd-nspawn", "--quiet", "--directory=" + v.root, "--machine=" + v.l.id + "-" + name,
 		"--hostname=" + name, "--network-namespace-path=/run/netns/" + v.namespace(), "--register=no", "--keep-unit", "--boot",
 		"--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--capability=CAP_SYS_ADMIN",
 		"--bind-ro=" + seed + ":/var/lib/cloud/seed/nocloud", "--bind-ro=" + v.l.hosts + ":/etc/hosts"}
@@ -297,20 +309,30 @@ func (v *vm) boot(userData string) {
 	if v.log, err = os.Create(filepath.Join(dir, "console.log")); err != nil {
 		t.Fatal(err)
 	}
-	v.cmd = exec.Command(args[0], args[1:]...)
-	v.cmd.Stdout, v.cmd.Stderr = v.log, v.log
 	v.ended = make(chan struct{})
 	started := make(chan error, 1)
 	go func() {
+		defer close(v.ended)
 		// A test that is killed takes its machines along: nspawn then ends its
 		// machine. The signal follows this thread.
 		runtime.LockOSThread()
-		v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-		err := v.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = v.cmd.Wait()
-			close(v.ended)
+		for {
+			cmd := exec.Command(args[0], args[1:]...)
+			cmd.Stdout, cmd.Stderr = v.log, v.log
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+			err := cmd.Start()
+			select {
+			case started <- err: // the first time
+			default:
+			}
+			if err != nil {
+				return
+			}
+			v.process.Store(cmd.Process)
+			_ = cmd.Wait()
+			if cmd.ProcessState.ExitCode() != rebooted {
+				return
+			}
 		}
 	}()
 	if err := <-started; err != nil {
@@ -318,10 +340,55 @@ func (v *vm) boot(userData string) {
 	}
 }
 
-// attach makes a new empty disk and shows it to the machine as its cloud does.
+// rebooted is nspawn's exit code when its machine wants to be started again
+// (systemd-nspawn(1), --keep-unit).
+const rebooted = 133
+
+// mountRoot makes a machine's root of the image and of what it writes, which
+// lasts over reboots and goes with the machine.
+func (v *vm) mountRoot(dir string) {
+	v.l.t.Helper()
+	root, upper, work := filepath.Join(dir, "root"), filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	for _, d := range []string{root, upper, work} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			v.l.t.Fatal(err)
+		}
+	}
+	run(v.l.t, "mount", "-t", "overlay", "overlay", "-o", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", v.l.image, upper, work), root)
+	v.root = root
+}
+
+// attach shows a machine its disk as its cloud does. It is a new and empty one,
+// unless a network disk is there.
 func (v *vm) attach(dir string) []string {
+	v.l.t.Helper()
+	if v.loop == "" {
+		v.newDisk(dir)
+	}
+	if v.gcp {
+		link := "google-local-nvme-ssd-0"
+		if v.network {
+			link = "google-firn-data"
+		}
+		byID := filepath.Join(dir, "by-id")
+		if err := os.MkdirAll(byID, 0o755); err != nil {
+			v.l.t.Fatal(err)
+		}
+		if err := os.Symlink("../../nvme0n1", filepath.Join(byID, link)); err != nil {
+			v.l.t.Fatal(err)
+		}
+		return []string{"--bind=" + v.loop + ":/dev/nvme0n1", "--bind-ro=" + byID + ":/dev/disk/by-id"}
+	}
+	block := filepath.Base(dir) + "/block/"
+	v.l.file(block+"nvme0n1/device/model", "Amazon Elastic Block Store              \n")
+	v.l.file(block+"nvme0n1/nvme0n1p1/partition", "1\n")
+	v.l.file(block+"nvme1n1/device/model", "Amazon EC2 NVMe Instance Storage        \n")
+	return []string{"--bind=" + v.loop + ":/dev/nvme1n1", "--bind-ro=" + filepath.Join(dir, "block") + ":/sys/block"}
+}
+
+func (v *vm) newDisk(dir string) {
 	t := v.l.t
-	v.detach()
+	t.Helper()
 	disk := filepath.Join(dir, "disk")
 	f, err := os.Create(disk)
 	if err == nil {
@@ -335,21 +402,6 @@ func (v *vm) attach(dir string) []string {
 	if err := os.Remove(disk); err != nil {
 		t.Fatal(err)
 	}
-	if v.gcp {
-		byID := filepath.Join(dir, "by-id")
-		if err := os.MkdirAll(byID, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink("../../nvme0n1", filepath.Join(byID, "google-local-nvme-ssd-0")); err != nil {
-			t.Fatal(err)
-		}
-		return []string{"--bind=" + v.loop + ":/dev/nvme0n1", "--bind-ro=" + byID + ":/dev/disk/by-id"}
-	}
-	root := filepath.Base(dir) + "/block/"
-	v.l.file(root+"nvme0n1/device/model", "Amazon Elastic Block Store              \n")
-	v.l.file(root+"nvme0n1/nvme0n1p1/partition", "1\n")
-	v.l.file(root+"nvme1n1/device/model", "Amazon EC2 NVMe Instance Storage        \n")
-	return []string{"--bind=" + v.loop + ":/dev/nvme1n1", "--bind-ro=" + filepath.Join(dir, "block") + ":/sys/block"}
 }
 
 func (v *vm) detach() {
@@ -364,10 +416,11 @@ func (v *vm) detach() {
 
 // leader is the process that is the machine's first, 0 when it is off.
 func (v *vm) leader() int {
-	if v.cmd == nil {
+	nspawn := v.process.Load()
+	if nspawn == nil {
 		return 0
 	}
-	out, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", v.cmd.Process.Pid, v.cmd.Process.Pid))
+	out, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", nspawn.Pid, nspawn.Pid))
 	if err != nil {
 		return 0
 	}
@@ -386,9 +439,10 @@ func (v *vm) off() bool {
 	}
 }
 
-// destroy ends the machine at once, and its disk with it.
+// destroy ends the machine at once, and its disk with it, unless that is a
+// network disk.
 func (v *vm) destroy() {
-	if v.cmd == nil {
+	if v.root == "" {
 		return
 	}
 	if pid := v.leader(); pid != 0 && !v.off() {
@@ -397,15 +451,20 @@ func (v *vm) destroy() {
 	select {
 	case <-v.ended:
 	case <-time.After(30 * time.Second):
-		_ = v.cmd.Process.Kill()
+		_ = v.process.Load().Kill()
 		<-v.ended
 	}
 	if v.l.t.Failed() {
 		v.l.t.Logf("the end of the console of machine %d of broker %d:\n%s", v.number, v.id, tail(v.log.Name(), 3000))
 	}
 	_ = v.log.Close()
-	v.cmd = nil
-	v.detach()
+	if _, err := tryRun(time.Minute, "umount", v.root); err != nil {
+		v.l.t.Error(err)
+	}
+	v.root = ""
+	if !v.network {
+		v.detach()
+	}
 }
 
 // sh runs a shell command in the machine.
