@@ -116,8 +116,8 @@ type State struct {
 	Staged    string // SHA-256 of a checked binary beside it, "" for none
 	Age       time.Duration
 
-	Active bool // the broker's unit runs
-	Waits  bool // it was stopped because of a notice and waits for that to pass
+	Unit  string // the state of the broker's unit: active, activating, deactivating, inactive, failed
+	Waits bool   // it was stopped because of a notice and waits for that to pass
 
 	Notices []Notice
 	Now     time.Time
@@ -171,6 +171,9 @@ func Decide(s *State) (Action, string) {
 	case s.Turn == nil:
 		return Wait, "whose turn it is cannot be read"
 	}
+	if s.Unit == "inactive" {
+		return Wait, "the broker was stopped by hand; start it with: systemctl start firn"
+	}
 	machine, named := s.Fleet.Machines[strconv.Itoa(int(s.Self))]
 	if !named {
 		return Wait, fmt.Sprintf("the fleet file does not name broker %d: empty it with firn cluster decommission, then remove it", s.Self)
@@ -200,7 +203,7 @@ func Decide(s *State) (Action, string) {
 	if other, why := s.before(want); other != 0 {
 		return Wait, fmt.Sprintf("broker %d comes first: %s", other, why)
 	}
-	if !s.Cluster.MayRestart {
+	if !s.may(want) {
 		return Wait, "not yet: " + strings.Join(s.Cluster.Reasons, "; ")
 	}
 	return TakeTurn, string(want)
@@ -241,7 +244,7 @@ func (s *State) obeyNotices() (Action, string, bool) {
 		if n.Kind != Away || n.At.Sub(s.Now) > noticeAhead {
 			continue
 		}
-		if s.Active {
+		if active(s.Unit) {
 			return Drain, n.What, true
 		}
 		return Wait, "stopped: " + n.What, true
@@ -250,6 +253,13 @@ func (s *State) obeyNotices() (Action, string, bool) {
 		return Resume, "the notice has passed", true
 	}
 	return Wait, "", false
+}
+
+// may says whether the broker may go away now. A broker that is the only one of
+// its fleet is missed whenever it restarts, and restart-check never lets it;
+// with its disk it may, and without never.
+func (s *State) may(want wish) bool {
+	return s.Cluster.MayRestart || want == anotherBinary && len(s.Fleet.Machines) == 1
 }
 
 // down says that the broker is not there for others: nothing is lost by
@@ -264,14 +274,14 @@ func (s *State) holdTurn(want wish) (Action, string) {
 	if s.Cluster == nil {
 		// A broker that runs may be one that others need: without anybody to
 		// ask it stays. One that does not run can only win.
-		if want == anotherBinary && !s.Active {
+		if want == anotherBinary && !active(s.Unit) {
 			return s.change()
 		}
 		return Wait, "nobody tells how the cluster is" + s.late()
 	}
 	down, different := s.down(), s.Installed != s.Fleet.Binary.SHA256
 	switch {
-	case want == nothing && s.Cluster.MayRestart:
+	case want == nothing && !down && s.may(anotherBinary):
 		return EndTurn, "the broker is in sync"
 	case want == nothing && down:
 		return Wait, "the broker does not come up; see: journalctl -u firn; another binary in the fleet file is tried at once" + s.late()
@@ -281,7 +291,7 @@ func (s *State) holdTurn(want wish) (Action, string) {
 		return s.change() // also of a machine that is to go: first it has to come up
 	case down:
 		return Wait, "the broker is down, and its machine is not thrown away by itself: its disk may be needed; see: journalctl -u firn" + s.late()
-	case !s.Cluster.MayRestart:
+	case !s.may(want):
 		return Wait, "it is this broker's turn, but: " + strings.Join(s.Cluster.Reasons, "; ") + s.late()
 	case want == anotherBinary:
 		return s.change()

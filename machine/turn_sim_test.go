@@ -47,6 +47,18 @@ type simBroker struct {
 func (b *simBroker) registered() bool { return b.off == 0 && !b.stopped && b.up == 0 }
 func (b *simBroker) inSync() bool     { return b.registered() && b.sync == 0 }
 
+// unit is the state of its unit: one that does not come up is started again
+// and again, or given up.
+func (b *simBroker) unit() string {
+	switch {
+	case b.stopped:
+		return "inactive"
+	case b.up < 0:
+		return []string{"activating", "failed"}[b.id%2]
+	}
+	return "active"
+}
+
 func (w *world) start(b *simBroker) {
 	b.runs, b.up, b.sync = b.installed, 1+w.rng.IntN(20), 1+w.rng.IntN(30)
 	if w.broken[b.installed] {
@@ -108,7 +120,7 @@ func (w *world) step(b *simBroker) {
 			b.state.Cluster = w.cluster(b.id)
 		}
 		s := &b.state
-		s.Installed, s.Staged, s.Age, s.Active, s.Waits, s.Notices = b.installed, b.staged, b.age, !b.stopped, b.stopped, b.notices
+		s.Installed, s.Staged, s.Age, s.Unit, s.Waits, s.Notices = b.installed, b.staged, b.age, b.unit(), b.stopped, b.notices
 	case 2:
 		act, why := Decide(&b.state)
 		w.do(b, act, why)

@@ -90,7 +90,7 @@ func TestDecide(t *testing.T) {
 	base := func() *State {
 		runs := Deployment(is, "m1")
 		return &State{
-			Self: 2, Machine: "m1", Installed: is, Age: 2 * time.Hour, Active: true, Now: now,
+			Self: 2, Machine: "m1", Installed: is, Age: 2 * time.Hour, Unit: "active", Now: now,
 			Fleet:   &Fleet{Cluster: "prod", Binary: Binary{"https://a/b", is}, Machines: map[string]string{"1": "m1", "2": "m1", "3": "m1"}},
 			Turn:    &Turn{},
 			Cluster: &Cluster{Deployments: map[int32]string{1: runs, 2: runs, 3: runs}, MayRestart: true},
@@ -110,6 +110,11 @@ func TestDecide(t *testing.T) {
 		}
 	}
 	staged := func(s *State) { s.Staged = other }
+	only := func(s *State) {
+		s.Fleet.Machines = map[string]string{"2": "m1"}
+		s.Cluster.Deployments = map[int32]string{2: s.Cluster.Deployments[2]}
+		s.Cluster.MayRestart, s.Cluster.Reasons = false, []string{"1 partition on no other broker"}
+	}
 	machine := func(s *State) { s.Fleet.Machines["2"] = "m2" }
 	for name, c := range map[string]struct {
 		change []func(*State)
@@ -145,11 +150,18 @@ func TestDecide(t *testing.T) {
 		"it does not come up":                {[]func(*State){mine, down}, Wait, "journalctl -u firn"},
 		"for long":                           {[]func(*State){mine, down, func(s *State) { s.Turn.Since = now.Add(-11 * time.Minute) }}, Wait, "for 11m0s now"},
 		"nobody tells, in its turn, it runs": {[]func(*State){binary, staged, mine, func(s *State) { s.Cluster = nil }}, Wait, "nobody tells"},
-		"nobody tells, in its turn, stopped": {[]func(*State){binary, staged, mine, func(s *State) { s.Cluster, s.Active = nil, false }}, Restart, ""},
+		"nobody tells, in its turn, stopped": {[]func(*State){binary, staged, mine, func(s *State) { s.Cluster, s.Unit = nil, "failed" }}, Restart, ""},
+		"stopped by hand":                    {[]func(*State){binary, staged, down, func(s *State) { s.Unit = "inactive" }}, Wait, "by hand"},
+		"it starts over and over":            {[]func(*State){binary, staged, down, func(s *State) { s.Unit = "activating" }}, TakeTurn, ""},
+		"an only broker, another binary":     {[]func(*State){only, binary, staged}, TakeTurn, ""},
+		"an only broker, in its turn":        {[]func(*State){only, binary, staged, mine}, Restart, ""},
+		"an only broker, done":               {[]func(*State){only, mine}, EndTurn, ""},
+		"an only broker, down":               {[]func(*State){only, mine, down}, Wait, "journalctl"},
+		"an only broker keeps its machine":   {[]func(*State){only, machine}, Wait, "on no other broker"},
 		"a notice":                           {[]func(*State){func(s *State) { s.Notices = []Notice{{Kind: Away, What: "spot"}} }}, Drain, "spot"},
 		"a notice without a fleet file":      {[]func(*State){func(s *State) { s.Notices, s.Fleet = []Notice{{Kind: Away, What: "spot"}}, nil }}, Drain, "spot"},
-		"a notice, drained":                  {[]func(*State){func(s *State) { s.Notices, s.Active, s.Waits = []Notice{{Kind: Away, What: "spot"}}, false, true }}, Wait, "spot"},
-		"the notice has passed":              {[]func(*State){func(s *State) { s.Active, s.Waits = false, true }}, Resume, ""},
+		"a notice, drained":                  {[]func(*State){func(s *State) { s.Notices, s.Unit, s.Waits = []Notice{{Kind: Away, What: "spot"}}, "inactive", true }}, Wait, "spot"},
+		"the notice has passed":              {[]func(*State){func(s *State) { s.Unit, s.Waits = "inactive", true }}, Resume, ""},
 		"a notice of tomorrow":               {[]func(*State){func(s *State) { s.Notices = []Notice{{Away, "maintenance", now.Add(24 * time.Hour)}} }}, Wait, "as it should be"},
 		"a notice of now":                    {[]func(*State){func(s *State) { s.Notices = []Notice{{Away, "maintenance", now.Add(time.Minute)}} }}, Drain, "maintenance"},
 		"leave":                              {[]func(*State){func(s *State) { s.Notices = []Notice{{Kind: Leave, What: "rebalance"}} }}, TakeTurn, "rather have"},

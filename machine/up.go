@@ -142,14 +142,15 @@ const stopTime = 3 * time.Minute
 // (drained) is left to firn-watch.
 func (u *up) start(ctx context.Context, restart bool) error {
 	verb := "start"
-	active, err := unitActive(ctx, u.run, brokerUnit)
+	state, err := unitState(ctx, u.run, brokerUnit)
 	if err != nil {
 		return err
 	}
+	runs := active(state)
 	switch {
-	case active && restart:
+	case runs && restart:
 		verb = "restart"
-	case active && len(u.report.Changed) > 0:
+	case runs && len(u.report.Changed) > 0:
 		u.report.Warnings = append(u.report.Warnings, "the broker goes on with what was before its next start, which firn-watch gives it in its turn")
 	}
 	_, err = os.Stat(filepath.Join(u.root, drainedPath))
@@ -160,7 +161,7 @@ func (u *up) start(ctx context.Context, restart bool) error {
 	if drained {
 		u.report.Warnings = append(u.report.Warnings, "the broker was stopped because of a notice of the cloud; firn-watch starts it when that has passed")
 	}
-	if (!active || restart) && !drained {
+	if (!runs || restart) && !drained {
 		ctx, cancel := context.WithTimeout(ctx, stopTime)
 		defer cancel()
 		if _, err := u.run(ctx, "systemctl", verb, brokerUnit); err != nil {
@@ -174,19 +175,24 @@ func (u *up) start(ctx context.Context, restart bool) error {
 	return nil
 }
 
-// unitActive says whether a unit runs, starts, or waits to be started again.
-func unitActive(ctx context.Context, run Run, unit string) (bool, error) {
+// active says whether a unit in that state runs, starts, or waits to be started
+// again.
+func active(state string) bool { return state == "active" || state == "activating" }
+
+// unitState is the state of a unit: active, activating, deactivating, inactive
+// or failed. Others that systemd has are not of services that it runs.
+func unitState(ctx context.Context, run Run, unit string) (string, error) {
 	out, err := run(ctx, "systemctl", "show", "--property=ActiveState", "--value", unit)
 	if err != nil {
-		return false, fmt.Errorf("the state of %s: %w", unit, err)
+		return "", fmt.Errorf("the state of %s: %w", unit, err)
 	}
 	switch state := strings.TrimSpace(string(out)); state {
-	case "active", "activating", "reloading", "refreshing", "deactivating":
-		return state != "deactivating", nil
-	case "inactive", "failed", "maintenance":
-		return false, nil
+	case "active", "activating", "deactivating", "inactive", "failed":
+		return state, nil
+	case "reloading", "refreshing":
+		return "active", nil
 	default:
-		return false, fmt.Errorf("the state of %s: systemctl says %q", unit, state)
+		return "", fmt.Errorf("the state of %s: systemctl says %q", unit, state)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 const (
 	lookEvery = 30 * time.Second // at the fleet file
-	lookSoon  = 2 * time.Second  // while a turn is this broker's
+	lookSoon  = 3 * time.Second  // while the turn is this broker's, and after something was done
 	lookTime  = time.Minute      // one look at fleet file, turn and cluster
 )
 
@@ -96,7 +96,7 @@ func (w *Watcher) Watch(ctx context.Context) error {
 			return nil
 		}
 		pause := w.every
-		if done && act != Wait || w.holds {
+		if act == Drain || done && (act != Wait || w.holds) {
 			pause = w.soon
 		}
 		timer := time.NewTimer(pause)
@@ -194,7 +194,7 @@ func (w *Watcher) look(ctx context.Context) (*State, error) {
 		return nil, err
 	}
 	// Last, since it took a while to come here.
-	if s.Active, err = unitActive(ctx, w.deps.Run, brokerUnit); err != nil {
+	if s.Unit, err = unitState(ctx, w.deps.Run, brokerUnit); err != nil {
 		return nil, err
 	}
 	if _, err = os.Stat(w.drained()); err == nil {
