@@ -47,10 +47,11 @@ type Watcher struct {
 	every time.Duration // lookEvery; shorter in tests
 	soon  time.Duration // lookSoon
 
-	mu      sync.Mutex // guards notices and deaf
+	mu      sync.Mutex // guards what follows
 	notices []Notice
-	deaf    bool          // they cannot be asked for
-	noticed chan struct{} // capacity 1: they changed
+	deaf    bool               // they cannot be asked for
+	hurry   context.CancelFunc // ends what may take long, since notices changed; nil while nothing does
+	noticed chan struct{}      // capacity 1: they changed
 
 	holds bool // the turn, when it was last looked at
 
@@ -115,6 +116,9 @@ func (w *Watcher) told(all []Notice, err error) {
 	w.mu.Lock()
 	same := slices.Equal(all, w.notices)
 	w.notices = slices.Clone(all)
+	if !same && w.hurry != nil {
+		w.hurry()
+	}
 	first := err != nil && !w.deaf
 	w.deaf = err != nil
 	w.mu.Unlock()
@@ -134,66 +138,59 @@ func (w *Watcher) told(all []Notice, err error) {
 }
 
 // step looks, decides and acts once. done is false when that failed.
+//
+// Notices come first, and end whatever waits for the store or the cluster: a
+// machine that is preempted has half a minute.
 func (w *Watcher) step(ctx context.Context) (act Action, done bool) {
-	s, err := w.look(ctx)
+	s, err := w.lookHere(ctx)
 	if err != nil {
 		w.deps.Log.Error("this machine cannot be looked at", "err", err)
 		return Wait, false
 	}
-	act, why := Decide(s)
-	w.holds = s.Turn != nil && s.Turn.Broker == s.Self
+	patient, cancel := w.untilNoticed(ctx, s.Notices)
+	defer cancel()
+	act, why, decided := s.obeyNotices()
+	if !decided {
+		w.lookAround(patient, s)
+		if patient.Err() != nil {
+			return Wait, false // there are other notices, or this is the end
+		}
+		act, why = Decide(s)
+		w.holds = s.Turn != nil && s.Turn.Broker == s.Self
+	}
 	if line := string(act) + ": " + why; line != w.said {
 		w.said = line
 		w.deps.Log.Info("machine", "does", string(act), "why", why)
 	}
-	if act == Wait {
-		return act, true
-	}
-	if err := w.do(ctx, act, s); err != nil {
-		if errors.Is(err, objectstore.ErrExists) {
-			w.said = "" // another machine was faster
-			return act, false
-		}
+	if err := w.do(ctx, patient, act, s); err != nil {
 		w.said = ""
-		w.deps.Log.Error("machine", "does", string(act), "err", err, "then", "it is tried again")
+		if !errors.Is(err, objectstore.ErrExists) && patient.Err() == nil { // else another machine was faster
+			w.deps.Log.Error("machine", "does", string(act), "err", err, "then", "it is tried again")
+		}
 		return act, false
 	}
 	return act, true
 }
 
-// look reads what there is to know, whose turn it is first: what is read after
-// that is not older.
-func (w *Watcher) look(ctx context.Context) (*State, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	f := &w.cfg.File
-	s := &State{Self: f.Broker, Machine: f.Machine, Now: time.Now()}
-	turn, err := ReadTurn(ctx, w.deps.Store)
-	if err != nil {
-		w.warn("turn", err)
-	} else {
-		s.Turn = &turn
-		w.warn("turn", nil)
+// untilNoticed gives a context that ends when the notices are others than these.
+func (w *Watcher) untilNoticed(ctx context.Context, these []Notice) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hurry = cancel
+	if !slices.Equal(these, w.notices) {
+		cancel()
 	}
-	fleet, err := ReadFleet(ctx, w.deps.Store, f.Cluster)
-	if err != nil {
-		w.warn("fleet", err)
-	} else {
-		s.Fleet = &fleet
-		w.warn("fleet", nil)
-	}
-	s.Cluster, err = w.deps.Look(ctx)
-	w.warn("cluster", err)
-	if s.Installed, err = w.installed(); err != nil {
-		return nil, err
-	}
-	if s.Staged, err = fileSum(filepath.Join(w.fetch.dir, stagedName)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	if s.Age, err = uptime(w.cfg.Root); err != nil {
-		return nil, err
-	}
-	// Last, since it took a while to come here.
+	return ctx, cancel
+}
+
+// lookHere reads what this machine knows without asking anybody.
+func (w *Watcher) lookHere(ctx context.Context) (*State, error) {
+	s := &State{Self: w.cfg.File.Broker, Machine: w.cfg.File.Machine, Now: time.Now()}
+	w.mu.Lock()
+	s.Notices = slices.Clone(w.notices)
+	w.mu.Unlock()
+	var err error
 	if s.Unit, err = unitState(ctx, w.deps.Run, brokerUnit); err != nil {
 		return nil, err
 	}
@@ -202,10 +199,31 @@ func (w *Watcher) look(ctx context.Context) (*State, error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	s.Notices = slices.Clone(w.notices)
-	return s, nil
+	if s.Installed, err = w.installed(); err != nil {
+		return nil, err
+	}
+	if s.Staged, err = fileSum(filepath.Join(w.fetch.dir, stagedName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	s.Age, err = uptime(w.cfg.Root)
+	return s, err
+}
+
+// lookAround reads what others know, whose turn it is first: what is read after
+// that is not older. What cannot be read is said, and stays nil.
+func (w *Watcher) lookAround(ctx context.Context, s *State) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	turn, err := ReadTurn(ctx, w.deps.Store)
+	if w.warn("turn", err); err == nil {
+		s.Turn = &turn
+	}
+	fleet, err := ReadFleet(ctx, w.deps.Store, w.cfg.File.Cluster)
+	if w.warn("fleet", err); err == nil {
+		s.Fleet = &fleet
+	}
+	s.Cluster, err = w.deps.Look(ctx)
+	w.warn("cluster", err)
 }
 
 // warn says what cannot be read, once as long as it stays the same.
@@ -214,7 +232,7 @@ func (w *Watcher) warn(what string, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if text != "" && text != w.wrong[what] {
+	if text != "" && text != w.wrong[what] && !errors.Is(err, context.Canceled) {
 		w.deps.Log.Warn("not everything can be looked at; trying on", "what", what, "err", err)
 	}
 	w.wrong[what] = text
@@ -253,8 +271,8 @@ func uptime(root string) (time.Duration, error) {
 	return time.Duration(seconds * float64(time.Second)), nil
 }
 
-// do carries an action out.
-func (w *Watcher) do(ctx context.Context, act Action, s *State) error {
+// do carries an action out. What only gets things ready ends with patient.
+func (w *Watcher) do(ctx, patient context.Context, act Action, s *State) error {
 	stop := func(verb string) error {
 		ctx, cancel := context.WithTimeout(ctx, stopTime)
 		defer cancel()
@@ -262,6 +280,8 @@ func (w *Watcher) do(ctx context.Context, act Action, s *State) error {
 		return err
 	}
 	switch act {
+	case Wait:
+		return nil
 	case Drain:
 		if err := os.WriteFile(w.drained(), nil, 0o644); err != nil {
 			return err
@@ -273,7 +293,7 @@ func (w *Watcher) do(ctx context.Context, act Action, s *State) error {
 		}
 		return os.Remove(w.drained())
 	case Fetch:
-		return w.fetch.stage(ctx, s.Fleet.Binary)
+		return w.fetch.stage(patient, s.Fleet.Binary)
 	case TakeTurn:
 		wanted, _ := s.Fleet.Wanted(s.Self)
 		return s.Turn.Take(ctx, w.deps.Store, s.Self, wanted, s.Now)

@@ -120,6 +120,7 @@ type aMachine struct {
 
 	mu      sync.Mutex // guards what follows, and the system
 	cluster *Cluster
+	stuck   chan struct{} // the next look takes as long as it may, and closes this; nil for none
 }
 
 type lockedBuffer struct {
@@ -161,7 +162,15 @@ func (a *aMachine) runs(ctx context.Context, name string, args ...string) ([]byt
 	return a.system.run(ctx, name, args...)
 }
 
-func (a *aMachine) look(context.Context) (*Cluster, error) {
+func (a *aMachine) look(ctx context.Context) (*Cluster, error) {
+	a.mu.Lock()
+	stuck := a.stuck
+	a.mu.Unlock()
+	if stuck != nil {
+		close(stuck)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.cluster == nil {
@@ -313,6 +322,26 @@ func TestWatchObeysNotices(t *testing.T) {
 	})
 	if log := a.log.String(); !strings.Contains(log, "spot interruption") || !strings.Contains(log, "the notice has passed") {
 		t.Errorf("it does not say why:\n%s", log)
+	}
+}
+
+// A preempted machine has half a minute: its broker is stopped while the store
+// or the cluster does not answer, and while a binary is fetched.
+func TestWatchHurries(t *testing.T) {
+	a, _, _ := newMachine(t)
+	stuck := make(chan struct{})
+	a.mu.Lock()
+	a.stuck = stuck
+	a.mu.Unlock()
+	<-stuck
+	a.mu.Lock()
+	a.stuck = nil
+	a.mu.Unlock()
+	began := time.Now()
+	a.notices <- []Notice{{Kind: Away, What: "preempted"}}
+	eventually(t, "the broker is stopped", a.does("systemctl stop firn.service"))
+	if took := time.Since(began); took > lookTime/2 {
+		t.Errorf("it was stopped after %v, when the look had timed out", took)
 	}
 }
 

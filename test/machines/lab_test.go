@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -51,15 +52,25 @@ func hostOf(id int) string { return fmt.Sprintf("broker-%d.%s", id, domain) }
 func newLab(t testing.TB, storeAt string) *lab {
 	t.Helper()
 	needs(t)
-	l := &lab{t: t, id: fmt.Sprintf("fm%d", os.Getpid()), dir: t.TempDir(), image: image(t), store: storeTCP}
+	id := fmt.Sprintf("fm%d", os.Getpid())
+	l := &lab{t: t, id: id, dir: filepath.Join(os.TempDir(), id), image: image(t), store: storeTCP}
+	if out, err := tryRun(time.Minute, "systemd-nspawn", "--quiet", "--directory="+l.image, "--volatile=overlay", "--register=no", "--keep-unit", "--private-network", "--pipe", "/usr/bin/mount", "-t", "tmpfs", "x", "/mnt"); err != nil {
+		t.Skipf("MISSING: the right to run systemd-nspawn (%v: %s): THE BOOT OF MACHINES IS NOT TESTED", err, out)
+	}
+	sweep(t)
+	if err := os.Mkdir(l.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(l.dir); err != nil {
+			t.Error(err)
+		}
+	})
 	hosts := "127.0.0.1 localhost\n"
 	for id := 1; id <= 9; id++ {
 		hosts += fmt.Sprintf("%s %s\n", addrOf(id), hostOf(id))
 	}
 	l.hosts = l.file("hosts", hosts)
-	if out, err := tryRun(time.Minute, "systemd-nspawn", "--quiet", "--directory="+l.image, "--volatile=overlay", "--register=no", "--keep-unit", "--private-network", "--pipe", "/usr/bin/mount", "-t", "tmpfs", "x", "/mnt"); err != nil {
-		t.Skipf("MISSING: the right to run systemd-nspawn (%v: %s): THE BOOT OF MACHINES IS NOT TESTED", err, out)
-	}
 	hub := l.id + "-hub"
 	l.namespace(hub)
 	in := func(args ...string) { run(t, append([]string{"ip", "-n", hub}, args...)...) }
@@ -82,6 +93,54 @@ func newLab(t testing.TB, storeAt string) *lab {
 	}
 	l.relay(hub, storeTCP, storeAt)
 	return l
+}
+
+// sweep takes down what a test process that was killed has left.
+func sweep(t testing.TB) {
+	t.Helper()
+	out, err := tryRun(time.Minute, "ip", "netns", "list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		var pid int
+		if n, err := fmt.Sscanf(name, "fm%d-", &pid); n != 1 || err != nil || syscall.Kill(pid, 0) == nil {
+			continue
+		}
+		t.Logf("taking down %s, which a test that was killed has left", name)
+		for pid := range strings.FieldsSeq(run(t, "ip", "netns", "pids", name)) {
+			if n, err := strconv.Atoi(pid); err == nil {
+				_ = syscall.Kill(n, syscall.SIGKILL) // others of its machine go with the first
+			}
+		}
+		run(t, "ip", "netns", "del", name)
+		if err := os.RemoveAll("/etc/netns/" + name); err != nil {
+			t.Error(err)
+		}
+		left := filepath.Join(os.TempDir(), fmt.Sprintf("fm%d", pid))
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(m); len(f) > 1 && strings.HasPrefix(f[1], left+"/") {
+				run(t, "umount", f[1])
+			}
+		}
+		loops, err := tryRun(time.Minute, "losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l := range strings.Lines(loops) {
+			if f := strings.Fields(l); len(f) > 1 && strings.HasPrefix(f[1], left+"/") {
+				run(t, "losetup", "--detach", f[0])
+			}
+		}
+		if err := os.RemoveAll(left); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // needs skips the test, loudly, where something is missing.
@@ -313,8 +372,8 @@ func (v *vm) boot(userData string) {
 	started := make(chan error, 1)
 	go func() {
 		defer close(v.ended)
-		// A test that is killed takes its machines along: nspawn then ends its
-		// machine. The signal follows this thread.
+		// A test that is killed takes nspawn along; the signal follows this
+		// thread. The machine itself is left for the next test's sweep.
 		runtime.LockOSThread()
 		for {
 			cmd := exec.Command(args[0], args[1:]...)
