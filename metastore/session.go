@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
@@ -193,8 +192,9 @@ func (s *Store) peer() string {
 // ErrNodeID. Without disks to tell apart it is taken for an earlier run of
 // this broker.
 func (s *Store) waitForID(ctx context.Context, key string) error {
-	said, renewed := false, 0
-	for least := int64(math.MaxInt64); ; {
+	said := false
+	var seen leaseWatch
+	for {
 		kv, err := s.get(ctx, key)
 		if err != nil || kv == nil || kv.Lease == 0 {
 			return err
@@ -213,16 +213,12 @@ func (s *Store) waitForID(ctx context.Context, key string) error {
 		}); err != nil {
 			return s.callError(err)
 		}
-		if ttl.TTL > least {
-			renewed++
-		}
 		addr := other.Addr()
-		// A lease runs longer, once, when etcd elects a leader.
-		if renewed > 1 || renewed == 1 && reachable(ctx, addr) {
+		mine := Broker{Host: s.cfg.Host, Port: s.cfg.Port}.Addr() // at which this process may answer itself
+		if renewed := seen.renewed(ttl.TTL, ttl.RaftTerm); renewed > 1 || renewed == 1 && addr != mine && reachable(ctx, addr) {
 			return fmt.Errorf("%w: broker %d runs at %s with another data folder; give this one another --node-id, or stop that one",
 				ErrNodeID, s.cfg.BrokerID, addr)
 		}
-		least = ttl.TTL
 		if !said {
 			said = true
 			s.log.Info("a broker with this node id and another data folder is registered: waiting until that ends, or shows that it lives",
@@ -234,6 +230,28 @@ func (s *Store) waitForID(ctx context.Context, key string) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// leaseWatch counts how often somebody else renews a lease.
+type leaseWatch struct {
+	term  uint64 // of etcd at the last look
+	ttl   int64  // seconds, at the last look
+	times int
+}
+
+// renewed takes in how long the lease has to live, in seconds, and gives how
+// often it was renewed. Each new leader of etcd has leases begin anew, and
+// members may hear of it one after the other: only within a term it is the
+// lease's holder who does it.
+func (w *leaseWatch) renewed(ttl int64, term uint64) int {
+	switch {
+	case term != w.term:
+		w.times = 0
+	case ttl > w.ttl:
+		w.times++
+	}
+	w.ttl, w.term = ttl, term
+	return w.times
 }
 
 // evict removes what an earlier run left at the broker's key, with its lease

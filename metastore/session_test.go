@@ -343,3 +343,32 @@ func TestOnChangeCancel(t *testing.T) {
 		t.Fatalf("calls %d %d %d", calls[0].Load(), calls[1].Load(), calls[2].Load())
 	}
 }
+
+// Only who lives renews a lease within a term of etcd's; a new leader lets all
+// of them begin anew.
+func TestLeaseWatch(t *testing.T) {
+	type look struct {
+		ttl  int64
+		term uint64
+	}
+	for name, c := range map[string]struct {
+		looks []look
+		want  int
+	}{
+		"runs out":                {[]look{{10, 4}, {9, 4}, {3, 4}, {0, 4}}, 0},
+		"renewed":                 {[]look{{9, 4}, {7, 4}, {10, 4}}, 1},
+		"and again":               {[]look{{9, 4}, {7, 4}, {10, 4}, {8, 4}, {10, 4}}, 2},
+		"elections":               {[]look{{5, 4}, {10, 5}, {9, 5}, {10, 6}, {10, 7}}, 0},
+		"renewed, then elections": {[]look{{7, 4}, {10, 4}, {10, 5}, {9, 5}}, 0},
+		"told a term late":        {[]look{{7, 4}, {10, 5}, {9, 5}, {8, 5}}, 0},
+	} {
+		var w leaseWatch
+		got := 0
+		for _, l := range c.looks {
+			got = w.renewed(l.ttl, l.term)
+		}
+		if got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
