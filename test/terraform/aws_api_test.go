@@ -92,6 +92,23 @@ func cloudConfigFile(t *testing.T, text string) object {
 	return o
 }
 
+// instance describes a machine.
+func (a *account) instance(id string) ec2types.Instance {
+	a.t.Helper()
+	out := must(a.ec2.DescribeInstances(a.t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{id}}))(a)
+	if len(out.Reservations) != 1 || len(out.Reservations[0].Instances) != 1 {
+		a.t.Fatalf("there is no one instance %s", id)
+	}
+	return out.Reservations[0].Instances[0]
+}
+
+// userData gives what a machine was booted with.
+func (a *account) userData(id string) string {
+	a.t.Helper()
+	out := must(a.ec2.DescribeInstanceAttribute(a.t.Context(), &ec2.DescribeInstanceAttributeInput{InstanceId: &id, Attribute: ec2types.InstanceAttributeNameUserData}))(a)
+	return *out.UserData.Value
+}
+
 // groups gives the auto-scaling groups of a cluster by broker.
 func (a *account) groups(cluster string) map[string]astypes.AutoScalingGroup {
 	a.t.Helper()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/route53"
 	r53types "github.com/aws/aws-sdk-go-v2/service/route53/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -110,6 +111,23 @@ func TestAWSMinimal(t *testing.T) {
 	expect(t, "type in the template", string(tmpl.InstanceType), "i4i.xlarge")
 	expect(t, "machine in the template's user data", a.machineFile(*tmpl.UserData).text("machine"), after)
 	settled(t, w)
+
+	// Its turn: a machine that powers itself off is terminated, and the group
+	// makes another one of the newest template.
+	must(a.ec2.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{instance}}))(a)
+	replaced := a.instance(*a.groups("trial")["2"].Instances[0].InstanceId)
+	if *replaced.InstanceId == instance {
+		t.Error("the group still has the machine that is off")
+	}
+	expect(t, "type of the new machine", string(replaced.InstanceType), "i4i.xlarge")
+	expect(t, "zone of the new machine", *replaced.Placement.AvailabilityZone, before["2"].AvailabilityZones[0])
+	expect(t, "machine in its user data", a.machineFile(a.userData(*replaced.InstanceId)).text("machine"), after)
+	expect(t, "broker in its user data", fmt.Sprint(a.machineFile(a.userData(*replaced.InstanceId)).at("broker")), "2")
+	for _, want := range []string{"firn-broker=2", "firn-cluster=trial", "project=firn-trial"} {
+		if !slices.ContainsFunc(replaced.Tags, func(t ec2types.Tag) bool { return *t.Key+"="+*t.Value == want }) {
+			t.Errorf("the new machine has no tag %s", want)
+		}
+	}
 
 	w.destroy()
 	gone = true

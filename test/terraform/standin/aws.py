@@ -6,13 +6,15 @@
 - Canonical's public parameters, which name Ubuntu's newest image.
 - A hosted zone that is made with a VPC is private; moto waits for a flag that
   AWS does not ask for.
-- A launch template's own tags are not those of what it launches.
+- A launch template's own tags are not those of what it launches, and user data
+  of its later versions is user data, too.
 
 Arguments are those of moto_server.
 """
 
 from moto.core.utils import utcnow
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
+from moto.ec2.utils import parse_user_data
 from moto.iam import access_control
 from moto.route53.responses import Route53
 from moto.server import main
@@ -48,13 +50,14 @@ ssm.ParameterDict._check_loading_status = check_loading_status
 new_version = LaunchTemplateVersion.__init__
 
 
-def without_own_tags(self, template, number, data, description):
+def version_of_template(self, template, number, data, description):
+    data["UserData"] = parse_user_data(data.get("UserData"))
     specs = data.get("TagSpecifications", [])
     data["TagSpecifications"] = [t for t in specs if t.get("ResourceType") != "launch-template"]
     new_version(self, template, number, data, description)
 
 
-LaunchTemplateVersion.__init__ = without_own_tags
+LaunchTemplateVersion.__init__ = version_of_template
 
 get_bool_param = Route53._get_bool_param
 
