@@ -94,7 +94,7 @@ test-packages: build packages ## the packages installed, started, upgraded and r
 	cd packaging/build && FIRNDEV_BIN='$(CURDIR)/bin/firn' go test . -count=1 -timeout 20m -v -packages '$(CURDIR)/bin/packages'
 
 .PHONY: test-terraform
-test-terraform: ## the Terraform modules against moto and a provider with Google's schemas, a quarter of an hour; needs terraform, the AWS provider (FIRN_TF_PLUGINS), python3, npm
+test-terraform: ## the Terraform modules against moto and a provider with Google's schemas, twenty minutes; needs terraform, the AWS provider (FIRN_TF_PLUGINS), python3, npm
 	cd test/terraform && go vet ./... && go test . -count=1 -timeout 60m -v
 
 .PHONY: lint
