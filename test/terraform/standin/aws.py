@@ -12,6 +12,7 @@
 Arguments are those of moto_server.
 """
 
+from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
 from moto.ec2.utils import parse_user_data
@@ -51,7 +52,8 @@ new_version = LaunchTemplateVersion.__init__
 
 
 def version_of_template(self, template, number, data, description):
-    data["UserData"] = parse_user_data(data.get("UserData"))
+    if not isinstance(data.get("UserData"), Base64EncodedString):
+        data["UserData"] = parse_user_data(data.get("UserData"))
     specs = data.get("TagSpecifications", [])
     data["TagSpecifications"] = [t for t in specs if t.get("ResourceType") != "launch-template"]
     new_version(self, template, number, data, description)
