@@ -455,10 +455,13 @@ func (b *broker) jump(ahead time.Duration) error {
 	if b.paused > 0 {
 		p.cmd.Process.Signal(syscall.SIGSTOP)
 	}
-	select {
+	if err == nil {
+		return nil
+	}
+	select { // one that is just ending has no memory any more
 	case <-p.ended:
 		return nil
-	default:
+	case <-time.After(patience):
 		return err
 	}
 }
