@@ -19,6 +19,17 @@ data "aws_iam_policy_document" "machine" {
     resources = ["${local.bucket_arn}/${var.bucket_prefix}/*"]
   }
 
+  # Who writes these decides what runs as root on all machines.
+  statement {
+    sid     = "Orders"
+    effect  = "Deny"
+    actions = ["s3:DeleteObject", "s3:PutObject"]
+    resources = concat(
+      ["${local.bucket_arn}/${local.fleet_key}", "${local.bucket_arn}/${var.bucket_prefix}/binary/*"],
+      startswith(coalesce(var.binary.url, "-"), "s3://") ? ["${local.bucket_arn}/${trimprefix(var.binary.url, "s3://${local.bucket_name}/")}"] : [],
+    )
+  }
+
   # HeadBucket sends no prefix, and without the right to list S3 answers for an
   # object that is missing as if credentials were wrong: no condition on
   # s3:prefix. It gives names, not contents.

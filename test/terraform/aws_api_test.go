@@ -166,7 +166,9 @@ func (a *account) roleVerbs(role string) []string {
 	}
 	var verbs []string
 	for _, s := range doc.Statement {
-		verbs = append(verbs, s.Action...)
+		if s.Effect == "Allow" {
+			verbs = append(verbs, s.Action...)
+		}
 	}
 	slices.Sort(verbs)
 	return verbs

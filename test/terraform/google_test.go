@@ -88,7 +88,7 @@ func google(t *testing.T, dir string, answers map[string]map[string]any) *work {
 
 // checkGCP gives everything in a plan that the module promises not to make.
 func checkGCP(p *plan, a asked) []string {
-	var bad []string
+	var bad, may []string
 	say := func(r resource, format string, args ...any) {
 		bad = append(bad, r.Address+": "+fmt.Sprintf(format, args...))
 	}
@@ -125,18 +125,25 @@ func checkGCP(p *plan, a asked) []string {
 		case "google_storage_bucket":
 			checkGCPBucket(r, a, say)
 		case "google_project_iam_custom_role":
-			got := r.Values.texts("permissions")
-			slices.Sort(got)
-			if !slices.Equal(got, a.verbs) {
-				say(r, "may %v, and the code needs %v", got, a.verbs)
+			may = append(may, r.Values.texts("permissions")...)
+			if writes := slices.Contains(r.Values.texts("permissions"), "storage.objects.create"); writes != strings.HasSuffix(r.Values.text("role_id"), "_write") {
+				say(r, "may %v, against its name", r.Values.texts("permissions"))
 			}
 		case "google_storage_bucket_iam_member":
-			if e := r.Values.text("condition", "0", "expression"); !strings.Contains(e, `/objects/`+a.prefix+`/")`) {
+			e := r.Values.text("condition", "0", "expression")
+			if !strings.Contains(e, `/objects/`+a.prefix+`/")`) {
 				say(r, "is not bound to the prefix: %s", e)
+			}
+			orders := strings.Contains(e, ` && resource.name != "`) && strings.Contains(e, `/objects/`+a.prefix+`/fleet/fleet.json"`) && strings.Contains(e, ` && !resource.name.startsWith("`) && strings.Contains(e, `/objects/`+a.prefix+`/binary/")`)
+			if strings.HasSuffix(r.Address, `["write"]`) && (!orders || strings.Contains(e, "||")) {
+				say(r, "a machine may write what decides what all machines run: %s", e)
 			}
 		case "google_project_iam_member", "google_project_iam_binding", "google_storage_bucket_iam_binding", "google_storage_bucket_acl":
 			say(r, "a right beside the one that is looked at")
 		}
+	}
+	if slices.Sort(may); !slices.Equal(may, a.verbs) {
+		bad = append(bad, fmt.Sprintf("machines may %v, and the code needs %v", may, a.verbs))
 	}
 	managers, configs := len(p.ofType("google_compute_instance_group_manager")), len(p.ofType("google_compute_per_instance_config"))
 	if managers != configs {
@@ -323,7 +330,8 @@ func TestGCPPolicyTestsFail(t *testing.T) {
 		{"brokers.tf", "for_each = var.public ? [google_compute_address.public[each.key].address] : []", `for_each = ["192.0.2.1"]`, "a public address that nobody asked for"},
 		{"brokers.tf", `force_update_on_repair    = "YES"`, `force_update_on_repair    = "NO"`, "by an old template"},
 		{"role.tf", `"storage.objects.list"]`, `"storage.objects.list", "storage.buckets.get"]`, "and the code needs"},
-		{"role.tf", "objects/${var.bucket_prefix}/", "objects/", "is not bound to the prefix"},
+		{"role.tf", "startsWith(\\\"${local.objects}${var.bucket_prefix}/\\\")", "startsWith(\\\"${local.objects}\\\")", "is not bound to the prefix"},
+		{"role.tf", "concat([local.inside], local.orders)", "[local.inside]", "what decides what all machines run"},
 		{"main.tf", "labels = merge(var.labels, {", "labels = merge({", "has no label owner=me"},
 		{"network.tf", "private_ip_google_access = true", "private_ip_google_access = false", "no way to the bucket"},
 	} {

@@ -38,6 +38,8 @@ func TestAWSPolicyTestsFail(t *testing.T) {
 		{"role.tf", `"s3:GetObject", "s3:PutObject"]`, `"s3:GetObject", "s3:PutObject", "s3:PutObjectAcl"]`, "and the code needs"},
 		{"role.tf", `"s3:AbortMultipartUpload", "s3:DeleteObject"`, `"s3:DeleteObject"`, "and the code needs"},
 		{"role.tf", "resources = [\"${local.bucket_arn}/${var.bucket_prefix}/*\"]", "resources = [\"${local.bucket_arn}/*\"]", "is more than the prefix"},
+		{"role.tf", `effect  = "Deny"`, `effect  = "Allow"`, "what decides what all machines run"},
+		{"role.tf", `["${local.bucket_arn}/${local.fleet_key}", `, `[`, "what decides what all machines run: /fleet/fleet.json"},
 		{"main.tf", `tags = merge(var.tags, {`, `tags = merge({`, "has no tag owner=me"},
 	} {
 		restore := w.edit("aws/"+m.file, m.old, m.with)

@@ -194,8 +194,16 @@ func checkRole(r resource, a asked, say func(resource, string, ...any)) {
 	if a.disks && a.key {
 		want = append(want, "kms:CreateGrant")
 	}
-	var got []string
+	var got, denied []string
 	for _, s := range doc.Statement {
+		if s.Effect == "Deny" {
+			for _, res := range s.Resource {
+				for _, action := range s.Action {
+					denied = append(denied, action+" "+res[strings.LastIndex(res, ":")+1:])
+				}
+			}
+			continue
+		}
 		got = append(got, s.Action...)
 		for _, action := range s.Action {
 			for _, res := range s.Resource {
@@ -210,6 +218,15 @@ func checkRole(r resource, a asked, say func(resource, string, ...any)) {
 				if !ok {
 					say(r, "%s on %s is more than the prefix", action, res)
 				}
+			}
+		}
+	}
+	for _, orders := range []string{"/fleet/fleet.json", "/binary/*"} {
+		for _, action := range []string{"s3:PutObject", "s3:DeleteObject"} {
+			if !slices.ContainsFunc(denied, func(d string) bool {
+				return strings.HasPrefix(d, action+" ") && strings.HasSuffix(d, "/"+a.prefix+orders)
+			}) {
+				say(r, "a machine may %s what decides what all machines run: %s", action, orders)
 			}
 		}
 	}
