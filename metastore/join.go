@@ -350,8 +350,8 @@ func (m *member) replace(ctx context.Context, cli *clientv3.Client) (others map[
 	if err := m.again(ctx, "add this broker", func(ctx context.Context) error {
 		_, err := cli.MemberAddAsLearner(ctx, []string{peerURL(c.Peer)})
 		switch {
-		case errors.Is(err, rpctypes.ErrPeerURLExist):
-			return nil // by an attempt whose answer did not come
+		case errors.Is(err, rpctypes.ErrPeerURLExist), errors.Is(err, rpctypes.ErrMemberExist):
+			return nil // by an attempt whose answer did not come, perhaps in this second
 		case errors.Is(err, rpctypes.ErrMemberNotFound):
 			return errSameID
 		}
