@@ -277,6 +277,7 @@ func (b *broker) comeBack() {
 	b.mu.Lock()
 	letIn := b.letIn
 	b.mu.Unlock()
+	sleep(ctx, 500*time.Millisecond) // not in a busy loop
 	err := letIn(ctx)
 	b.mu.Lock()
 	b.leaving = false
