@@ -49,6 +49,13 @@ func (a *API) addVoter(ctx context.Context, req *kmsg.AddRaftVoterRequest) error
 	}
 	for _, m := range all {
 		switch {
+		case int32(m.Broker) == req.VoterID && m.Peer == peer:
+			// A removal that did not come about may have left a note of it, with
+			// which this broker would not be let in if it lost its folder.
+			if err := a.deps.Meta.AddMember(ctx, peer); err != nil {
+				return err
+			}
+			return fail(kerr.DuplicateVoter, "broker %d is a member of etcd already, and may join at %s again if its folder is lost", req.VoterID, peer)
 		case int32(m.Broker) == req.VoterID:
 			return fail(kerr.DuplicateVoter, "broker %d is a member of etcd already", req.VoterID)
 		case m.Peer == peer:

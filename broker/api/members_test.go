@@ -187,6 +187,7 @@ func TestChangeMembers(t *testing.T) {
 		"add without an address":   {add("ours", 4, "", 1), nil, kerr.InvalidRequest, "--peer", ""},
 		"add without a port":       {add("ours", 4, "e", 0), nil, kerr.InvalidRequest, "--peer", ""},
 		"add one that is there":    {add("ours", 2, "e", 1), nil, kerr.DuplicateVoter, "broker 2", ""},
+		"add one at its address":   {add("ours", 2, "b", 1), nil, kerr.DuplicateVoter, "if its folder is lost", "add b:1"}, // a note of a removal that failed goes
 		"add an address again":     {add("ours", 4, "c", 1), nil, kerr.DuplicateVoter, "c:1", ""},
 		"remove":                   {remove("ours", 2, 12), nil, nil, "", "remove b:1"},
 		"remove a learner":         {remove("ours", 3, 13), nil, nil, "", "remove c:1"},
