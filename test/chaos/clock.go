@@ -105,6 +105,9 @@ func moveClock(pid int, ahead time.Duration) error {
 		return err
 	}
 	from, to, err := vdsoOf(pid)
+	for end := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(end); from, to, err = vdsoOf(pid) {
+		time.Sleep(5 * time.Millisecond) // a process that becomes another program has nothing mapped for a moment
+	}
 	if err != nil {
 		return err
 	}
