@@ -83,6 +83,14 @@ type File struct {
 	Config map[string]string `json:"config,omitempty"`
 }
 
+// Address is the host:port at which clients and brokers reach this broker.
+func (m *File) Address() string {
+	if m.Advertise != "" {
+		return m.Advertise
+	}
+	return net.JoinHostPort(m.Host, strconv.Itoa(KafkaPort))
+}
+
 var (
 	clusterName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,19}$`)
 	machineName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)

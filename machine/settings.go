@@ -79,11 +79,8 @@ func brokerConfig(m *File, deployment string) ([]byte, error) {
 	port := func(host string, n int) string { return net.JoinHostPort(host, strconv.Itoa(n)) }
 	s := settings{
 		Data: DataDir, NodeID: m.Broker, Rack: m.Rack, Deployment: deployment,
-		Kafka: port("0.0.0.0", KafkaPort), Advertise: m.Advertise, HTTP: port("0.0.0.0", HTTPPort),
+		Kafka: port("0.0.0.0", KafkaPort), Advertise: m.Address(), HTTP: port("0.0.0.0", HTTPPort),
 		Store: m.Store, Set: m.Config,
-	}
-	if s.Advertise == "" {
-		s.Advertise = port(m.Host, KafkaPort)
 	}
 	var seeds []string
 	for _, h := range m.Seeds {

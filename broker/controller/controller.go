@@ -173,9 +173,10 @@ func (c *Controller) work(epoch int64, preferred bool) error {
 		c.written = max(c.written, rev)
 		c.deps.Log.Info("a broker was taken in", "broker", int32(a.ID), "epoch", a.Epoch)
 	}
-	if c.seen = next; later {
+	if later {
 		c.seen = scope{}
 		return errLater
 	}
+	c.seen = next
 	return nil
 }

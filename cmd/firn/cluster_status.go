@@ -290,7 +290,7 @@ func nodesOf(ctx context.Context, v *clusterView) []nodeInfo {
 	at := map[record.BrokerID]int{}
 	for _, id := range v.all() {
 		at[id] = len(nodes)
-		n := nodeInfo{ID: int32(id), Etcd: "none", Bytes: -1, HTTP: v.nodes[int32(id)]["HTTP"], Peer: v.nodes[int32(id)]["PEER"]}
+		n := nodeInfo{ID: int32(id), Etcd: "none", Bytes: -1, Deployment: v.deployment(int32(id)), HTTP: v.nodes[int32(id)]["HTTP"], Peer: v.nodes[int32(id)]["PEER"]}
 		if m, ok := v.member(id); ok {
 			n.Etcd = m.role()
 		}
@@ -302,13 +302,6 @@ func nodesOf(ctx context.Context, v *clusterView) []nodeInfo {
 	for _, b := range v.brokers {
 		n := &nodes[at[record.BrokerID(b.NodeID)]]
 		n.Address, n.Rack = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), deref(b.Rack)
-	}
-	if v.detail != nil {
-		for _, b := range v.detail.Brokers {
-			if i, ok := at[record.BrokerID(b.ID)]; ok {
-				nodes[i].Deployment = b.Deployment
-			}
-		}
 	}
 	for i := range v.Partitions {
 		p := &v.Partitions[i]

@@ -275,6 +275,19 @@ func (v *clusterView) askDetail(ctx context.Context) {
 	}
 }
 
+// deployment is what a registered broker runs as, "" where that is not known.
+func (v *clusterView) deployment(id int32) string {
+	if v.detail == nil {
+		return ""
+	}
+	for _, b := range v.detail.Brokers {
+		if b.ID == id {
+			return b.Deployment
+		}
+	}
+	return ""
+}
+
 func fetchDetail(ctx context.Context, addr string) (*clusterDetail, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/v1/cluster", nil)
 	if err != nil {

@@ -172,15 +172,10 @@ func (a *app) machineWatch(ctx context.Context, m machine.File) (err error) {
 // machineBrokers are the addresses that tell of the cluster: this broker's, and
 // those of the members of etcd.
 func machineBrokers(m *machine.File) string {
-	port := strconv.Itoa(machine.KafkaPort)
-	own := m.Advertise
-	if own == "" {
-		own = net.JoinHostPort(m.Host, port)
-	}
-	all := []string{own}
+	all := []string{m.Address()}
 	for _, h := range m.Seeds {
 		if h != m.Host {
-			all = append(all, net.JoinHostPort(h, port))
+			all = append(all, net.JoinHostPort(h, strconv.Itoa(machine.KafkaPort)))
 		}
 	}
 	return strings.Join(all, ",")
@@ -216,12 +211,7 @@ func (a *app) lookFor(ctx context.Context, id int32) (*machine.Cluster, error) {
 	}
 	c := &machine.Cluster{Deployments: map[int32]string{}}
 	for _, b := range v.brokers {
-		c.Deployments[b.NodeID] = ""
-	}
-	for _, b := range v.detail.Brokers {
-		if _, registered := c.Deployments[b.ID]; registered {
-			c.Deployments[b.ID] = b.Deployment
-		}
+		c.Deployments[b.NodeID] = v.deployment(b.NodeID)
 	}
 	r := v.MayRestart(record.BrokerID(id), nil)
 	c.MayRestart, c.Reasons = r.May, r.Reasons
