@@ -20,7 +20,7 @@ const module = "github.com/firnlog/firn/"
 // that a new package is a decision.
 var mayImport = map[string][]string{
 	"record":                   {},
-	"cache":                    {"record"},
+	"cache":                    {"broker/disk", "record"},
 	"objectstore":              {},
 	"objectstore/s3":           {"objectstore", "objectstore/multipart"},
 	"objectstore/gcs":          {"objectstore", "objectstore/multipart"},

@@ -50,6 +50,7 @@ type Config struct {
 	PeerClient  string            // HOST:PORT where that answers other brokers; "": Peer's host and the port below
 	Configs     map[string]string // broker configs given at the start, by name; package brokerconfig checks them
 	CacheBytes  int64             // local disk for chunks of cold objects
+	CacheMemory int64             // memory for chunks of cold objects; 0 is package cache's default
 	UploadCheck time.Duration     // how often sealed segments are looked for
 	UploadWait  time.Duration     // how long a small segment waits for others to share an object with, and one that may go from local disk for more records; <0 not at all
 }
@@ -272,11 +273,11 @@ func reachable(listen, host string) string {
 }
 
 func (b *Broker) openTiering(ctx context.Context) (err error) {
-	b.cache, err = cache.Open(cache.Config{Dir: filepath.Join(b.cfg.DataDir, "cache"), MaxBytes: b.cfg.CacheBytes}, b.log)
+	b.cache, err = cache.Open(cache.Config{Dir: filepath.Join(b.cfg.DataDir, "cache"), MaxBytes: b.cfg.CacheBytes, MemoryBytes: b.cfg.CacheMemory}, b.log)
 	if err != nil {
 		return fmt.Errorf("chunk cache: %w", err)
 	}
-	b.tier, err = tiering.Open(ctx, tiering.Config{Every: b.cfg.UploadCheck, PackWait: b.cfg.UploadWait}, tiering.Deps{
+	b.tier, err = tiering.Open(ctx, tiering.Config{Every: b.cfg.UploadCheck, PackWait: b.cfg.UploadWait, ReadaheadKept: b.cache.MemoryChunks()}, tiering.Deps{
 		Log:       b.log,
 		Store:     b.store,
 		Meta:      b.meta,

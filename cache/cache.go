@@ -1,17 +1,16 @@
-// Package cache keeps byte ranges of immutable objects on local disk, bounded
-// in bytes. It knows keys and ranges, never segments or topics. Where the
+// Package cache keeps byte ranges of immutable objects on local disk, and while
+// they are read in memory, both bounded in bytes. It knows keys and ranges, never segments or topics. Where the
 // bytes come from, and whether they are right when they come, is the caller's
 // affair; that they are still the same bytes later is this package's.
 package cache
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -20,22 +19,18 @@ import (
 
 // Config is plain values; zero takes the default where one is named.
 type Config struct {
-	Dir        string // made if missing; nothing else may be in it
-	MaxBytes   int64  // on disk; default 10 GiB
-	ChunkBytes int    // usual size of a chunk; default 4 MiB. Larger ones, up to 64 MiB, are taken too
-	OpenFiles  int    // chunk files kept open; default 512
-	Fills      int    // fills under way at once, the rest waits; default 48
+	Dir         string // made if missing; nothing else may be in it
+	MaxBytes    int64  // on disk; default 10 GiB
+	MemoryBytes int64  // of chunks in memory, and those under way that were reserved room there; default 256 MiB, <0 none
+	ChunkBytes  int    // usual size of a chunk; default 4 MiB. Larger ones, up to 64 MiB, are taken too
+	OpenFiles   int    // chunk files kept open; default 512
+	Fills       int    // fills under way at once, the rest waits; default 48
 }
 
 const maxChunk = 64 << 20
 
 // ErrClosed says that the cache is closed.
 var ErrClosed = errors.New("cache: closed")
-
-// Fill reads a chunk's bytes into p, all of it, and gives their CRC-32C, or
-// fails. It is called in a goroutine of its own with a context that only Close
-// ends.
-type Fill func(ctx context.Context, p []byte) (sum uint32, err error)
 
 // Cache is a chunk cache. Safe for concurrent use.
 type Cache struct {
@@ -44,8 +39,8 @@ type Cache struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	fills  sync.WaitGroup
-	bufs   sync.Pool // *[]byte of HeaderSize+ChunkBytes
 	check  sync.Pool // *[]byte to read files through
+	memory *memory
 	places chan struct{}
 	seq    atomic.Uint64
 	sick   atomic.Bool // the folder could not be written last time
@@ -68,25 +63,31 @@ type entry struct {
 	size int64 // of the file
 	file *record.File
 	slot *openSlot // in openFiles while file is set
+
+	mem     record.Span   // of memory; the zero value: it is not there
+	memSlot *list.Element // in memory.order, while mem is set
+	recent  bool          // asked for since the last trim
+	read    bool          // somebody got it from memory: it was not only fetched ahead
+	over    func()        // see Prefetch; nil once it is called
 }
 
-// flight is a fill, or the check of a chunk found on disk, under way. Those
-// who wait share its outcome; the last one releases its file.
-type flight struct {
-	done    chan struct{}
-	waiters int
-	touched bool // some waiter's use counts
-	landed  bool
-	hit     bool // it was on disk
-	span    record.Span
-	err     error
+// notAhead says that the chunk is not waiting to be asked for any more;
+// Cache.mu is held.
+func (e *entry) notAhead() {
+	if e.over != nil {
+		e.over()
+		e.over = nil
+	}
 }
 
 // Open takes over the folder: chunks of an earlier run stay usable (each is
-// checked when it is first asked for), temporary files go.
+// checked when it is first asked for).
 func Open(cfg Config, log *slog.Logger) (*Cache, error) {
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = 10 << 30
+	}
+	if cfg.MemoryBytes == 0 {
+		cfg.MemoryBytes = 256 << 20
 	}
 	if cfg.ChunkBytes == 0 {
 		cfg.ChunkBytes = 4 << 20
@@ -110,11 +111,8 @@ func Open(cfg Config, log *slog.Logger) (*Cache, error) {
 		open:   newOpenFiles(cfg.OpenFiles),
 		places: make(chan struct{}, cfg.Fills),
 	}
+	c.memory = newMemory(cfg.MemoryBytes, cfg.ChunkBytes, c.trimMemory)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.bufs.New = func() any {
-		b := make([]byte, HeaderSize+cfg.ChunkBytes)
-		return &b
-	}
 	c.check.New = func() any {
 		b := make([]byte, 256<<10)
 		return &b
@@ -146,11 +144,15 @@ func (c *Cache) Close() error {
 	}
 	gaugeBytes.Add(-float64(c.policy.used))
 	c.mu.Unlock()
+	c.memory.close()
 	for _, f := range files {
 		f.Release()
 	}
 	return nil
 }
+
+// MemoryChunks is how many chunks of the usual size there is room for in memory.
+func (c *Cache) MemoryChunks() int { return c.memory.max }
 
 // Bytes is what the chunks take on disk.
 func (c *Cache) Bytes() int64 {
@@ -179,6 +181,13 @@ func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch 
 	if found && touch {
 		c.policy.touch(e)
 	}
+	if found && e.memSlot != nil {
+		c.memory.use(e)
+		span = e.mem.Part(0, int64(n))
+		c.mu.Unlock()
+		hits.Inc()
+		return span, true, nil
+	}
 	if found && e.file != nil && e.file.Acquire() {
 		file := e.file
 		c.open.use(e.slot)
@@ -188,7 +197,12 @@ func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch 
 	}
 	f, flying := c.flights[cid]
 	if !flying {
-		f = c.launch(cid, object, off, n, fill, nil)
+		f = &flight{id: cid, object: object, off: off, n: n, fill: fill}
+		reserved := c.memory.fits(n) && c.memory.reserve(false)
+		if !reserved && c.memory.fits(n) {
+			memoryFull.Inc()
+		}
+		c.launch(f, reserved)
 	}
 	f.waiters++
 	f.touched = f.touched || touch
@@ -208,200 +222,37 @@ func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch 
 	return c.leave(f, nil), f.hit, f.err
 }
 
-// Prefetch starts a fill if the chunk is neither there nor on its way, and
-// does not wait. It returns false when it had nothing to do. done, which may
-// be nil, is called when the fill is over.
-func (c *Cache) Prefetch(object string, off int64, n int, fill Fill, done func()) bool {
+// Prefetch brings a chunk into memory, or at least to disk, if it is neither
+// there nor on its way, and does not wait: by a fill, and when fromDisk is set,
+// also from its file. started says whether there was something to do; then
+// done, which may be nil, is called once when the chunk does not wait in memory
+// for somebody to ask any more: somebody has, or it was taken out, or it could
+// not be had or not be kept there. It must not call the cache, and not block.
+// ok is false when memory is full of chunks that nobody has asked for yet, and
+// more would push those out.
+func (c *Cache) Prefetch(object string, off int64, n int, fromDisk bool, fill Fill, done func()) (started, ok bool) {
 	if n <= 0 || n > maxChunk || off < 0 || object == "" || len(object) > maxKey {
-		return false
+		return false, true
 	}
 	cid := chunkID(object, off, n)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.entries[cid] != nil || c.flights[cid] != nil {
-		return false
+	if c.closed || c.flights[cid] != nil {
+		return false, true
 	}
-	c.launch(cid, object, off, n, fill, done)
-	return true
+	fits := c.memory.fits(n)
+	if e := c.entries[cid]; e != nil && (!fromDisk || !fits || e.memSlot != nil || e.file != nil) {
+		return false, true
+	}
+	if fits && !c.memory.reserve(true) {
+		return false, false
+	}
+	c.launch(&flight{id: cid, object: object, off: off, n: n, fill: fill, over: done}, fits)
+	return true, true
 }
 
-// leave gives one waiter its span, or none when err is set.
-func (c *Cache) leave(f *flight, err error) (span record.Span) {
-	c.mu.Lock()
-	if err == nil && f.err == nil {
-		span = f.span
-		if span.File != nil {
-			span.File.Acquire() // the flight holds a reference: this cannot fail
-		}
-	}
-	f.waiters--
-	last := f.landed && f.waiters == 0
-	c.mu.Unlock()
-	if last {
-		f.span.Release()
-	}
-	return span
-}
-
-// launch starts a flight; c.mu is held.
-func (c *Cache) launch(cid id, object string, off int64, n int, fill Fill, over func()) *flight {
-	f := &flight{done: make(chan struct{})}
-	c.flights[cid] = f
-	e := c.entries[cid]
-	c.fills.Add(1)
-	go func() {
-		defer c.fills.Done()
-		var span record.Span
-		var err error
-		ok := false
-		if e != nil {
-			span, ok = c.reopen(e, object, off, n)
-		}
-		if !ok {
-			span, err = c.fetch(cid, object, off, n, fill)
-		}
-		c.mu.Lock()
-		f.span, f.err, f.hit, f.landed = span, err, ok, true
-		if fetched := c.entries[cid]; !ok && f.touched && fetched != nil {
-			c.policy.touch(fetched)
-		}
-		delete(c.flights, cid)
-		unwanted := f.waiters == 0
-		c.mu.Unlock()
-		close(f.done)
-		if unwanted {
-			span.Release()
-		}
-		if over != nil {
-			over()
-		}
-	}()
-	return f
-}
-
-// reopen opens a chunk found on disk and checks every byte of it. What does
-// not match is dropped, so that it is fetched again.
-func (c *Cache) reopen(e *entry, object string, off int64, n int) (record.Span, bool) {
-	f, err := os.Open(e.path)
-	if err == nil {
-		if err = c.checkFile(f, object, off, n); err == nil {
-			hits.Inc()
-			return c.opened(e, record.NewFile(f)), true
-		}
-		f.Close()
-	}
-	dropped.Inc()
-	c.log.Warn("cached chunk dropped, it will be fetched again", "file", e.path, "object", object, "offset", off, "err", err)
-	c.drop(e)
-	return record.Span{}, false
-}
-
-func (c *Cache) checkFile(f *os.File, object string, off int64, n int) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	buf := c.check.Get().(*[]byte)
-	defer c.check.Put(buf)
-	h, err := CheckChunk(f, st.Size(), *buf)
-	if err != nil {
-		return err
-	}
-	if h.Object != object || h.Offset != off || h.Length != int64(n) {
-		return fmt.Errorf("%w: it holds %s at %d, %d bytes", ErrCorrupt, h.Object, h.Offset, h.Length)
-	}
-	return nil
-}
-
-// fetch has the chunk filled, and written if the disk takes it; bytes that it
-// does not take are served from memory.
-func (c *Cache) fetch(cid id, object string, off int64, n int, fill Fill) (record.Span, error) {
-	misses.Inc()
-	select {
-	case c.places <- struct{}{}: // before the buffer, so that buffers are bounded too
-		defer func() { <-c.places }()
-	case <-c.ctx.Done():
-		return record.Span{}, ErrClosed
-	}
-	pooled, give := c.buffer(n)
-	buf := (*pooled)[:HeaderSize+n]
-	data := buf[HeaderSize:]
-	sum, err := fill(c.ctx, data)
-	if err != nil {
-		give()
-		failures.Inc()
-		if c.ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", ErrClosed, err)
-		}
-		return record.Span{}, err
-	}
-	span, err := c.store(cid, object, off, buf, sum)
-	if err == nil {
-		give()
-		return span, nil
-	}
-	if errors.Is(err, errTooBig) {
-		return record.Span{Bytes: data}, nil
-	}
-	diskErrors.Inc()
-	if c.sick.CompareAndSwap(false, true) {
-		c.log.Error("chunk cache cannot be written, serving from memory", "dir", c.cfg.Dir, "err", err)
-	}
-	return record.Span{Bytes: data}, nil // buf is not pooled again: readers have it
-}
-
-// buffer gives room for a header and n bytes, and how to give it back.
-func (c *Cache) buffer(n int) (*[]byte, func()) {
-	if n <= c.cfg.ChunkBytes {
-		b := c.bufs.Get().(*[]byte)
-		return b, func() { c.bufs.Put(b) }
-	}
-	b := make([]byte, HeaderSize+n)
-	return &b, func() {}
-}
-
-var errTooBig = errors.New("chunk is larger than the whole cache")
-
-// store writes buf (room for the header, then the data) as a chunk file.
-func (c *Cache) store(cid id, object string, off int64, buf []byte, sum uint32) (record.Span, error) {
-	e := &entry{id: cid, size: int64(len(buf))}
-	if e.size > c.cfg.MaxBytes {
-		return record.Span{}, errTooBig
-	}
-	c.mu.Lock()
-	victims, files := c.makeRoom(e.size)
-	c.mu.Unlock()
-	removeFiles(victims, files)
-
-	encodeHeader(buf, object, off, len(buf)-HeaderSize, sum)
-	dir := filepath.Join(c.cfg.Dir, cid.String()[:2])
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return record.Span{}, err
-	}
-	// The number makes the name unique, so that removing an evicted chunk
-	// never hits the one that was fetched in its place.
-	e.path = filepath.Join(dir, fmt.Sprintf("%s-%d%s", cid, c.seq.Add(1), chunkExt))
-	tmp := strings.TrimSuffix(e.path, chunkExt) + tmpExt
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return record.Span{}, err
-	}
-	if _, err = f.Write(buf); err == nil {
-		err = os.Rename(tmp, e.path)
-	}
-	if err != nil {
-		f.Close()
-		os.Remove(tmp)
-		return record.Span{}, err
-	}
-	if c.sick.CompareAndSwap(true, false) {
-		c.log.Info("chunk cache can be written again", "dir", c.cfg.Dir)
-	}
-	return c.admit(e, record.NewFile(f)), nil
-}
-
-// admit enters a chunk just written and gives a span of it.
-func (c *Cache) admit(e *entry, file *record.File) record.Span {
+// admit enters a flight's chunk, and keeps it in memory if span is there.
+func (c *Cache) admit(e *entry, span record.Span, f *flight) {
 	c.mu.Lock()
 	victims, files := c.makeRoom(e.size)
 	if old := c.entries[e.id]; old != nil {
@@ -415,15 +266,24 @@ func (c *Cache) admit(e *entry, file *record.File) record.Span {
 	c.entries[e.id] = e
 	c.policy.add(e, false)
 	gaugeBytes.Add(float64(e.size))
+	if span.Mem != nil {
+		c.memory.keep(e, span, f)
+	}
 	c.mu.Unlock()
 	removeFiles(victims, files)
-	return c.opened(e, file)
+}
+
+// trimMemory gives up what is in memory and was not used lately.
+func (c *Cache) trimMemory() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.memory.trim()
 }
 
 // opened keeps file, of which it takes over the reference, open for the next
 // reader, if e is still in the cache, and gives a span of it.
-func (c *Cache) opened(e *entry, file *record.File) record.Span {
-	span := record.Span{File: file, Off: HeaderSize, Len: e.size - HeaderSize}
+func (c *Cache) opened(e *entry, file *record.File, n int) record.Span {
+	span := record.Span{File: file, Off: HeaderSize, Len: int64(n)}
 	c.mu.Lock()
 	var closing *record.File
 	if !c.closed && c.entries[e.id] == e && e.file == nil {
@@ -452,12 +312,13 @@ func (c *Cache) makeRoom(n int64) (victims []*entry, files []*record.File) {
 	return victims, files
 }
 
-// forget takes e out of the maps (not the policy) and returns its open file;
-// c.mu is held.
+// forget takes e out of the maps (not the policy) and of memory, and returns
+// its open file; c.mu is held.
 func (c *Cache) forget(e *entry) *record.File {
 	if c.entries[e.id] == e {
 		delete(c.entries, e.id)
 	}
+	c.memory.drop(e)
 	f := e.file
 	if f != nil {
 		c.open.remove(e)

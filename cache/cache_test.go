@@ -93,8 +93,9 @@ func TestChunksSurviveARestart(t *testing.T) {
 		get(t, c, "a", int64(i)*8192, 8192, &calls)
 	}
 	c.Close()
-	tmp := filepath.Join(filepath.Dir(chunkFiles(t, cfg.Dir)[0]), "half"+tmpExt)
-	if err := os.WriteFile(tmp, []byte("x"), 0o644); err != nil {
+	// What a crash cut short.
+	cut := filepath.Join(filepath.Dir(chunkFiles(t, cfg.Dir)[0]), chunkID("a", 5*8192, 8192).String()+"-77"+chunkExt)
+	if err := os.WriteFile(cut, []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c = open(t, cfg)
@@ -104,8 +105,8 @@ func TestChunksSurviveARestart(t *testing.T) {
 	if calls.Load() != 5 {
 		t.Errorf("%d fills, 5 are enough for five chunks before and after a restart", calls.Load())
 	}
-	if _, err := os.Stat(tmp); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the temporary file is still there: %v", err)
+	if _, err := os.Stat(cut); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file that was cut is still there: %v", err)
 	}
 	if want := int64(5 * (8192 + HeaderSize)); c.Bytes() != want {
 		t.Errorf("%d bytes counted, %d on disk", c.Bytes(), want)
@@ -118,6 +119,7 @@ func TestDamagedChunksAreFetchedAgain(t *testing.T) {
 		"bit in data":   func(b []byte) []byte { b[HeaderSize+77] ^= 4; return b },
 		"bit in header": func(b []byte) []byte { b[20] ^= 1; return b },
 		"bit in key":    func(b []byte) []byte { b[fixedHeader] ^= 1; return b },
+		"bit at end":    func(b []byte) []byte { b[len(b)-1] ^= 8; return b },
 		"magic":         func(b []byte) []byte { b[0] = 'X'; return b },
 		"cut":           func(b []byte) []byte { return b[:len(b)-1] },
 		"cut to header": func(b []byte) []byte { return b[:HeaderSize] },
@@ -125,38 +127,46 @@ func TestDamagedChunksAreFetchedAgain(t *testing.T) {
 		"empty":         func(b []byte) []byte { return nil },
 		"longer":        func(b []byte) []byte { return append(b, 0) },
 	}
-	for name, f := range damage {
-		for _, reopen := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s/restart=%v", name, reopen), func(t *testing.T) {
-				// One open file: asking for another chunk closes the first.
-				cfg := Config{Dir: t.TempDir(), MaxBytes: 1 << 20, ChunkBytes: 8 << 10, OpenFiles: 1}
-				var calls atomic.Int64
-				c := open(t, cfg)
-				get(t, c, "key", 8192, 8000, &calls)
-				path := chunkFiles(t, cfg.Dir)[0]
-				if reopen {
-					c.Close()
-				} else {
-					get(t, c, "other", 0, 10, &calls)
-					calls.Add(-1)
-				}
-				b, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(path, f(b), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				if reopen {
-					c = open(t, cfg)
-				}
-				get(t, c, "key", 8192, 8000, &calls)
-				get(t, c, "key", 8192, 8000, &calls)
-				if calls.Load() != 2 {
-					t.Errorf("%d fills, want the first and one for the damage", calls.Load())
-				}
-			})
+	// One chunk in memory, or one open file: asking for another one takes the
+	// first out, so that the next who asks gets what is on disk.
+	for where, memory := range map[string]int64{"memory": int64(fileSize(8 << 10)), "file": -1} {
+		for name, f := range damage {
+			for _, reopen := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s/%s/restart=%v", where, name, reopen), func(t *testing.T) {
+					cfg := Config{Dir: t.TempDir(), MaxBytes: 1 << 20, MemoryBytes: memory, ChunkBytes: 8 << 10, OpenFiles: 1}
+					testDamaged(t, cfg, f, reopen)
+				})
+			}
 		}
+	}
+}
+
+func testDamaged(t *testing.T, cfg Config, damage func([]byte) []byte, reopen bool) {
+	var calls atomic.Int64
+	c := open(t, cfg)
+	get(t, c, "key", 8192, 8000, &calls)
+	c.fills.Wait() // for the file
+	path := chunkFiles(t, cfg.Dir)[0]
+	if reopen {
+		c.Close()
+	} else {
+		get(t, c, "other", 0, 8000, &calls)
+		calls.Add(-1)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, damage(b), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if reopen {
+		c = open(t, cfg)
+	}
+	get(t, c, "key", 8192, 8000, &calls)
+	get(t, c, "key", 8192, 8000, &calls)
+	if calls.Load() != 2 {
+		t.Errorf("%d fills, want the first and one for the damage", calls.Load())
 	}
 }
 
@@ -313,11 +323,11 @@ func TestPrefetch(t *testing.T) {
 	c := open(t, Config{Dir: t.TempDir(), MaxBytes: 1 << 20, ChunkBytes: 8 << 10})
 	var calls atomic.Int64
 	done := make(chan struct{})
-	if !c.Prefetch("a", 0, 100, filler("a", 0, &calls), func() { close(done) }) {
+	if started, ok := c.Prefetch("a", 0, 100, false, filler("a", 0, &calls), func() { close(done) }); !started || !ok {
 		t.Fatal("nothing started")
 	}
 	<-done
-	if c.Prefetch("a", 0, 100, filler("a", 0, &calls), nil) {
+	if started, ok := c.Prefetch("a", 0, 100, true, filler("a", 0, &calls), nil); started || !ok {
 		t.Error("a second prefetch of what is there")
 	}
 	get(t, c, "a", 0, 100, &calls)
@@ -325,7 +335,7 @@ func TestPrefetch(t *testing.T) {
 		t.Errorf("%d fills", calls.Load())
 	}
 	c.Close()
-	if c.Prefetch("b", 0, 100, filler("b", 0, &calls), nil) {
+	if started, _ := c.Prefetch("b", 0, 100, false, filler("b", 0, &calls), nil); started {
 		t.Error("prefetch after Close")
 	}
 	if _, _, err := c.Get(context.Background(), "b", 0, 100, true, filler("b", 0, &calls)); !errors.Is(err, ErrClosed) {
@@ -352,11 +362,22 @@ func TestBadArguments(t *testing.T) {
 	}
 }
 
-// Many readers at random, a cache that is far too small, files closed all the
-// time: every byte is right and the bound holds.
+// Many readers at random, a cache that is far too small, files closed and
+// buffers used again all the time: every byte is right and the bounds hold.
 func TestManyReaders(t *testing.T) {
-	const chunk = 2048
-	cfg := Config{Dir: t.TempDir(), MaxBytes: 12 * (chunk + HeaderSize), ChunkBytes: chunk, OpenFiles: 3, Fills: 4}
+	for name, chunks := range map[string]int64{"files": -1, "memory": 5} {
+		t.Run(name, func(t *testing.T) {
+			const chunk = 2048
+			testManyReaders(t, Config{
+				Dir: t.TempDir(), MaxBytes: 12 * int64(fileSize(chunk)), MemoryBytes: chunks * int64(fileSize(chunk)),
+				ChunkBytes: chunk, OpenFiles: 3, Fills: 4,
+			})
+		})
+	}
+}
+
+func testManyReaders(t *testing.T, cfg Config) {
+	chunk := cfg.ChunkBytes
 	c := open(t, cfg)
 	var calls atomic.Int64
 	var wg sync.WaitGroup
@@ -366,11 +387,18 @@ func TestManyReaders(t *testing.T) {
 			defer wg.Done()
 			r := rand.New(rand.NewPCG(1, uint64(g)))
 			for range 300 {
-				get(t, c, "a", r.Int64N(30)*chunk, chunk, &calls)
+				get(t, c, "a", r.Int64N(30)*int64(chunk), chunk, &calls)
+				if r.IntN(50) == 0 {
+					c.trimMemory()
+				}
 			}
 		}()
 	}
 	wg.Wait()
+	c.fills.Wait()
+	if m := c.memory; m.held > m.max || len(m.free) > m.max+cfg.Fills {
+		t.Errorf("%d chunks in memory and %d free buffers, %d allowed", m.held, len(m.free), m.max)
+	}
 	if c.Bytes() > cfg.MaxBytes {
 		t.Errorf("%d bytes", c.Bytes())
 	}
@@ -389,7 +417,8 @@ func TestManyReaders(t *testing.T) {
 
 func TestHeaderGolden(t *testing.T) {
 	data := []byte("the data of the chunk")
-	b := append(make([]byte, HeaderSize), data...)
+	b := make([]byte, fileSize(len(data)))
+	copy(b[HeaderSize:], data)
 	encodeHeader(b, "0a1b2c3d/cluster/object", 4<<20, len(data), record.CRC32C(data))
 	golden := filepath.Join("testdata", "chunk.golden")
 	if os.Getenv("FIRN_UPDATE_GOLDEN") != "" {
@@ -412,12 +441,13 @@ func TestHeaderGolden(t *testing.T) {
 
 func FuzzReadChunkHeader(f *testing.F) {
 	data := []byte("data")
-	b := append(make([]byte, HeaderSize), data...)
+	b := make([]byte, fileSize(len(data)))
+	copy(b[HeaderSize:], data)
 	encodeHeader(b, "k", 0, len(data), record.CRC32C(data))
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := CheckChunk(bytes.NewReader(b), int64(len(b)), nil)
-		if err == nil && (h.FileLen != int64(len(b)) || record.CRC32C(b[HeaderSize:]) != h.Sum) {
+		if err == nil && (h.FileLen != int64(len(b)) || record.CRC32C(b[HeaderSize:HeaderSize+h.Length]) != h.Sum) {
 			t.Errorf("%+v of %d bytes", h, len(b))
 		}
 		if err != nil && !errors.Is(err, ErrCorrupt) {

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
@@ -17,19 +18,22 @@ import (
 //	0          8       10      12       16        24        28       32
 //	┌──────────┬───────┬───────┬────────┬─────────┬─────────┬────────┬───────┐
 //	│"FIRNCHNK"│version│key    │data    │offset in│data     │header  │ key … │
-//	│          │ 1   2 │len  2 │len   4 │object 8 │crc32c 4 │crc32c 4│       │
+//	│          │ 2   2 │len  2 │len   4 │object 8 │crc32c 4 │crc32c 4│       │
 //	└──────────┴───────┴───────┴────────┴─────────┴─────────┴────────┴───────┘
-//	… zeroes up to 1024, then the data to the end of the file.
+//	… zeroes up to 4096, the data, zeroes up to a multiple of 4096.
 //
-// The header's checksum covers bytes [0, 28) and [32, 1024).
+// The header's checksum covers bytes [0, 28) and [32, 4096).
 const (
 	chunkMagic   = "FIRNCHNK"
-	chunkVersion = 1
+	chunkVersion = 2
 	// HeaderSize is the number of bytes before a chunk file's data.
-	HeaderSize  = 1024
+	HeaderSize  = disk.Block
 	fixedHeader = 32
 	maxKey      = 512
 )
+
+// fileSize is the size of the file of a chunk of n bytes.
+func fileSize(n int) int { return int(disk.RoundUp(int64(HeaderSize + n))) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -43,7 +47,7 @@ type ChunkHeader struct {
 	Offset  int64  `json:"offset"`   // of the data in the object
 	Length  int64  `json:"length"`   // bytes of data
 	Sum     uint32 `json:"dataCrc"`  // CRC-32C of the data
-	FileLen int64  `json:"fileSize"` // HeaderSize + Length
+	FileLen int64  `json:"fileSize"` // HeaderSize + Length, rounded up to a multiple of 4096
 }
 
 // encodeHeader writes the header of n bytes of data whose CRC-32C is sum.
@@ -90,7 +94,7 @@ func decodeHeader(h []byte) (ChunkHeader, error) {
 		Offset:  int64(binary.BigEndian.Uint64(h[16:])),
 		Length:  length,
 		Sum:     binary.BigEndian.Uint32(h[24:]),
-		FileLen: HeaderSize + length,
+		FileLen: int64(fileSize(int(length))),
 	}, nil
 }
 
@@ -115,13 +119,13 @@ func ReadChunkHeader(r io.ReaderAt, size int64) (ChunkHeader, error) {
 }
 
 // CheckChunk reads a whole chunk file and compares its data with the header.
-// buf is scratch space; nil allocates.
+// buf is scratch space; one of less than 4096 bytes, or none, allocates.
 func CheckChunk(r io.ReaderAt, size int64, buf []byte) (ChunkHeader, error) {
 	h, err := ReadChunkHeader(r, size)
 	if err != nil {
 		return h, err
 	}
-	if len(buf) == 0 {
+	if len(buf) < disk.Block {
 		buf = make([]byte, 256<<10)
 	}
 	var sum uint32
@@ -134,9 +138,35 @@ func CheckChunk(r io.ReaderAt, size int64, buf []byte) (ChunkHeader, error) {
 		off += int64(len(p))
 	}
 	if sum != h.Sum {
-		return h, fmt.Errorf("%w: data checksum of %s at %d: stored %08x, computed %08x", ErrCorrupt, h.Object, h.Offset, h.Sum, sum)
+		return h, h.wrongSum(sum)
 	}
-	return h, nil
+	rest := buf[:min(int64(len(buf)), h.FileLen-HeaderSize-h.Length)]
+	if n, err := r.ReadAt(rest, HeaderSize+h.Length); n < len(rest) {
+		return h, fmt.Errorf("%w: reading its end: %w", ErrCorrupt, err)
+	}
+	return h, h.zeroes(rest)
+}
+
+// zeroes looks at what follows the data.
+func (h *ChunkHeader) zeroes(rest []byte) error {
+	for i, b := range rest {
+		if b != 0 {
+			return fmt.Errorf("%w: byte %d after the data is %#x, not 0", ErrCorrupt, i, b)
+		}
+	}
+	return nil
+}
+
+func (h *ChunkHeader) wrongSum(sum uint32) error {
+	return fmt.Errorf("%w: data checksum of %s at %d: stored %08x, computed %08x", ErrCorrupt, h.Object, h.Offset, h.Sum, sum)
+}
+
+// holds says what else is in the file than it should be.
+func (h *ChunkHeader) holds(object string, off int64, n int) error {
+	if h.Object != object || h.Offset != off || h.Length != int64(n) {
+		return fmt.Errorf("%w: it holds %s at %d, %d bytes", ErrCorrupt, h.Object, h.Offset, h.Length)
+	}
+	return nil
 }
 
 // id names a chunk in memory and, as hexadecimal, in its file's name.

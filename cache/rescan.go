@@ -12,15 +12,13 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/firnlog/firn/broker/disk"
 	"github.com/firnlog/firn/record"
 )
 
-// File names: <2 hex>/<32 hex of the chunk's id>-<number>.chunk; .tmp while
-// being written.
-const (
-	chunkExt = ".chunk"
-	tmpExt   = ".tmp"
-)
+// File names: <2 hex>/<32 hex of the chunk's id>-<number>.chunk.
+const chunkExt = ".chunk"
 
 var (
 	hits       = metrics.GetOrCreateCounter("firn_cache_hits_total")
@@ -39,9 +37,9 @@ type foundChunk struct {
 	mtime time.Time
 }
 
-// rescan makes the folder if need be, removes what is half-written and enters
-// the chunks found, oldest first. It looks at names and sizes only; contents
-// are checked when a chunk is first asked for.
+// rescan makes the folder if need be and enters the chunks found, oldest
+// first. It looks at names and sizes only; contents, which a crash may have cut
+// short, are checked when a chunk is first asked for.
 func (c *Cache) rescan() error {
 	if err := os.MkdirAll(c.cfg.Dir, 0o755); err != nil {
 		return err
@@ -83,14 +81,10 @@ func (c *Cache) rescan() error {
 	return nil
 }
 
-// recognise gives the entry of a chunk file; temporary and impossible files
-// are removed, foreign ones left alone.
+// recognise gives the entry of a chunk file; impossible ones are removed,
+// foreign ones left alone.
 func (c *Cache) recognise(dir string, de os.DirEntry) (foundChunk, bool) {
 	name, path := de.Name(), filepath.Join(dir, de.Name())
-	if strings.HasSuffix(name, tmpExt) {
-		os.Remove(path)
-		return foundChunk{}, false
-	}
 	base, isChunk := strings.CutSuffix(name, chunkExt)
 	hexID, num, _ := strings.Cut(base, "-")
 	raw, err := hex.DecodeString(hexID)
@@ -102,7 +96,7 @@ func (c *Cache) recognise(dir string, de os.DirEntry) (foundChunk, bool) {
 	if err != nil {
 		return foundChunk{}, false
 	}
-	if size := info.Size(); size <= HeaderSize || size > c.cfg.MaxBytes || size > HeaderSize+maxChunk {
+	if size := info.Size(); size <= HeaderSize || size%disk.Block != 0 || size > c.cfg.MaxBytes || size > int64(fileSize(maxChunk)) {
 		os.Remove(path)
 		return foundChunk{}, false
 	}

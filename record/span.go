@@ -50,13 +50,60 @@ func (sf *File) Release() {
 // an offset): the file's own position is shared and means nothing.
 func (sf *File) OS() *os.File { return sf.f }
 
+// Memory is a buffer that is used again for something else once the last of
+// those who still have bytes of it to send has released it. The owner holds
+// one reference; a reader takes one more from somebody who has one.
+type Memory struct {
+	refs atomic.Int64
+	free func()
+}
+
+// NewMemory gives a buffer's owner its reference; free is called, by whoever
+// releases the last one, when the buffer may be used again.
+func NewMemory(free func()) *Memory {
+	m := &Memory{free: free}
+	m.refs.Store(1)
+	return m
+}
+
+// Acquire takes a reference. The caller has one, or knows that the owner has.
+func (m *Memory) Acquire() { m.refs.Add(1) }
+
+// Release gives a reference back.
+func (m *Memory) Release() {
+	switch n := m.refs.Add(-1); {
+	case n == 0:
+		m.free()
+	case n < 0:
+		panic("record: Memory released more often than acquired")
+	}
+}
+
+// Unused says that nobody but the owner has a reference. It stays so while the
+// owner gives none out.
+func (m *Memory) Unused() bool { return m.refs.Load() == 1 }
+
 // Span is a run of bytes of a reply: in memory (Bytes) or a range of a file
 // (File, Off, Len), for which it holds one reference.
 type Span struct {
 	Bytes []byte
+	Mem   *Memory // what Bytes is of, with one reference; nil: memory of nobody else's
 	File  *File
 	Off   int64
 	Len   int64
+}
+
+// Part gives n bytes of the span from off on as a span with a reference of its
+// own.
+func (s Span) Part(off, n int64) Span {
+	if s.File != nil {
+		s.File.Acquire() // this span has one: it cannot fail
+		return Span{File: s.File, Off: s.Off + off, Len: n}
+	}
+	if s.Mem != nil {
+		s.Mem.Acquire()
+	}
+	return Span{Bytes: s.Bytes[off : off+n : off+n], Mem: s.Mem}
 }
 
 // Size is the number of bytes in the span.
@@ -67,11 +114,14 @@ func (s Span) Size() int64 {
 	return int64(len(s.Bytes))
 }
 
-// Release gives up the span's reference to its file, if it has one. Call it
-// exactly once per span.
+// Release gives up the span's reference to its file or memory, if it has one.
+// Call it exactly once per span.
 func (s Span) Release() {
 	if s.File != nil {
 		s.File.Release()
+	}
+	if s.Mem != nil {
+		s.Mem.Release()
 	}
 }
 

@@ -338,12 +338,7 @@ func (w *walker) cut(pos, end int64) ([]record.Span, error) {
 		}
 		in := at - no*block
 		n := min(span.Size()-in, w.r.Position+end-at)
-		if span.File != nil {
-			span.File.Acquire() // held: cannot fail
-			spans = append(spans, record.Span{File: span.File, Off: span.Off + in, Len: n})
-		} else {
-			spans = append(spans, record.Span{Bytes: span.Bytes[in : in+n : in+n]})
-		}
+		spans = append(spans, span.Part(in, n))
 		at += n
 	}
 	return spans, nil

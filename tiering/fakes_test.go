@@ -484,7 +484,7 @@ func (l *memLog) bytesFrom(from, end record.Offset) (b []byte) {
 // manager makes a Manager without its loop: tests drive its steps.
 func (w *world) manager(t testing.TB, cfg Config) *Manager {
 	t.Helper()
-	c, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 64 << 20, ChunkBytes: 1 << 20}, quiet)
+	c, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 64 << 20, ChunkBytes: cfg.ChunkBytes}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

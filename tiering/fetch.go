@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -19,6 +20,7 @@ type coldReader struct {
 	m        *Manager
 	indexes  indexCache
 	ahead    chan struct{} // one place per readahead GET under way
+	kept     atomic.Int64  // chunks got ahead that nobody has asked for yet
 	pace     *rate.Limiter // of readahead bytes; nil: none
 	lat      latencies     // of ranged GETs, to know when one is late
 	attempts sync.Pool     // *[]byte: buffers of hedges
@@ -41,7 +43,7 @@ type run struct {
 
 // index gives a run's index: from memory, from the chunk cache, or by a GET.
 func (c *coldReader) index(ctx context.Context, p *part, cluster string, e *Entry) (*run, error) {
-	k := indexKey{e.Object, e.IndexPos}
+	k := e.indexKey()
 	if r := c.indexes.get(k); r != nil {
 		return r, nil
 	}
@@ -114,48 +116,48 @@ func (r *run) checkBlock(no int64) func([]byte) (uint32, error) {
 	}
 }
 
-// place takes a place for a readahead GET of p if there is one for it, and
-// says how to give it back. A partition may take one as long as no fewer are
-// free than it has: n partitions that are read at the same time come to an
-// (n+1)th of the places each, and none is kept out by those before it.
-func (c *coldReader) place(p *part) (give func(), ok bool) {
-	if int(p.ahead.Load()) >= cap(c.ahead)-len(c.ahead) {
-		return nil, false
+// share says whether p may have one more chunk got ahead: as long as no fewer
+// are left than it has. n partitions that are read at the same time come to an
+// (n+1)th of them each, and none is kept out by those before it.
+func (c *coldReader) share(p *part) bool {
+	return int64(p.ahead.Load()) < int64(c.m.cfg.ReadaheadKept)-c.kept.Load()
+}
+
+// prefetch starts to get a block of p in the background, if p may have one more
+// and there is a place for the GET; soon says that it will be asked for before
+// long, so that a block on disk is brought into memory. False: not now, so do
+// not ask for later blocks either.
+func (c *coldReader) prefetch(p *part, r *run, no int64, soon bool) bool {
+	if !c.share(p) {
+		return false
 	}
 	select {
 	case c.ahead <- struct{}{}:
 	default:
-		return nil, false
-	}
-	p.ahead.Add(1)
-	return func() {
-		p.ahead.Add(-1)
-		<-c.ahead
-	}, true
-}
-
-// prefetch starts to get a block of p in the background if there is a place
-// for it. False: there is none, so do not ask for later blocks either.
-func (c *coldReader) prefetch(p *part, r *run, no int64) bool {
-	done, ok := c.place(p)
-	if !ok {
 		return false
 	}
 	// The place is for the GET: writing the chunk needs none.
-	done = sync.OnceFunc(done)
+	got := sync.OnceFunc(func() { <-c.ahead })
+	p.ahead.Add(1)
+	c.kept.Add(1)
+	over := func() {
+		got()
+		p.ahead.Add(-1)
+		c.kept.Add(-1)
+	}
 	off, n := r.blockRange(no)
-	started := c.m.deps.Cache.Prefetch(r.key, off, n, func(ctx context.Context, b []byte) (uint32, error) {
-		defer done()
+	started, ok := c.m.deps.Cache.Prefetch(r.key, off, n, soon, func(ctx context.Context, b []byte) (uint32, error) {
+		defer got()
 		if c.pace != nil {
 			if err := c.pace.WaitN(ctx, len(b)); err != nil {
 				return 0, err
 			}
 		}
 		return c.fetch(ctx, r.key, off, b, r.checkBlock(no))
-	}, done)
+	}, over)
 	if !started {
-		done()
-		return true
+		over()
+		return ok
 	}
 	readaheadBlocks.Inc()
 	readaheadBytes.Add(n)
@@ -315,6 +317,8 @@ type indexKey struct {
 	object ObjectID
 	pos    int64
 }
+
+func (e *Entry) indexKey() indexKey { return indexKey{e.Object, e.IndexPos} }
 
 type indexSlot struct {
 	key indexKey

@@ -62,7 +62,8 @@ type part struct {
 	copied     copyState
 	streams    streams
 
-	ahead     atomic.Int32  // readahead GETs under way
+	ahead     atomic.Int32  // chunks got ahead of readers that nobody has asked for yet
+	indexing  atomic.Bool   // an index is got ahead
 	reads     chan struct{} // one place, for who reads the pointer of a followed partition; nil: it is attached
 	refreshed time.Time     // when that was done last, guarded by the place
 }

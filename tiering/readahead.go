@@ -16,7 +16,10 @@ type streams struct {
 	at   int
 }
 
-const firstWindow = 512 << 10 // bytes of the first readahead; then it doubles
+const (
+	firstWindow = 512 << 10 // bytes of the first readahead; then it doubles
+	nearWindow  = 16 << 20  // bytes that are read from disk ahead
+)
 
 // stream finds the reader that would ask for o now.
 func (p *part) stream(o record.Offset) (stream, bool) {
@@ -56,7 +59,7 @@ func (p *part) advance(s stream, sequential bool, next record.Offset, last index
 func (c *coldReader) ahead1(p *part, r *run, pos, n int64) {
 	last := (r.Position + min(pos+n, r.Length) - 1) / int64(r.Block)
 	for no := (r.Position+pos)/int64(r.Block) + 1; no <= last; no++ {
-		if !c.prefetch(p, r, no) {
+		if !c.prefetch(p, r, no, true) {
 			return
 		}
 	}
@@ -64,14 +67,19 @@ func (c *coldReader) ahead1(p *part, r *run, pos, n int64) {
 
 // readahead starts what lies within window bytes after byte end of run i, and
 // in the runs after it whose indexes are known already; of the first whose
-// index is not, the index is fetched.
+// index is not, the index is got, first of all: nothing of that run can be got
+// before. What is on disk is read into memory only when it is near: a disk needs
+// less warning than an object store.
 func (m *Manager) readahead(p *part, v *view, i int, r *run, end, window int64) {
 	entries := v.entries()
+	m.indexAhead(p, v, i+1, r.Length-end, window)
+	far := window - nearWindow
 	for window > 0 {
 		if n := min(window, r.Length-end); n > 0 {
 			first, last := (r.Position+end)/int64(r.Block), (r.Position+end+n-1)/int64(r.Block)
 			for no := first; no <= last; no++ {
-				if !m.cold.prefetch(p, r, no) {
+				soon := window-(no-first)*int64(r.Block) > far
+				if !m.cold.prefetch(p, r, no, soon) {
 					return
 				}
 			}
@@ -81,34 +89,42 @@ func (m *Manager) readahead(p *part, v *view, i int, r *run, end, window int64) 
 		if window <= 0 || i >= len(entries) {
 			return
 		}
-		e := &entries[i]
-		if r = m.cold.indexes.get(indexKey{e.Object, e.IndexPos}); r == nil {
-			m.fetchIndexAhead(p, v, e)
+		if r = m.cold.indexes.get(entries[i].indexKey()); r == nil {
 			return
 		}
 	}
 }
 
-// fetchIndexAhead gets an index into memory in the background.
-func (m *Manager) fetchIndexAhead(p *part, v *view, e *Entry) {
-	give, ok := m.cold.place(p)
-	if !ok {
+// indexAhead gets the first index into memory, in the background, that is not
+// there of the runs from i on that begin within window bytes, the first of them
+// after so many.
+func (m *Manager) indexAhead(p *part, v *view, i int, after, window int64) {
+	entries := v.entries()
+	for ; i < len(entries) && after < window; i++ {
+		e := &entries[i]
+		if m.cold.indexes.get(e.indexKey()) != nil {
+			after += e.Length
+			continue
+		}
+		if !p.indexing.CompareAndSwap(false, true) {
+			return
+		}
+		m.mu.RLock()
+		closed := m.closed
+		if !closed {
+			m.work.Add(1)
+		}
+		m.mu.RUnlock()
+		if closed {
+			p.indexing.Store(false)
+			return
+		}
+		go func() {
+			defer m.work.Done()
+			defer p.indexing.Store(false)
+			// Whoever needs it meets the error again.
+			_, _ = m.cold.index(m.ctx, p, v.ptr.Cluster, e)
+		}()
 		return
 	}
-	m.mu.RLock()
-	closed := m.closed
-	if !closed {
-		m.work.Add(1)
-	}
-	m.mu.RUnlock()
-	if closed {
-		give()
-		return
-	}
-	go func() {
-		defer m.work.Done()
-		defer give()
-		// Whoever needs it meets the error again.
-		_, _ = m.cold.index(m.ctx, p, v.ptr.Cluster, e)
-	}()
 }

@@ -18,33 +18,42 @@ import (
 func TestReadaheadOfManyPartitions(t *testing.T) {
 	for _, c := range []struct {
 		partitions int
+		objects    int // of each
+		window     int // chunks
 		streams    float64
 	}{
-		{1, 0.8 * 16}, // its window is 16; the first reads are without
-		{2, 16},
-		{4, 16},
-		{16, 16},
+		{1, 1, 16, 0.8 * 16}, // the first reads are without
+		{1, 1, 32, 18},
+		{1, 4, 128, 20.5}, // the share ends before the object: the index of the next is not waited for
+		{2, 1, 16, 16},
+		{4, 1, 16, 16},
+		{4, 2, 32, 16},
+		{16, 1, 16, 16},
 	} {
-		t.Run(fmt.Sprint(c.partitions), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { readTogether(t, c.partitions, c.streams) })
+		t.Run(fmt.Sprintf("%d partitions of %d objects, window %d", c.partitions, c.objects, c.window), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { readTogether(t, c.partitions, c.objects, c.window, c.streams) })
 		})
 	}
 }
 
-func readTogether(t *testing.T, partitions int, streams float64) {
+func readTogether(t *testing.T, partitions, objects, window int, streams float64) {
 	const answers = 147 * time.Millisecond // 100 ms to the first byte and 4 MiB at 90 MB/s
 	cfg := small
-	cfg.TargetBytes, cfg.Readahead = 1<<20, 16*int64(small.ChunkBytes)
+	cfg.TargetBytes, cfg.Readahead = 1<<20, int64(window*small.ChunkBytes)
 	w := newWorld(t)
 	up := w.manager(t, cfg)
 	var logs []*memLog
 	for p := range partitions {
 		l := newLog(w, "a", record.PartitionID(p))
 		attach(t, up, l, keepAll)
-		l.seal(t, rng(uint64(p)), 800/partitions, 900, 0)
 		logs = append(logs, l)
 	}
-	up.uploadAll()
+	for range objects {
+		for p, l := range logs {
+			l.seal(t, rng(uint64(p)), 800/partitions/objects, 900, 0)
+		}
+		up.uploadAll()
+	}
 	up.Close(context.Background())
 	m := w.manager(t, cfg)
 	for _, l := range logs {
@@ -100,11 +109,11 @@ func readTogether(t *testing.T, partitions int, streams float64) {
 	synctest.Wait()
 	for _, l := range logs {
 		if n := m.part(l.id, l.tp.Partition).ahead.Load(); n != 0 {
-			t.Errorf("%v has %d readahead GETs with none under way", l.tp, n)
+			t.Errorf("%v has %d chunks got ahead, and all was read", l.tp, n)
 		}
 	}
-	if n := len(m.cold.ahead); n != 0 {
-		t.Errorf("%d places are taken with no GET under way", n)
+	if n, kept := len(m.cold.ahead), m.cold.kept.Load(); n != 0 || kept != 0 {
+		t.Errorf("%d places are taken with no GET under way, %d chunks got ahead, and all was read", n, kept)
 	}
 	got := float64(blocks) * answers.Seconds() / took.Seconds()
 	t.Logf("%d blocks in %v, as by %.1f streams", blocks, took, got)

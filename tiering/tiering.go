@@ -73,8 +73,9 @@ type Config struct {
 	DeleteDelay    time.Duration // from retention to the deletion of an object; default 60 s, < 0 at once
 	ChunkBytes     int           // block size of new objects, and so the unit of cold reads; default 4 MiB
 	IndexBytes     int64         // of decoded run indexes kept in memory; default 64 MiB
-	Readahead      int64         // bytes read ahead per sequential reader at most; default 64 MiB, < 0 none
+	Readahead      int64         // bytes read ahead per sequential reader at most; default 128 MiB, < 0 none
 	ReadaheadGets  int           // ranged GETs of readahead at once, all readers together; default 32
+	ReadaheadKept  int           // chunks got ahead that nobody has asked for yet, all readers together; default 64
 	ColdBytesPerS  int64         // of readahead, all readers together; default 0, unlimited
 	StoreTimeout   time.Duration // of one ranged GET, HEAD, DELETE or small PUT; default 30 s. An upload has one second per MiB more
 	ColdRangeLimit int           // bytes of one ReadCold at most; default 32 MiB
@@ -91,12 +92,13 @@ func (c *Config) defaults() error {
 	set(&c.DeleteDelay, time.Minute)
 	set(&c.ChunkBytes, 4<<20)
 	set(&c.IndexBytes, 64<<20)
-	set(&c.Readahead, 64<<20)
+	set(&c.Readahead, 128<<20)
 	set(&c.ReadaheadGets, 32)
+	set(&c.ReadaheadKept, 64)
 	set(&c.StoreTimeout, 30*time.Second)
 	set(&c.ColdRangeLimit, 32<<20)
 	switch {
-	case c.Uploads < 1 || c.Every < 0 || c.TargetBytes < 1 || c.IndexBytes < 0 || c.ReadaheadGets < 0 || c.ColdBytesPerS < 0 || c.StoreTimeout < 0 || c.QuarantineFor < 0 || c.ColdRangeLimit < 1:
+	case c.Uploads < 1 || c.Every < 0 || c.TargetBytes < 1 || c.IndexBytes < 0 || c.ReadaheadGets < 0 || c.ReadaheadKept < 0 || c.ColdBytesPerS < 0 || c.StoreTimeout < 0 || c.QuarantineFor < 0 || c.ColdRangeLimit < 1:
 		return fmt.Errorf("tiering: a negative setting: %+v", *c)
 	case c.InlineEntries < 1 || c.InlineEntries > 512:
 		return fmt.Errorf("tiering: %d inline entries, 1 to 512 are possible", c.InlineEntries)

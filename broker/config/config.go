@@ -32,6 +32,7 @@ type Settings struct {
 	PeerClient  string            // host:port where that answers other brokers, "" for the port below Peer's
 	Set         map[string]string // broker configs that were given, checked
 	CacheBytes  int64             // local disk for parts of cold objects
+	CacheMemory int64             // memory for those that are being read
 	UploadCheck time.Duration     // between two looks at what may be uploaded
 	UploadWait  time.Duration     // a small sealed segment waits so long for company
 	LogLevel    string            // debug, info, warn, error

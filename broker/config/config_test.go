@@ -64,7 +64,7 @@ func TestPrecedence(t *testing.T) {
 	valid := map[string][3]string{ // flag, env, file
 		"data": {"a", "b", "c"}, "kafka": {"h:1", "h:2", "h:3"}, "advertise": {"h:1", "h:2", "h:3"},
 		"http": {"i:1", "i:2", "i:3"}, "store": {"file:///a", "file:///b", "file:///c"}, "node-id": {"1", "2", "3"},
-		"rack": {"a", "b", "c"}, "deployment": {"a.b", "b", "c"}, "cache-bytes": {"1GiB", "3GiB", "4GiB"},
+		"rack": {"a", "b", "c"}, "deployment": {"a.b", "b", "c"}, "cache-bytes": {"1GiB", "3GiB", "4GiB"}, "cache-memory": {"64MiB", "96MiB", "1GiB"},
 		"upload-check": {"1s", "2s", "3s"}, "upload-wait": {"0s", "2s", "3s"},
 		"log-level": {"debug", "warn", "error"}, "log-format": {"json", "text", "json"},
 		"seeds": {"h:1", "h:1,h:2,h:3", "h:2"}, "peer": {"h:1", "h:2", "h:3"}, "peer-client": {"h:1", "h:2", "h:3"},
@@ -144,7 +144,7 @@ func TestSetPrecedence(t *testing.T) {
 
 func TestValuesReachSettings(t *testing.T) {
 	l, err := Load(Inputs{
-		Flags:   map[string]string{"cache-bytes": "3 GB", "node-id": "0", "seeds": "a:1, b:2,c:3", "peer": "b:2", "store": "file:///s"},
+		Flags:   map[string]string{"cache-bytes": "3 GB", "cache-memory": "64MiB", "node-id": "0", "seeds": "a:1, b:2,c:3", "peer": "b:2", "store": "file:///s"},
 		Environ: []string{"FIRN_UPLOAD_WAIT=0s", "FIRN_UPLOAD_CHECK=", "FIRN_ADVERTISE=[::1]:99"},
 		File:    file(t, "rack: \"eu-1a\"\n"),
 	})
@@ -152,7 +152,7 @@ func TestValuesReachSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := l.Settings
-	if s.CacheBytes != 3e9 || s.NodeID != 0 || s.UploadWait != 0 || s.Rack != "eu-1a" || s.Advertise != "[::1]:99" || s.UploadCheck != 5*time.Second {
+	if s.CacheBytes != 3e9 || s.CacheMemory != 64<<20 || s.NodeID != 0 || s.UploadWait != 0 || s.Rack != "eu-1a" || s.Advertise != "[::1]:99" || s.UploadCheck != 5*time.Second {
 		t.Errorf("got %+v", s)
 	}
 	if !slices.Equal(s.Seeds, []string{"a:1", "b:2", "c:3"}) || s.Peer != "b:2" || s.PeerClient != "" {

@@ -66,6 +66,8 @@ var table = []Setting{
 		nil},
 	{"cache-bytes", kindSize, "2GiB", "", "local disk for parts of objects that were read back from the object store",
 		size(func(s *Settings, n int64) { s.CacheBytes = n }, 16<<20, 1<<50)},
+	{"cache-memory", kindSize, "256MiB", "", "memory for those parts that are being read; it is given up when nobody reads old records for a minute",
+		size(func(s *Settings, n int64) { s.CacheMemory = n }, 16<<20, 1<<50)},
 	{"upload-check", kindDuration, "5s", "", "time between two looks at which sealed segments wait for upload",
 		duration(func(s *Settings) durationField { return &s.UploadCheck }, "100ms", "24h")},
 	{"upload-wait", kindDuration, "60s", "", "how long a small segment waits for more records, or for others to share an object with, before it is uploaded, which saves requests; 0s uploads each at once",

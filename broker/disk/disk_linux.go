@@ -50,11 +50,12 @@ func syncAll() func(*os.File) error {
 	}
 }
 
-// OpenDirect opens a file for writing past the page cache. Writes must begin
-// and end at multiples of Block, in the file and in memory. Errors: of the
-// file system, which may not offer it.
-func OpenDirect(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDWR|syscall.O_DIRECT, 0o644)
+// OpenDirect opens a file, with flags of os.OpenFile, for reading and writing
+// past the page cache. What is read or written must begin and end at multiples
+// of Block, in the file and in memory; at the end of a file less may be read.
+// Errors: of the file system, which may not offer it.
+func OpenDirect(path string, flags int) (*os.File, error) {
+	return os.OpenFile(path, flags|syscall.O_DIRECT, 0o644)
 }
 
 // reserve takes size bytes on disk for f without changing its length, so that

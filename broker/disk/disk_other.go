@@ -11,8 +11,8 @@ func sync(f *os.File) error { return f.Sync() }
 
 func syncAll() func(*os.File) error { return nil }
 
-// OpenDirect opens a file for writing past the page cache, which this system
-// does not offer.
-func OpenDirect(string) (*os.File, error) { return nil, errors.ErrUnsupported }
+// OpenDirect opens a file for reading and writing past the page cache, which
+// this system does not offer.
+func OpenDirect(string, int) (*os.File, error) { return nil, errors.ErrUnsupported }
 
 func reserve(*os.File, int64) error { return nil }

@@ -263,14 +263,16 @@ const (
 )
 
 // memory is about how many bytes the reply holds in memory, those of records
-// included that are not in files.
+// included that are neither in files nor in memory that somebody else bounds.
 func (f *FetchReply) memory() (n int64) {
 	n = f.partitions() * partitionMemory
 	for _, topic := range f.Spans {
 		for _, spans := range topic {
 			n += int64(len(spans)) * spanMemory
 			for _, s := range spans {
-				n += int64(len(s.Bytes))
+				if s.Mem == nil {
+					n += int64(len(s.Bytes))
+				}
 			}
 		}
 	}

@@ -152,6 +152,7 @@ func brokerConfig(s config.Settings) broker.Config {
 		PeerClient:  s.PeerClient,
 		Configs:     s.Set,
 		CacheBytes:  s.CacheBytes,
+		CacheMemory: s.CacheMemory,
 		UploadCheck: s.UploadCheck,
 		UploadWait:  uploadWait,
 	}

@@ -46,7 +46,7 @@ func (f *file) open() error {
 	if f.out != nil {
 		return nil
 	}
-	out, err := disk.OpenDirect(f.path)
+	out, err := disk.OpenDirect(f.path, os.O_RDWR)
 	if err != nil {
 		out, err = os.OpenFile(f.path, os.O_RDWR, 0)
 	}
