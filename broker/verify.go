@@ -291,8 +291,11 @@ func (v *verifier) openJournal() error {
 		return err
 	}
 	for _, p := range v.journal.Unclaimed() {
-		v.out.Waiting++
-		for _, r := range v.journal.Records(p) {
+		refs := v.journal.Records(p)
+		if len(refs) > 0 {
+			v.out.Waiting++
+		}
+		for _, r := range refs {
 			v.out.Bytes += int64(r.Len())
 		}
 	}

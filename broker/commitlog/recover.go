@@ -131,6 +131,17 @@ func (r *recovery) run(id record.TopicID) error {
 	}
 	// What was removed now, or by a process that was killed, must not come back
 	// in a later crash, behind other records.
+	// Nor what it cut off the last segment's file and did not sync.
+	if l.deps.Journal != nil && l.deps.Journal.WasCut(l.journaled()) {
+		f, err := r.segs[len(r.segs)-1].acquire()
+		if err != nil {
+			return err
+		}
+		defer f.Release()
+		if err := l.disk.Sync(f.OS()); err != nil {
+			return err
+		}
+	}
 	return l.disk.SyncDir(l.dir)
 }
 

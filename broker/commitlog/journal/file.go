@@ -27,7 +27,8 @@ type file struct {
 	out *os.File // nil until it is written to
 
 	// Who has to be durable elsewhere before the file is free, and which
-	// partitions' records nobody has asked for since the start.
+	// partitions' records nobody has asked for since the start, or are being cut
+	// back.
 	logs      map[Log]struct{}
 	unclaimed map[Partition]struct{}
 }

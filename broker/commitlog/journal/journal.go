@@ -119,6 +119,7 @@ type Journal struct {
 	newest   int64   // generation
 	sequence int64   // of the next group
 	refs     map[Partition][]Ref
+	cut      map[Partition]struct{} // what WasCut says
 	synced   map[Partition]record.Offset
 	limits   map[Partition]*limit // of what a flush that is under way may say of logs that are cut back
 	names    map[Log]Partition    // of the logs that any file in use waits for
@@ -237,7 +238,11 @@ func (j *Journal) recover() error {
 		for _, r := range refs {
 			r.file.hold(p)
 		}
-		for _, f := range s.truncated[p] {
+	}
+	cut := map[Partition]struct{}{}
+	for p, files := range s.truncated {
+		cut[p] = struct{}{}
+		for _, f := range files {
 			f.hold(p)
 		}
 	}
@@ -252,7 +257,7 @@ func (j *Journal) recover() error {
 		}
 	}
 	j.id, j.used, j.newest, j.sequence = s.id, s.live, s.newest, s.sequence
-	j.refs, j.synced = s.refs, s.synced
+	j.refs, j.cut, j.synced = s.refs, cut, s.synced
 	j.files = len(j.free) + len(j.used)
 	return nil
 }
@@ -263,6 +268,16 @@ func (j *Journal) Records(p Partition) []Ref {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.refs[p]
+}
+
+// WasCut says that the journal knows of a truncation of a partition, in which
+// the process may have been killed: what its segments look like may not be
+// durable, though they end where they were cut.
+func (j *Journal) WasCut(p Partition) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_, cut := j.cut[p]
+	return cut
 }
 
 // Read gives a record's payload. Errors: *DamagedError, or of the file system.
@@ -282,6 +297,7 @@ func (j *Journal) Claim(p Partition, log Log) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	delete(j.refs, p)
+	delete(j.cut, p)
 	for _, f := range j.used {
 		if _, ok := f.unclaimed[p]; ok {
 			delete(f.unclaimed, p)
@@ -295,6 +311,7 @@ func (j *Journal) Drop(p Partition) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	delete(j.refs, p)
+	delete(j.cut, p)
 	delete(j.synced, p)
 	delete(j.limits, p)
 	for _, f := range j.used {
@@ -306,7 +323,11 @@ func (j *Journal) Drop(p Partition) {
 func (j *Journal) Unclaimed() []Partition {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.Collect(maps.Keys(j.refs))
+	all := maps.Clone(j.cut)
+	for p := range j.refs {
+		all[p] = struct{}{}
+	}
+	return slices.Collect(maps.Keys(all))
 }
 
 func (j *Journal) waitLocked(f *file, p Partition, log Log) {
@@ -529,6 +550,12 @@ func (j *Journal) place(b *buffer, need int64) (f *file, at int64, g group, err 
 	}
 	for _, e := range b.entries[len(b.logs):] {
 		e.settle(j.synced)
+	}
+	for _, t := range b.truncations {
+		if l := j.limits[t.Partition]; l != nil {
+			l.file = f
+			f.hold(t.Partition)
+		}
 	}
 	return f, at, g, nil
 }

@@ -52,7 +52,7 @@ type scan struct {
 	newest     int64   // generation
 	sequence   int64   // of the next group
 	refs       map[Partition][]Ref
-	truncated  map[Partition][]*file       // files which say that a log with refs was cut back
+	truncated  map[Partition][]*file       // files which say that a log was cut back
 	synced     map[Partition]record.Offset // as Checkpoint's, and what groups say
 	reader     reader
 }
@@ -283,11 +283,12 @@ func (s *scan) add(f *file, at int64, e entry) {
 		return
 	}
 	if refs := cutBack(s.refs[p], e.End); len(refs) > 0 {
-		s.refs[p], s.truncated[p] = refs, append(s.truncated[p], f)
+		s.refs[p] = refs
 	} else {
 		delete(s.refs, p)
 		delete(s.truncated, p)
 	}
+	s.truncated[p] = append(s.truncated[p], f)
 }
 
 // cutBack gives what of refs lies below an offset.

@@ -17,7 +17,8 @@ type truncation struct {
 // does not know it, can say nothing of what is above.
 type limit struct {
 	at   record.Offset
-	over bool // a flush that begins from now on sees the log as it is
+	file *file // says so; nil: none does yet
+	over bool  // a flush that begins from now on sees the log as it is
 }
 
 // Truncate says durably that a log is being cut back from offset e.Base to
@@ -25,6 +26,10 @@ type limit struct {
 // of its segments, does not count any more. Then it calls cut, which changes
 // the segments. Nobody appends for the log, and every Journaled of what was
 // appended before has been called when cut is.
+//
+// A process that is killed in the middle of cut leaves segments that look as
+// they should and are not durable. So the journal knows of the truncation until
+// cut has returned without an error, see WasCut.
 //
 // Errors: cut's, or why it was not called: ErrClosed, ErrFailed, ErrNoFile.
 func (j *Journal) Truncate(e Entry, cut func() error) error {
@@ -58,6 +63,9 @@ func (j *Journal) Truncate(e Entry, cut func() error) error {
 		j.mu.Lock()
 	}
 	l.over = true
+	if l.file != nil && err == nil {
+		delete(l.file.unclaimed, e.Partition)
+	}
 	return err
 }
 

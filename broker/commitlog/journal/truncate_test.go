@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -301,3 +302,77 @@ func TestTruncateWhenTheJournalEnds(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+// TestCutIsKnownUntilItIsOver: however much is written while a log's segments
+// are cut, a process that is killed then knows of it, and so does the one that
+// is killed before it has looked at that log; after the cut nobody does, and
+// the file is free.
+func TestCutIsKnownUntilItIsOver(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, small, nil)
+	l, other := &fakeLog{p: partitionOf(0), mark: noMark}, &fakeLog{p: partitionOf(1), mark: noMark}
+	wrote := 0
+	roundTwice := func(j *Journal) {
+		for range 2 * small.Files * int(small.FileBytes) / 4096 {
+			if err := other.append(j, 1, 4096); err != nil {
+				t.Fatal(err)
+			}
+			wrote++
+		}
+		other.await(wrote)
+	}
+	cut := func(j *Journal, during func() error) {
+		t.Helper()
+		if err := l.append(j, 10, 100); err != nil {
+			t.Fatal(err)
+		}
+		err := j.Truncate(Entry{Partition: l.p, Epoch: 3, Base: 10, End: 0}, func() error {
+			l.end = 0
+			before := j.newest
+			roundTwice(j)
+			if j.newest < before+int64(small.Files) {
+				t.Errorf("only %d files were written", j.newest-before)
+			}
+			return during()
+		})
+		if err != nil && !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+	}
+	known := func(want bool) *Journal {
+		t.Helper()
+		j := open(t, dir, small, nil)
+		if got := j.WasCut(l.p); got != want || slices.Contains(j.Unclaimed(), l.p) != want || len(j.Records(l.p)) != 0 {
+			t.Fatalf("known %v, want %v; unclaimed %v; %d records", got, want, j.Unclaimed(), len(j.Records(l.p)))
+		}
+		return j
+	}
+
+	cut(j, func() error { return nil })
+	roundTwice(j)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = known(false)
+	cut(j, func() error {
+		j.kill()
+		return errKilled
+	})
+	for range 2 { // each is killed before it has looked at the log
+		j = known(true)
+		j.Claim(other.p, other)
+		roundTwice(j)
+		j.kill()
+	}
+	j = known(true)
+	j.Claim(l.p, l)
+	j.Claim(other.p, other)
+	roundTwice(j)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = known(false)
+	j.Close()
+}
+
+var errKilled = errors.New("the process was killed")
