@@ -141,18 +141,22 @@ func moveClock(pid int, ahead time.Duration) error {
 }
 
 // anyIn says whether some thread of a process that was told to stop is between
-// two addresses, or has not stopped yet.
+// two addresses, or does not stop. On a busy machine a thread stops when it is
+// its turn to run: one that was told to go on before that would never stop.
 func anyIn(pid int, from, to uint64) (bool, error) {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil || len(threads) == 0 {
 		return false, fmt.Errorf("process %d is gone: %w", pid, err)
 	}
 	for _, t := range threads {
-		status, err := os.ReadFile(filepath.Join(t, "stat"))
-		if err != nil {
-			continue // it has ended
+		state := stateOf(t)
+		for end := time.Now().Add(time.Second); state != 'T' && state != 0 && time.Now().Before(end); state = stateOf(t) {
+			time.Sleep(200 * time.Microsecond)
 		}
-		if _, state, _ := bytes.Cut(status, []byte(") ")); len(state) == 0 || state[0] != 'T' {
+		if state == 0 {
+			continue
+		}
+		if state != 'T' {
 			return true, nil
 		}
 		where, err := os.ReadFile(filepath.Join(t, "syscall")) // the last is the program counter
@@ -169,4 +173,18 @@ func anyIn(pid int, from, to uint64) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// stateOf is the letter of a thread's state (proc_pid_stat(5)), 0 when it has
+// ended.
+func stateOf(task string) byte {
+	stat, err := os.ReadFile(filepath.Join(task, "stat"))
+	if err != nil {
+		return 0
+	}
+	_, state, _ := bytes.Cut(stat, []byte(") "))
+	if len(state) == 0 || state[0] == 'Z' || state[0] == 'X' {
+		return 0
+	}
+	return state[0]
 }
