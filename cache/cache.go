@@ -219,6 +219,9 @@ func (c *Cache) Get(ctx context.Context, object string, off int64, n int, touch 
 		c.leave(f, err)
 		return record.Span{}, false, err
 	}
+	if f.hit && !flying {
+		hits.Inc()
+	}
 	return c.leave(f, nil), f.hit, f.err
 }
 
@@ -241,13 +244,20 @@ func (c *Cache) Prefetch(object string, off int64, n int, fromDisk bool, fill Fi
 		return false, true
 	}
 	fits := c.memory.fits(n)
-	if e := c.entries[cid]; e != nil && (!fromDisk || !fits || e.memSlot != nil || e.file != nil) {
+	e := c.entries[cid]
+	if e != nil && (!fromDisk || !fits || e.memSlot != nil || e.file != nil) {
 		return false, true
 	}
-	if fits && !c.memory.reserve(true) {
-		return false, false
+	reserved := fits && c.memory.reserve(true)
+	if fits && !reserved {
+		if c.memory.oldest(false) != nil {
+			return false, false
+		}
+		if e != nil {
+			return false, true // those who take their time have all of memory: it stays on disk, and others go there
+		}
 	}
-	c.launch(&flight{id: cid, object: object, off: off, n: n, fill: fill, over: done}, fits)
+	c.launch(&flight{id: cid, object: object, off: off, n: n, fill: fill, over: done}, reserved)
 	return true, true
 }
 

@@ -112,7 +112,6 @@ func (c *Cache) reopen(f *flight, e *entry) bool {
 		span, err = c.openFile(f, e)
 	}
 	if err == nil {
-		hits.Inc()
 		c.land(f, span, true, nil)
 		return true
 	}

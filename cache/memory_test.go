@@ -180,6 +180,29 @@ func TestFetchedAheadOfReading(t *testing.T) {
 	}
 }
 
+// Readers that take their time with all of memory do not keep others from
+// having chunks fetched ahead: to disk.
+func TestFetchedAheadWithoutMemory(t *testing.T) {
+	c := inMemory(t, 2)
+	var calls atomic.Int64
+	slow := []record.Span{hold(t, c, "a", &calls), hold(t, c, "b", &calls)}
+	over := make(chan struct{})
+	if started, ok := c.Prefetch("c", 0, testChunk, true, filler("c", 0, &calls), func() { close(over) }); !started || !ok {
+		t.Errorf("started %v, ok %v", started, ok)
+	}
+	<-over
+	if started, ok := c.Prefetch("c", 0, testChunk, true, filler("c", 0, &calls), nil); started || !ok {
+		t.Errorf("it is on disk: started %v, ok %v", started, ok)
+	}
+	span := hold(t, c, "c", &calls)
+	if span.File == nil || calls.Load() != 3 {
+		t.Errorf("from a file %v, %d fills", span.File != nil, calls.Load())
+	}
+	check(t, span, "c", 0, testChunk)
+	span.Release()
+	record.ReleaseSpans(slow)
+}
+
 // A chunk that cannot be written is still given to those who wait, and then
 // forgotten.
 func TestMemoryOverADiskThatFails(t *testing.T) {
