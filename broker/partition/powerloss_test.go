@@ -436,7 +436,7 @@ func (w *worker) change(h *story, p *Partition, n int) error {
 // that is deleted and made again.
 func (w *worker) again(h *story, p *Partition) (*story, *Partition) {
 	x := w.x
-	gone := x.rec.Mark()
+	h.gone = x.rec.Mark() // in the metadata, also if the process is killed in the middle of the removal
 	if err := p.Delete(); err != nil {
 		if w.gate.open() {
 			x.t.Error(err)
@@ -444,7 +444,6 @@ func (w *worker) again(h *story, p *Partition) (*story, *Partition) {
 		return nil, nil
 	}
 	next := &story{kind: doomed, dir: h.dir + "-again", tp: h.tp, id: record.TopicID{9, byte(len(x.all))}, made: x.rec.Mark()}
-	h.gone = gone
 	x.all = append(x.all, next) // nobody else does, and nobody reads it before this has ended
 	made, err := Open(filepath.Join(x.live, next.dir), next.tp, next.id, next.config(), Deps{Log: testLog, Journal: w.s.journal, Disk: &w.gate.Disk})
 	if err != nil {
