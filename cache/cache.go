@@ -1,7 +1,8 @@
 // Package cache keeps byte ranges of immutable objects on local disk, and while
-// they are read in memory, both bounded in bytes. It knows keys and ranges, never segments or topics. Where the
-// bytes come from, and whether they are right when they come, is the caller's
-// affair; that they are still the same bytes later is this package's.
+// they are read in memory, both bounded in bytes. It knows keys and ranges,
+// never segments or topics. Where the bytes come from, and whether they are
+// right when they come, is the caller's affair; that they are still the same
+// bytes later is this package's.
 package cache
 
 import (

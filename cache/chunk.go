@@ -137,28 +137,24 @@ func CheckChunk(r io.ReaderAt, size int64, buf []byte) (ChunkHeader, error) {
 		sum = crc32.Update(sum, castagnoli, p)
 		off += int64(len(p))
 	}
-	if sum != h.Sum {
-		return h, h.wrongSum(sum)
-	}
 	rest := buf[:min(int64(len(buf)), h.FileLen-HeaderSize-h.Length)]
 	if n, err := r.ReadAt(rest, HeaderSize+h.Length); n < len(rest) {
 		return h, fmt.Errorf("%w: reading its end: %w", ErrCorrupt, err)
 	}
-	return h, h.zeroes(rest)
+	return h, h.check(sum, rest)
 }
 
-// zeroes looks at what follows the data.
-func (h *ChunkHeader) zeroes(rest []byte) error {
+// check compares the data's checksum, and looks at what follows the data.
+func (h *ChunkHeader) check(sum uint32, rest []byte) error {
+	if sum != h.Sum {
+		return fmt.Errorf("%w: data checksum of %s at %d: stored %08x, computed %08x", ErrCorrupt, h.Object, h.Offset, h.Sum, sum)
+	}
 	for i, b := range rest {
 		if b != 0 {
 			return fmt.Errorf("%w: byte %d after the data is %#x, not 0", ErrCorrupt, i, b)
 		}
 	}
 	return nil
-}
-
-func (h *ChunkHeader) wrongSum(sum uint32) error {
-	return fmt.Errorf("%w: data checksum of %s at %d: stored %08x, computed %08x", ErrCorrupt, h.Object, h.Offset, h.Sum, sum)
 }
 
 // holds says what else is in the file than it should be.

@@ -26,8 +26,9 @@ type flight struct {
 	fill   Fill
 	over   func() // see Prefetch; nil once it is called or the entry's
 
-	// The buffer and its owner's reference, for which there is a reservation;
-	// nil when the chunk is not kept in memory. Of the flight's goroutine.
+	// Of the flight's goroutine: the buffer, nil until there is one, and its
+	// owner's reference, for which there is a reservation; nil when the chunk is
+	// not kept in memory.
 	buf []byte
 	mem *record.Memory
 
@@ -61,8 +62,8 @@ func (c *Cache) launch(f *flight, reserved bool) {
 	}()
 }
 
-// data is the chunk's bytes in buf.
-func (f *flight) data(buf []byte) []byte { return buf[HeaderSize : HeaderSize+f.n : HeaderSize+f.n] }
+// data is the chunk's bytes in the flight's buffer.
+func (f *flight) data() []byte { return f.buf[HeaderSize : HeaderSize+f.n : HeaderSize+f.n] }
 
 // land gives a flight's outcome to those who wait. It takes over the reference
 // of span.
@@ -132,7 +133,7 @@ func (c *Cache) load(f *flight, e *entry) (record.Span, error) {
 		return record.Span{}, err
 	}
 	loads.Inc()
-	span := record.Span{Bytes: f.data(f.buf), Mem: f.mem}
+	span := record.Span{Bytes: f.data(), Mem: f.mem}
 	c.mu.Lock()
 	if c.entries[e.id] == e && e.memSlot == nil {
 		c.memory.keep(e, span, f)
@@ -144,7 +145,7 @@ func (c *Cache) load(f *flight, e *entry) (record.Span, error) {
 // readFile reads a whole chunk file into the flight's buffer, past the page
 // cache, and checks every byte.
 func (c *Cache) readFile(f *flight, e *entry) (err error) {
-	file, err := openDirect(e.path, os.O_RDONLY)
+	file, err := disk.OpenDirect(e.path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -172,19 +173,7 @@ func (c *Cache) readFile(f *flight, e *entry) (err error) {
 	if err := h.holds(f.object, f.off, f.n); err != nil {
 		return err
 	}
-	if sum := record.CRC32C(f.data(f.buf)); sum != h.Sum {
-		return h.wrongSum(sum)
-	}
-	return h.zeroes(f.buf[HeaderSize+f.n : st.Size()])
-}
-
-// openDirect opens a file past the page cache, or where the file system cannot
-// do that, through it.
-func openDirect(path string, flags int) (*os.File, error) {
-	if f, err := disk.OpenDirect(path, flags); err == nil {
-		return f, nil
-	}
-	return os.OpenFile(path, flags, 0o644)
+	return h.check(record.CRC32C(f.data()), f.buf[HeaderSize+f.n:st.Size()])
 }
 
 // openFile opens a chunk file and checks every byte of it.
@@ -227,8 +216,8 @@ func (c *Cache) fetch(f *flight) {
 		c.land(f, record.Span{}, false, ErrClosed)
 		return
 	}
-	buf, give := c.buffer(f)
-	sum, err := f.fill(c.ctx, f.data(buf))
+	give := c.buffer(f)
+	sum, err := f.fill(c.ctx, f.data())
 	if err != nil {
 		give()
 		failures.Inc()
@@ -238,9 +227,9 @@ func (c *Cache) fetch(f *flight) {
 		c.land(f, record.Span{}, false, err)
 		return
 	}
-	encodeHeader(buf, f.object, f.off, f.n, sum)
-	clear(buf[HeaderSize+f.n : fileSize(f.n)])
-	span := record.Span{Bytes: f.data(buf), Mem: f.mem}
+	encodeHeader(f.buf, f.object, f.off, f.n, sum)
+	clear(f.buf[HeaderSize+f.n : fileSize(f.n)])
+	span := record.Span{Bytes: f.data(), Mem: f.mem}
 	e := &entry{id: f.id, size: int64(fileSize(f.n)), path: c.newPath(f.id)}
 	switch {
 	case e.size > c.cfg.MaxBytes:
@@ -248,21 +237,22 @@ func (c *Cache) fetch(f *flight) {
 	case f.mem != nil:
 		c.landFirst(f, e, span)
 	default:
-		c.storeFirst(f, e, buf, give)
+		c.storeFirst(f, e, span, give)
 	}
 }
 
-// buffer gives the flight's buffer, or another where it has none, and how to
-// give it back: it is not when readers get it without a reference.
-func (c *Cache) buffer(f *flight) (buf []byte, give func()) {
+// buffer sees to it that the flight has one, and says how to give it back: it
+// is not when readers get it without a reference.
+func (c *Cache) buffer(f *flight) (give func()) {
 	switch {
 	case f.mem != nil:
-		return f.buf, f.mem.Release
+		return f.mem.Release
 	case f.n <= c.cfg.ChunkBytes:
-		buf = c.memory.take()
-		return buf, func() { c.memory.give(buf) }
+		f.buf = c.memory.take()
+		return func() { c.memory.give(f.buf) }
 	}
-	return make([]byte, fileSize(f.n)), func() {}
+	f.buf = make([]byte, fileSize(f.n))
+	return func() {}
 }
 
 // newPath names a chunk's file. The number makes the name unique, so that
@@ -276,9 +266,8 @@ func (c *Cache) landFirst(f *flight, e *entry, span record.Span) {
 	f.mem.Acquire() // it stays in memory at least until its file is there
 	defer f.mem.Release()
 	c.admit(e, span, f)
-	buf := f.buf
 	c.land(f, span, false, nil)
-	file, err := c.write(e, buf, openDirect)
+	file, err := c.write(f, e, disk.OpenDirect)
 	if err == nil {
 		err = file.Close()
 	}
@@ -295,17 +284,17 @@ func (c *Cache) landFirst(f *flight, e *entry, span record.Span) {
 }
 
 // storeFirst writes the chunk through the page cache, from which readers then
-// get it.
-func (c *Cache) storeFirst(f *flight, e *entry, buf []byte, give func()) {
+// get it, or span where it cannot be written.
+func (c *Cache) storeFirst(f *flight, e *entry, span record.Span, give func()) {
 	c.mu.Lock()
 	victims, files := c.makeRoom(e.size)
 	c.mu.Unlock()
 	removeFiles(victims, files)
-	file, err := c.write(e, buf, func(path string, flags int) (*os.File, error) { return os.OpenFile(path, flags, 0o644) })
+	file, err := c.write(f, e, func(path string, flags int) (*os.File, error) { return os.OpenFile(path, flags, 0o644) })
 	c.noteDisk(err)
 	if err != nil {
 		os.Remove(e.path)
-		c.land(f, record.Span{Bytes: f.data(buf)}, false, nil) // buf is not given back: readers have it
+		c.land(f, span, false, nil) // the buffer is not given back: readers have it
 		return
 	}
 	give()
@@ -314,7 +303,7 @@ func (c *Cache) storeFirst(f *flight, e *entry, buf []byte, give func()) {
 }
 
 // write makes a chunk's file. It is not synced.
-func (c *Cache) write(e *entry, buf []byte, open func(path string, flags int) (*os.File, error)) (*os.File, error) {
+func (c *Cache) write(f *flight, e *entry, open func(path string, flags int) (*os.File, error)) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
 		return nil, err
 	}
@@ -322,7 +311,7 @@ func (c *Cache) write(e *entry, buf []byte, open func(path string, flags int) (*
 	if err != nil {
 		return nil, err
 	}
-	if _, err := file.WriteAt(buf[:e.size], 0); err != nil {
+	if _, err := file.WriteAt(f.buf[:e.size], 0); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil

@@ -130,8 +130,8 @@ func (r *recovery) run(id record.TopicID) error {
 		return nil
 	}
 	// What was removed now, or by a process that was killed, must not come back
-	// in a later crash, behind other records.
-	// Nor what it cut off the last segment's file and did not sync.
+	// in a later crash, behind other records; nor what that cut off the last
+	// segment's file and did not sync.
 	if l.deps.Journal != nil && l.deps.Journal.WasCut(l.journaled()) {
 		f, err := r.segs[len(r.segs)-1].acquire()
 		if err != nil {

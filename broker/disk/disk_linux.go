@@ -51,11 +51,14 @@ func syncAll() func(*os.File) error {
 }
 
 // OpenDirect opens a file, with flags of os.OpenFile, for reading and writing
-// past the page cache. What is read or written must begin and end at multiples
-// of Block, in the file and in memory; at the end of a file less may be read.
-// Errors: of the file system, which may not offer it.
+// past the page cache, or through it where the file system does not offer that.
+// What is read or written must begin and end at multiples of Block, in the file
+// and in memory; at the end of a file less may be read. Errors: os.OpenFile's.
 func OpenDirect(path string, flags int) (*os.File, error) {
-	return os.OpenFile(path, flags|syscall.O_DIRECT, 0o644)
+	if f, err := os.OpenFile(path, flags|syscall.O_DIRECT, 0o644); err == nil {
+		return f, nil
+	}
+	return os.OpenFile(path, flags, 0o644)
 }
 
 // reserve takes size bytes on disk for f without changing its length, so that

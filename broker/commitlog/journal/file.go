@@ -48,9 +48,6 @@ func (f *file) open() error {
 		return nil
 	}
 	out, err := disk.OpenDirect(f.path, os.O_RDWR)
-	if err != nil {
-		out, err = os.OpenFile(f.path, os.O_RDWR, 0)
-	}
 	f.out = out
 	return err
 }
